@@ -1,0 +1,18 @@
+"""vitq: post-training quantization for vision transformers, to 2 to 8 bits."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vitq.api import evaluate, load, quantize
+    from vitq.quantized import QuantizedModel
+
+__all__ = ["QuantizedModel", "evaluate", "load", "quantize"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public verb when it is first used: ``import vitq`` and ``vitq --help`` stay quick."""
+    if name not in __all__:
+        raise AttributeError(f"module 'vitq' has no attribute '{name}'")
+    from vitq import api
+
+    return getattr(api, name)

@@ -1,0 +1,223 @@
+"""The public verbs: quantize, load, evaluate."""
+
+import hashlib
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitq.artifact import to_json_bytes, write_files
+from vitq.bits import Bits
+from vitq.config import ArtifactConfig
+from vitq.data import draw_calibration, load_batches, load_labelled, open_images
+from vitq.errors import ArtifactError, DataError, GraphError
+from vitq.evaluate import Metrics, measure
+from vitq.events import Events
+from vitq.graph import Graph, capture
+from vitq.models import LoadedModel, Preprocessing, load_model
+from vitq.pipeline import run_steps, segment_errors
+from vitq.quantized import COSTS, QuantizedModel, as_mapping, load
+from vitq.recipes import ResolvedRecipe, load_recipe
+from vitq.report.html import write_report
+from vitq.run import Run
+from vitq.store import Store
+
+AGREEMENT_IMAGES = 256
+
+
+def quantize(
+    model: str | nn.Module | LoadedModel,
+    images: Any,
+    *,
+    recipe: str | Path = "mgrq",
+    bits: str | Bits = "w4a4",
+    budget: str = "quick",
+    scope: str = "paper",
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    limit: int = 1000,
+    views: int = 1,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    validation: Any = None,
+    progress: bool = True,
+) -> QuantizedModel:
+    """Quantize a pretrained vision transformer with a few hundred unlabeled images.
+
+    ``model`` is a timm name, a Hugging Face id or folder, or a module x_BCHW -> logits_BK, which is not changed.
+    ``images`` is a folder, an ``.npz``, a preprocessed tensor x_NCHW or an iterable; ``validation`` likewise, with
+    labels. ``bits`` reads "w4a4"; ``overrides`` changes recipe options ({"reconstruct.steps": 500}). With ``out``
+    the run is checkpointed there, its artifact saved, and ``resume`` continues it after a kill.
+    Raises a VitqError that names what is wrong with model, images, recipe or folder.
+    """
+    began = time.monotonic()
+    width = bits if isinstance(bits, Bits) else Bits.parse(bits)
+    plan = load_recipe(recipe, budget=budget, overrides={"insert.scope": scope, **(overrides or {})})
+    folder = None if out is None else Path(out)
+    if folder is not None and (folder / "config.json").exists() and not overwrite:
+        if resume:
+            return load(folder)
+        raise ArtifactError(f"{folder} already holds a finished artifact; choose another --out, or --overwrite it")
+    place = choose_device(device)
+    torch.manual_seed(seed)
+    with Events(None if folder is None else folder / "events.jsonl", console=progress) as events:
+        loaded = _load(model, weights, num_classes, preprocessing)
+        if isinstance(images, torch.Tensor) and preprocessing is None:
+            loaded = replace(loaded, preprocessing=replace(loaded.preprocessing, input_size=tuple(images.shape[-3:])))
+        events.show(f"{loaded.name}: {loaded.preprocessing.describe()}")
+        x_NCHW = draw_calibration(
+            open_images(images), loaded.preprocessing, limit=limit, views=views, seed=seed, warn=events.warn
+        )
+        about = _about(loaded, x_NCHW, plan, width, scope, seed)
+        store = Store(None if folder is None else folder / "checkpoints", about.model_dump(mode="json"), resume)
+        teacher = _capture(loaded, x_NCHW, place)
+        judge = _Judge(loaded, validation, x_NCHW, place, events)
+        floating = judge(teacher, "floating point")
+        run = Run(teacher, teacher.clone(), x_NCHW, width, seed, place, events, store)
+        frozen = run_steps(run, plan.steps)
+        errors = segment_errors(run)
+        score = judge(run.student, "quantized")
+        metrics: dict[str, Any] = {
+            **as_mapping(floating, "fp_"),
+            **as_mapping(score),
+            "segment_errors": errors,
+            "mean_segment_error": sum(errors.values()) / len(errors),
+            "fp_size_bytes": sum(t.nbytes for t in teacher.module.state_dict().values()),
+            "warnings": [tuple(w) for w in events.warnings],
+            "seconds": time.monotonic() - began,
+            "peak_memory_bytes": peak_memory(place),
+        }
+        result = QuantizedModel(run.student, frozen, about, metrics)
+        if folder is not None:
+            result.save(folder)
+            write_files(folder, {"run.json": to_json_bytes({key: metrics[key] for key in COSTS})})
+            write_report(folder / "report.html", result)
+            store.clear()
+        events.log("finished", **{k: v for k, v in metrics.items() if isinstance(v, float | int)})
+    return result
+
+
+def evaluate(
+    target: str | Path | nn.Module,
+    images: Any,
+    *,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    batch_size: int = 32,
+    device: str = "auto",
+    progress: bool = True,
+) -> Metrics:
+    """Return top-1 and top-5 in percent of an artifact folder or of a floating-point model on labelled images."""
+    place = choose_device(device)
+    if isinstance(target, str | Path) and (Path(target) / "graph.json").exists():
+        return load(target, place).evaluate(images, limit=limit, batch_size=batch_size, progress=progress)
+    loaded = _load(target if isinstance(target, nn.Module) else str(target), weights, num_classes, preprocessing)
+    source = open_images(images)
+    with Events(console=progress) as events:
+        batches = load_labelled(
+            source, loaded.preprocessing, limit, batch_size=batch_size, num_classes=loaded.num_classes, warn=events.warn
+        )
+        with events.task("evaluate", len(source) if limit is None else min(limit, len(source))) as task:
+            return measure(loaded.module.to(place), batches, place, progress=task.advance)[0]
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called ``name``; "auto" is CUDA where there is one, else the CPU; DataError if it is missing."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(name)
+        torch.zeros(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise DataError(f"device '{name}' is not available: {str(error).splitlines()[0]}; 'vitq doctor' lists devices") from error
+    return place
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the peak memory of this process in bytes, on the GPU too if there is one."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return own + (torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0)
+
+
+@dataclass
+class _Judge:
+    """Measures teacher, then student, on the validation images, or their agreement on calibration images without any."""
+
+    loaded: LoadedModel
+    validation: Any
+    x_NCHW: torch.Tensor
+    device: torch.device
+    events: Events
+    reference_N: torch.Tensor | None = None
+
+    def __call__(self, graph: Graph, label: str) -> Metrics:
+        """Measure ``graph``; the first one measured becomes the reference of the next."""
+        if self.validation is None:
+            batches: Any = ((x, None) for x in self.x_NCHW[:AGREEMENT_IMAGES].split(32))
+            total = min(len(self.x_NCHW), AGREEMENT_IMAGES)
+        else:
+            source = open_images(self.validation)
+            total = len(source)
+            batches = load_batches(source, self.loaded.preprocessing, num_classes=self.loaded.num_classes, warn=self.events.warn)
+        with self.events.task(f"evaluate {label}", total) as task:
+            metrics, classes_N = measure(graph, batches, self.device, self.reference_N, task.advance)
+        if self.reference_N is None:
+            self.reference_N = classes_N
+        return metrics
+
+
+def _load(
+    model: str | nn.Module | LoadedModel,
+    weights: str | Path | None,
+    num_classes: int | None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None,
+) -> LoadedModel:
+    loaded = model if isinstance(model, LoadedModel) else load_model(model, weights=weights, num_classes=num_classes)
+    if preprocessing is None:
+        return loaded
+    if isinstance(preprocessing, Mapping):
+        preprocessing = Preprocessing.from_dict({**loaded.preprocessing.to_dict(), **preprocessing})
+    return replace(loaded, preprocessing=preprocessing)
+
+
+def _capture(loaded: LoadedModel, x_NCHW: torch.Tensor, device: torch.device) -> Graph:
+    """Capture the model and check that the graph computes what the model computes."""
+    graph = capture(loaded.module, x_NCHW[:2])
+    with torch.no_grad():
+        expected, got = loaded.module(x_NCHW[:2]), graph(x_NCHW[:2])
+    if not torch.allclose(expected, got, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+        raise GraphError(f"the captured graph of {loaded.name} does not compute what the model computes; please report it")
+    graph.module.to(device)
+    return graph
+
+
+def _about(
+    loaded: LoadedModel, x_NCHW: torch.Tensor, plan: ResolvedRecipe, bits: Bits, scope: str, seed: int
+) -> ArtifactConfig:
+    return ArtifactConfig(
+        source={**loaded.source, "name": loaded.name},
+        preprocessing=loaded.preprocessing.to_dict(),
+        bits=str(bits),
+        scope=scope,
+        recipe=plan.to_dict(),
+        seed=seed,
+        calibration={"images": len(x_NCHW), "sha256": hashlib.sha256(x_NCHW.numpy().tobytes()).hexdigest()},
+        versions={"vitq": version("vitq"), "torch": torch.__version__, "python": platform.python_version()},
+        sites={},
+    )

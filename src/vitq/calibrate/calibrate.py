@@ -1,0 +1,113 @@
+"""Step ``calibrate``: set the parameters of the student's quantizers from calibration images."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field
+
+from vitq.calibrate.assign import Member, search_alone, search_output
+from vitq.calibrate.groups import Group, find_groups
+from vitq.calibrate.insert import quantizer_of
+from vitq.calibrate.statistics import dead_channels, require_usable, sites_by_segment, walk
+from vitq.errors import CalibrationError, RecipeError, did_you_mean
+from vitq.graph import Graph
+from vitq.quantizers import Quantizer
+from vitq.step import Step, register_step
+
+if TYPE_CHECKING:
+    from vitq.events import Events
+    from vitq.run import Run
+
+Search = Literal["minmax", "percentile", "mse", "output"]
+
+
+@register_step("calibrate")
+class Calibrate(Step):
+    """Search scale and zero point of the student's quantizers.
+
+    ``output`` starts from ``mse`` and lowers the error of the layer's output. ``images``: how many of the run's
+    images, the first ones; ``rounds``: alternations of weights given activations and activations given weights;
+    ``sites``: "all" or a glob; ``only_uncalibrated`` keeps what is already set.
+    """
+
+    images: int = Field(default=64, ge=1)
+    weights: Search = "output"
+    activations: Search = "output"
+    rounds: int = Field(default=2, ge=1)
+    sites: str = "all"
+    only_uncalibrated: bool = False
+
+    def apply(self, run: "Run") -> None:
+        """Calibrate ``run.student``; CalibrationError names a site whose calibration tensor is unusable."""
+        if len(run.images_NCHW) == 0:
+            raise CalibrationError("no calibration images: give a folder that holds some")
+        graph = run.student
+        left = self._chosen(graph)
+        groups = [group for group in find_groups(graph) if any(site.name in left for site in group.sites)]
+        tapped = {site.name for group in groups for site in group.inputs}
+        segments = sites_by_segment(graph, lambda site: site.name in tapped)
+        with run.events.task("calibrate", total=len(left)) as task:
+            for segment, tensors in walk(graph, run.images_NCHW[: self.images], segments, run.device):
+                for group in groups:
+                    if any(site.name in tensors for site in group.inputs):
+                        done = self._calibrate(graph, group, tensors, left, run.events)
+                        left.difference_update(done)
+                        task.advance(len(done), segment=segment.span.name)
+        run.events.log("calibrate", **self.model_dump(mode="json"))
+
+    def _chosen(self, graph: Graph) -> set[str]:
+        """Return the names of the quantized sites to calibrate."""
+        pattern = "*" if self.sites == "all" else self.sites
+        named = [name for name in graph.quantizers if fnmatchcase(name, pattern)]
+        if not named and graph.quantizers:
+            hint = did_you_mean(pattern, graph.quantizers)
+            raise RecipeError(f"calibrate.sites: no quantized site matches '{pattern}'{hint}")
+        known = [(name, quantizer_of(graph, name)) for name in named]
+        return {name for name, q in known if q is not None and not (self.only_uncalibrated and q.calibrated)}
+
+    @torch.no_grad()
+    def _calibrate(
+        self,
+        graph: Graph,
+        group: Group,
+        tensors: Mapping[str, torch.Tensor],
+        left: set[str],
+        events: "Events",
+    ) -> list[str]:
+        """Calibrate the sites of ``group`` that are ``left`` and return their names."""
+        members: dict[str, Member] = {}
+        for site in group.sites:
+            if site.is_weight or site.name in tensors:
+                x = graph.parameter(site.node)[1] if site.is_weight else tensors[site.name]
+                members[site.name] = Member(site, x.detach(), quantizer_of(graph, site.name))
+        mine = [name for name in members if name in left]
+        by_output: list[str] = []
+        for name in mine:
+            member = members[name]
+            search: str = self.weights if member.site.is_weight else self.activations
+            _check(member, events)
+            if search == "output":
+                by_output.append(name)
+                search = "mse"
+            search_alone(member, search)
+        complete = len(members) == len(group.sites)
+        ready = all(m.quantizer is None or m.quantizer.calibrated for m in members.values())
+        if by_output and complete and ready:
+            search_output(group, members, by_output, self.rounds)
+        return mine
+
+
+def _check(member: Member, events: "Events") -> None:
+    """Raise or warn about values that cannot be calibrated well."""
+    require_usable(member.site.name, member.x, weight=member.site.is_weight)
+    quantizer = member.quantizer
+    assert isinstance(quantizer, Quantizer)
+    if quantizer.axis is None:
+        return
+    dead = dead_channels(member.x, quantizer.axis)
+    if dead:
+        total = member.x.shape[quantizer.axis]
+        name = f"site '{member.site.name}'"
+        events.warn("dead-channel", f"{name}: {dead} of {total} {quantizer.format.granularity}s are constant")

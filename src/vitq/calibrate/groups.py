@@ -1,0 +1,104 @@
+"""Sites that are calibrated together: the operands of one product, or of all layers that read one tensor."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.nn import functional
+
+from vitq.graph import Graph, Site
+from vitq.graph.ops import CONV, LINEAR, MATMUL, aten, is_op
+
+MAX_ROWS = 1 << 14
+"""Rows of a layer's input that an output search looks at."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Activation sites ``inputs`` (one, or left and right of a matmul) and the ``weights`` that meet the first.
+
+    ``layers`` are the operations, one per weight; a matmul of two activations has one and no weight.
+    """
+
+    inputs: tuple[Site, ...]
+    weights: tuple[Site, ...]
+    layers: tuple[fx.Node, ...]
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """All sites of the group, activations first."""
+        return (*self.inputs, *self.weights)
+
+
+def find_groups(graph: Graph) -> tuple[Group, ...]:
+    """Return the groups of ``graph`` in order; layers that read the same tensor are one group."""
+    consumed: dict[str, list[Site]] = {}
+    for site in graph.sites.values():
+        for consumer in site.consumers:
+            consumed.setdefault(consumer, []).append(site)
+    nodes = {node.name: node for node in graph.module.graph.nodes}
+    groups: dict[tuple[str, ...], Group] = {}
+    for name in (node.name for node in graph.module.graph.nodes if node.name in consumed):
+        inputs = tuple(site for site in consumed[name] if not site.is_weight)
+        weights = tuple(site for site in consumed[name] if site.is_weight)
+        if len(inputs) == 2:
+            inputs = tuple(sorted(inputs, key=lambda site: _operand(nodes[name], site)))
+        key = tuple(site.name for site in inputs) if weights else (name,)
+        known = groups.get(key, Group(inputs, (), ()))
+        groups[key] = Group(inputs, (*known.weights, *weights), (*known.layers, nodes[name]))
+    return tuple(groups.values())
+
+
+def _operand(op: fx.Node, site: Site) -> int:
+    """Return the argument place of ``site`` in ``op``, through its quantizer if it has one."""
+    first = op.args[0]
+    assert isinstance(first, fx.Node)
+    source = first.args[0] if first.op == "call_module" else first
+    return 0 if isinstance(source, fx.Node) and source.name == site.node else 1
+
+
+def weight_matrix(layer: fx.Node, weight: torch.Tensor) -> torch.Tensor | None:
+    """Return the weight of ``layer`` as w_OI, None where it is no plain product (grouped convolution)."""
+    if is_op(layer, LINEAR):
+        return weight
+    if is_op(layer, CONV):
+        return weight.flatten(1) if _convolution(layer) is not None else None
+    if is_op(layer, MATMUL) and weight.ndim == 2 and _is_weight(layer.args[1]):
+        return weight.T
+    return None
+
+
+def input_matrix(layer: fx.Node, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return what the rows of ``weight_matrix`` meet, x_NI (a convolution's patches), at most ``MAX_ROWS``."""
+    geometry = _convolution(layer) if is_op(layer, CONV) else None
+    if geometry is not None:
+        stride, padding, dilation = geometry
+        per_image = -(-MAX_ROWS // max(len(x), 1))
+        x_BIP = functional.unfold(x, tuple(weight.shape[2:]), dilation, padding, stride)
+        x = thin(x_BIP.transpose(1, 2), per_image)
+    return thin(x.reshape(1, -1, x.shape[-1]), MAX_ROWS)[0]
+
+
+def thin(x_BNI: torch.Tensor, limit: int) -> torch.Tensor:
+    """Keep every k-th row of the second axis so that at most ``limit`` remain."""
+    return x_BNI[:, :: max(-(-x_BNI.shape[1] // limit), 1)]
+
+
+def _convolution(layer: fx.Node) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
+    """Return stride, padding and dilation of an ungrouped two-dimensional convolution, else None."""
+    if layer.target is not aten.conv2d.default:
+        return None
+    defaults = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
+    args = (*layer.args, *defaults[len(layer.args) :])
+    stride, padding, dilation, groups = args[3:7]
+    return (_integers(stride), _integers(padding), _integers(dilation)) if groups == 1 else None
+
+
+def _integers(values: Any) -> tuple[int, ...]:
+    return tuple(int(v) for v in values)
+
+
+def _is_weight(argument: object) -> bool:
+    node = argument.args[0] if isinstance(argument, fx.Node) and argument.op == "call_module" else argument
+    return isinstance(node, fx.Node) and node.op == "get_attr"

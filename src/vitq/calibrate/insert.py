@@ -1,0 +1,137 @@
+"""Step ``insert``: put uncalibrated quantizers on the sites of a scope."""
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import fx
+
+from vitq.bits import FLOATING_POINT
+from vitq.calibrate.scope import scope_sites
+from vitq.errors import RecipeError, did_you_mean
+from vitq.graph import Graph, Role, Site
+from vitq.graph.ops import CONV, MATMUL, is_op, value
+from vitq.quantizers import (
+    FORMATS,
+    Format,
+    Granularity,
+    Quantizer,
+    activation_axis,
+    make_quantizer,
+    weight_axis,
+)
+from vitq.step import Step, register_step
+
+if TYPE_CHECKING:
+    from vitq.run import Run
+
+
+class SiteFormat(BaseModel):
+    """Number format of the sites of one role; its bits come from the run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str = "affine"
+    granularity: Granularity = Granularity.TENSOR
+    symmetric: bool = False
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in FORMATS:
+            raise ValueError(f"number format '{name}' does not exist{did_you_mean(name, FORMATS)}")
+        return name
+
+    def at(self, bits: int, granularity: Granularity) -> Format:
+        """Return the format with ``bits``, at the granularity that the site's tensor allows."""
+        return Format(self.format, bits, granularity, self.symmetric)
+
+
+class SiteBits(BaseModel):
+    """Bits of the sites that a glob names; 32 leaves them in floating point."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bits: int = Field(ge=2, le=FLOATING_POINT)
+
+    @field_validator("bits")
+    @classmethod
+    def _width(cls, bits: int) -> int:
+        if not (bits <= 8 or bits == FLOATING_POINT):
+            raise ValueError("a quantizer has 2 to 8 bits; 32 leaves floating point")
+        return bits
+
+
+@register_step("insert")
+class Insert(Step):
+    """Put a quantizer on every site of the scope; a role without its own format takes ``activation``'s.
+
+    Bits are the run's; ``overrides`` maps globs over site names to other bits, the last match wins.
+    """
+
+    scope: Literal["paper"] = "paper"
+    weight: SiteFormat = SiteFormat(granularity=Granularity.CHANNEL)
+    activation: SiteFormat = SiteFormat()
+    post_norm: SiteFormat | None = None
+    post_activation: SiteFormat | None = None
+    query: SiteFormat | None = SiteFormat(granularity=Granularity.HEAD)
+    key: SiteFormat | None = SiteFormat(granularity=Granularity.HEAD)
+    value: SiteFormat | None = SiteFormat(granularity=Granularity.HEAD)
+    probabilities: SiteFormat | None = SiteFormat(granularity=Granularity.HEAD)
+    overrides: dict[str, SiteBits] = Field(default_factory=dict)
+
+    def apply(self, run: "Run") -> None:
+        """Insert into ``run.student``; RecipeError for an override that names no site."""
+        sites = scope_sites(run.student, self.scope)
+        for pattern in self.overrides:
+            if not any(fnmatchcase(site.name, pattern) for site in sites):
+                names = [site.name for site in sites]
+                hint = did_you_mean(pattern, names)
+                raise RecipeError(f"insert.overrides: no site matches '{pattern}'{hint}")
+        nodes = {node.name: node for node in run.student.module.graph.nodes}
+        quantizers: dict[str, Quantizer] = {}
+        for site in sites:
+            bits = self._bits(site, run.bits.weights if site.is_weight else run.bits.activations)
+            if bits != FLOATING_POINT:
+                quantizers[site.name] = self._quantizer(site, bits, nodes).to(run.device)
+        run.student.insert(quantizers)
+        run.events.log("insert", scope=self.scope, bits=str(run.bits), sites=len(quantizers))
+
+    def format_of(self, role: Role) -> SiteFormat:
+        """Return the format of the sites of ``role``."""
+        own: SiteFormat | None = getattr(self, str(role), None)
+        return own or self.activation
+
+    def _bits(self, site: Site, default: int) -> int:
+        """Return the bits of the last override that names ``site``, else the run's."""
+        named = [entry.bits for pattern, entry in self.overrides.items() if fnmatchcase(site.name, pattern)]
+        return named[-1] if named else default
+
+    def _quantizer(self, site: Site, bits: int, nodes: dict[str, fx.Node]) -> Quantizer:
+        wanted = self.format_of(site.role)
+        axis = _axis(site, wanted.granularity, nodes)
+        granularity = Granularity.TENSOR if axis is None else wanted.granularity
+        quantizer = make_quantizer(wanted.at(bits, granularity), axis)
+        quantizer.site = site.name
+        return quantizer
+
+
+def _axis(site: Site, granularity: Granularity, nodes: dict[str, fx.Node]) -> int | None:
+    """Return the axis with parameters of its own; None (per tensor) where no such axis of fixed size exists."""
+    source, consumer = nodes[site.node], nodes[site.consumers[0]]
+    if site.is_weight:
+        axis = weight_axis(granularity)
+        if axis is None or not is_op(consumer, MATMUL):
+            return axis
+        return -2 if consumer.args[0] is source else -1
+    axis = activation_axis(granularity, channels_first=is_op(consumer, CONV))
+    shape = value(source).shape
+    if axis is None or len(shape) < -axis + (granularity is Granularity.HEAD):
+        return None
+    return axis if isinstance(shape[axis], int) else None
+
+
+def quantizer_of(graph: Graph, site: str) -> Quantizer | None:
+    """Return the quantizer on ``site``, None where it stays in floating point."""
+    quantizer = graph.quantizers.get(site)
+    return quantizer if isinstance(quantizer, Quantizer) else None

@@ -1,0 +1,55 @@
+"""Scope: which sites a run quantizes, and the table that says so."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from vitq.errors import RecipeError, did_you_mean
+from vitq.graph import Graph, Role, Site
+from vitq.quantizers import Quantizer
+
+SCOPES: Mapping[str, Callable[[Site], bool]] = {
+    "paper": lambda site: site.role is not Role.IMAGE,
+}
+"""Per scope, whether it holds a site. paper: every linear, convolution and matmul operand but the image (methods.md 1)."""
+
+
+@dataclass(frozen=True)
+class ScopeRow:
+    """One line of the scope table: sites of one role that are treated alike; ``bits`` 32 is floating point."""
+
+    role: str
+    kind: str
+    sites: int
+    format: str
+    bits: int
+    granularity: str
+    example: str
+
+
+def scope_sites(graph: Graph, scope: str) -> tuple[Site, ...]:
+    """Return the sites of ``scope`` in graph order; RecipeError for an unknown scope."""
+    if scope not in SCOPES:
+        raise RecipeError(f"scope '{scope}' does not exist{did_you_mean(scope, SCOPES)}")
+    return tuple(site for site in graph.sites.values() if SCOPES[scope](site))
+
+
+def scope_rows(graph: Graph, frozen: Mapping[str, Quantizer] | None = None) -> tuple[ScopeRow, ...]:
+    """Return what ``graph`` quantizes and what it leaves, grouped by role, format, bits and granularity.
+
+    ``frozen`` holds the quantizers of weights that already carry the values of their codes.
+    """
+    groups: dict[tuple[str, str, str, int, str], list[str]] = {}
+    for site in graph.sites.values():
+        kind = "weight" if site.is_weight else "activation"
+        quantizer = (frozen or {}).get(site.name) or graph.quantizers.get(site.name)
+        if isinstance(quantizer, Quantizer):
+            form = quantizer.format
+            name = f"{form.name} symmetric" if form.symmetric else form.name
+            key = (str(site.role), kind, name, form.bits, str(form.granularity))
+        else:
+            key = (str(site.role), kind, "floating point", 32, "-")
+        groups.setdefault(key, []).append(site.name)
+    return tuple(
+        ScopeRow(role, kind, len(names), name, bits, granularity, names[0])
+        for (role, kind, name, bits, granularity), names in groups.items()
+    )

@@ -1,0 +1,61 @@
+"""The vitq command: one verb per file, nothing heavy imported before a verb runs."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from vitq.cli.demo import demo
+from vitq.cli.doctor import doctor
+from vitq.cli.evaluate import evaluate
+from vitq.cli.models import models
+from vitq.cli.quantize import quantize
+from vitq.cli.recipes import recipes_app
+
+HELP = """Quantize vision transformers to 2-8 bits after training, from a few hundred unlabeled images.
+
+First use:  vitq demo   ·   What is installed:  vitq doctor
+
+Exit codes: 0 done, 1 unexpected error, 2 bad input, 3 the run failed, 4 artifact or resume, 130 stopped.
+"""
+
+app = typer.Typer(
+    name="vitq",
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    try:
+        typer.echo(f"vitq {version('vitq')}")
+    except PackageNotFoundError:
+        typer.echo("vitq (not installed)")
+    raise typer.Exit
+
+
+@app.callback()
+def _vitq(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(quantize)
+app.command()(evaluate)
+app.command()(models)
+app.add_typer(recipes_app, name="recipes")
+app.command()(demo)
+app.command()(doctor)
+
+
+def main() -> None:
+    """Run the command line; the process ends with the verb's exit code."""
+    app(prog_name="vitq")

@@ -1,0 +1,117 @@
+"""Errors at the edge: one red line, a hint, and an exit code that scripts can use."""
+
+import errno
+import functools
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ParamSpec
+
+import typer
+
+from vitq.cli.console import note, print_json
+from vitq.errors import (
+    ArtifactError,
+    CalibrationError,
+    DataError,
+    GraphError,
+    ModelError,
+    RecipeError,
+    ResumeError,
+    VitqError,
+)
+
+UNEXPECTED, BAD_INPUT, RUN_FAILED, ARTIFACT, STOPPED = 1, 2, 3, 4, 130
+TRACEBACK_LINES = 6
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How an error ends a verb."""
+
+    kind: str
+    message: str
+    hint: str
+    exit_code: int
+
+
+KNOWN: tuple[tuple[type[VitqError], int, str], ...] = (
+    (RecipeError, BAD_INPUT, "'vitq recipes' lists the recipes, 'vitq recipes show NAME' every key of one"),
+    (
+        DataError,
+        BAD_INPUT,
+        "images are a folder with labels.csv, a folder of class folders, a flat folder, or a .npz file",
+    ),
+    (ModelError, BAD_INPUT, "'vitq models PATTERN' lists the models known by name"),
+    (ArtifactError, ARTIFACT, "an artifact is the folder that 'vitq quantize --out' wrote"),
+    (ResumeError, ARTIFACT, "repeat the original command with --resume, or start afresh in another --out"),
+    (CalibrationError, RUN_FAILED, "try other calibration images, more of them (--limit), or another recipe"),
+    (GraphError, RUN_FAILED, "this model's graph is not understood; please report it with the model's name"),
+    (VitqError, RUN_FAILED, ""),
+)
+
+
+def guarded(verb: Callable[P, None]) -> Callable[P, None]:
+    """Wrap a verb so that every error is printed (as JSON after ``--json``) and ends in its exit code."""
+
+    @functools.wraps(verb)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            verb(*args, **kwargs)
+            sys.stdout.flush()
+        except typer.Exit:
+            raise
+        except BrokenPipeError:  # the reader of a pipe has left: `vitq models | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except KeyboardInterrupt:
+            _end(_stopped(resumable="resume" in kwargs), kwargs)
+        except Exception as error:
+            failure = describe(error)
+            if failure.exit_code == UNEXPECTED:
+                note("".join(traceback.format_exception(error, limit=-TRACEBACK_LINES)).rstrip(), style="dim")
+            _end(failure, kwargs)
+
+    return wrapper
+
+
+def describe(error: Exception) -> Failure:
+    """Return what is said about an error."""
+    kind, message = type(error).__name__, str(error) or type(error).__name__
+    for known, exit_code, hint in KNOWN:
+        if isinstance(error, known):
+            return Failure(kind, message, hint, exit_code)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = (
+            "free some space or choose another --out; what is already computed is kept, go on with --resume"
+        )
+        return Failure("DiskFull", message, hint, RUN_FAILED)
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
+        hint = "use fewer calibration images (--limit), a smaller model, or another --device"
+        return Failure("OutOfMemory", message, hint, RUN_FAILED)
+    return Failure(
+        kind, message, "this is a bug in vitq or in a library below it; please report it", UNEXPECTED
+    )
+
+
+def _stopped(resumable: bool) -> Failure:
+    if not resumable:
+        return Failure("Interrupted", "stopped", "", STOPPED)
+    arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
+    command = shlex.join(["vitq", *arguments, "--resume"])
+    return Failure("Interrupted", "stopped; resume with --resume", command, STOPPED)
+
+
+def _end(failure: Failure, options: dict[str, Any]) -> None:
+    if options.get("as_json"):
+        error = {"type": failure.kind, "message": failure.message, "hint": failure.hint}
+        print_json({"error": {**error, "exit_code": failure.exit_code}})
+    else:
+        note(f"{failure.kind}: {failure.message}", style="bold red")
+        if failure.hint:
+            note(f"hint: {failure.hint}")
+    raise typer.Exit(failure.exit_code)

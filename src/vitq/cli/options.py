@@ -1,0 +1,40 @@
+"""Options that several verbs share."""
+
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result (or the error) as one JSON object on stdout.")
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Show no progress and no scope table, only the result.")
+]
+Device = Annotated[
+    str, typer.Option(help="Where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:1.")
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Weights of the model: .safetensors, or .pth (read without running code in it). "
+        "'random' draws seeded weights, for speed tests. Default: the model's published ones.",
+    ),
+]
+NumClasses = Annotated[
+    int | None, typer.Option(min=1, help="Outputs of a fine-tuned head. Default: as in the published model.")
+]
+CropPct = Annotated[
+    float | None,
+    typer.Option(
+        min=0.05,
+        max=1.0,
+        help="Share of the image that the centre crop keeps, 0 to 1. Default: the model's own.",
+    ),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
+
+
+def preprocessing_from(crop_pct: float | None) -> dict[str, float] | None:
+    """Return what replaces values of the model's own preprocessing, or None."""
+    return None if crop_pct is None else {"crop_pct": crop_pct}

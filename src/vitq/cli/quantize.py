@@ -1,0 +1,117 @@
+"""``vitq quantize``: from a model and images to a saved artifact."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitq.cli.console import note, print_json, show
+from vitq.cli.guard import guarded
+from vitq.cli.options import AsJson, CropPct, Device, NumClasses, Quiet, Weights, preprocessing_from
+
+
+@guarded
+def quantize(
+    model: Annotated[
+        str, typer.Argument(help="A timm name, a Hugging Face id 'owner/name', or a local model folder.")
+    ],
+    images: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR",
+            help="Calibration images, labels not needed: a folder (flat or of class folders) or .npz.",
+        ),
+    ],
+    weights: Weights = None,
+    recipe: Annotated[
+        str, typer.Option(help="A recipe's name ('vitq recipes' lists them) or a .yaml file of your own.")
+    ] = "mgrq",
+    bits: Annotated[
+        str, typer.Option(help="Bits of weights and activations: w4a4, w8a8, w3a8 ... 2 to 8 each.")
+    ] = "w4a4",
+    budget: Annotated[
+        str,
+        typer.Option(help="quick (minutes on a CPU) or full (for a GPU); what it means is in the recipe."),
+    ] = "quick",
+    scope: Annotated[
+        str, typer.Option(help="Which tensors are quantized: paper (linears, convs and attention matmuls).")
+    ] = "paper",
+    limit: Annotated[int, typer.Option(min=1, help="How many calibration images to draw.")] = 1000,
+    views: Annotated[
+        int, typer.Option(min=1, help="Views of each calibration image; those after the first are augmented.")
+    ] = 1,
+    validation: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Labelled images to measure accuracy on, before and after."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the artifact, the log and the checkpoints. Default: runs/MODEL-RECIPE-BITS."
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the stopped run in --out.")] = False,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a recipe's key, for example reconstruct.steps=500; may be given several times.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice; same seed, same artifact.")] = 0,
+    device: Device = "auto",
+    num_classes: NumClasses = None,
+    crop_pct: CropPct = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Quantize a model and save it.
+
+    Example: vitq quantize deit_tiny_patch16_224 --images photos/ --bits w4a4 --out runs/deit
+    """
+    from vitq.bits import Bits
+    from vitq.recipes import parse_assignments
+
+    overrides = parse_assignments(override or [])
+    Bits.parse(bits)  # a typing error is told before anything slow is imported
+    folder = out or default_out(model, recipe, bits)
+
+    from vitq import api
+
+    quantized = api.quantize(
+        model,
+        images,
+        recipe=recipe,
+        bits=bits,
+        budget=budget,
+        scope=scope,
+        weights=weights,
+        num_classes=num_classes,
+        preprocessing=preprocessing_from(crop_pct),
+        limit=limit,
+        views=views,
+        overrides=overrides,
+        seed=seed,
+        device=device,
+        out=folder,
+        resume=resume,
+        validation=validation,
+        progress=not quiet,
+    )
+    result = {"path": folder, "bits": bits, **quantized.metrics}
+    if as_json:
+        print_json(result)
+        return
+    from vitq.report import closing_table
+
+    show(closing_table(result))
+    use = f"vitq evaluate {folder} --images DIR, or in Python: vitq.load({str(folder)!r})"
+    note(f"saved in {folder}; use it: {use}")
+
+
+def default_out(model: str, recipe: str, bits: str) -> Path:
+    """Return ``runs/MODEL-RECIPE-BITS`` with names that are safe for files."""
+    parts = (model.rstrip("/").rpartition("/")[2], Path(recipe).stem, bits.strip().lower())
+    return Path("runs") / "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)

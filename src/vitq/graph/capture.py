@@ -1,0 +1,64 @@
+"""Capture any model as one flat graph of ATen operations with a dynamic batch."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from vitq.errors import ModelError
+from vitq.graph.fold import depends_on_image, fold_constants, simplify
+
+
+def capture(model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
+    """Return ``model`` as a GraphModule with one input (B, C, H, W), one tensor output and dynamic B.
+
+    The caller's model is not changed; parameters keep their names. Raises ModelError where ``torch.export``
+    refuses the model or its output is not one tensor. Source: vitq, on ``torch.export``.
+    """
+    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    example = example_BCHW if len(example_BCHW) > 1 else torch.cat((example_BCHW, example_BCHW))
+    batch = torch.export.Dim("batch", min=1, max=65536)
+    try:
+        program = torch.export.export(frozen, (example,), dynamic_shapes=({0: batch},))
+    except Exception as error:  # torch.export raises many unrelated types
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise ModelError(
+            f"torch.export cannot capture {type(model).__name__}: {reason}; "
+            "vitq needs a model without branches on values or on the batch size"
+        ) from error
+    module = program.run_decompositions({}).module()
+    _check_signature(module, type(model).__name__)
+    plain = fx.GraphModule(module, _without_guards(module.graph))
+    fold_constants(plain)
+    simplify(plain)
+    return plain.eval()
+
+
+def _check_signature(module: fx.GraphModule, name: str) -> None:
+    inputs = [n for n in module.graph.nodes if n.op == "placeholder"]
+    output: Any = next(n for n in module.graph.nodes if n.op == "output").args[0]
+    outputs = output if isinstance(output, tuple | list) else (output,)
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ModelError(
+            f"{name} takes {len(inputs)} inputs and returns {len(outputs)} values; "
+            "vitq needs one image tensor in and one tensor out: wrap the model in a module that picks them"
+        )
+    if outputs[0] not in depends_on_image(module.graph):
+        raise ModelError(f"the output of {name} does not depend on its input; give vitq the model that does")
+
+
+def _without_guards(graph: fx.Graph) -> fx.Graph:
+    """Copy ``graph`` with a plain single-tensor signature."""
+    clean = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            continue
+        if node.op == "output":
+            (result,) = node.args[0] if isinstance(node.args[0], tuple | list) else (node.args[0],)
+            clean.output(copies[result])
+            continue
+        copies[node] = clean.node_copy(node, lambda n: copies[n])
+    clean.lint()
+    return clean

@@ -1,0 +1,30 @@
+"""Cuts: the places of a graph where exactly one activation tensor is alive."""
+
+from torch import fx
+
+from vitq.graph.fold import depends_on_image
+from vitq.graph.ops import is_size, is_tensor
+
+
+def find_cuts(graph: fx.Graph) -> tuple[str, ...]:
+    """Return the names of the cut nodes in execution order, the model's input first, its output last.
+
+    A node is a cut when it is the only image-dependent tensor that a later node still uses; sizes,
+    parameters, constants and masks made from sizes do not count, and a node with a tuple value is no cut.
+    Source: vitq (DESIGN section 1).
+    """
+    nodes = list(graph.nodes)
+    position = {node: i for i, node in enumerate(nodes)}
+    dependent = depends_on_image(graph)
+    last_use = {n: max((position[u] for u in n.users if not is_size(u)), default=-1) for n in nodes}
+    cuts: list[str] = []
+    alive: set[fx.Node] = set()
+    for i, node in enumerate(nodes):
+        if node.op == "output":
+            break
+        alive = {n for n in alive if last_use[n] > i}
+        if node in dependent and last_use[node] > i:
+            alive.add(node)
+        if alive == {node} and is_tensor(node):
+            cuts.append(node.name)
+    return tuple(cuts)

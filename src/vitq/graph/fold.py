@@ -1,0 +1,83 @@
+"""Fold what does not depend on the image, and drop operations that change nothing."""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from vitq.graph.ops import IDENTITY, VIEW, aten, attribute, is_op, is_size, is_tensor
+
+
+def depends_on_input(graph: fx.Graph) -> set[fx.Node]:
+    """Return the nodes computed from the model's input, sizes included."""
+    dependent: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or any(n in dependent for n in node.all_input_nodes):
+            dependent.add(node)
+    return dependent
+
+
+def depends_on_image(graph: fx.Graph) -> set[fx.Node]:
+    """Return the nodes computed from the input's values; what follows from its sizes alone does not count."""
+    dependent: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or (
+            not is_size(node) and any(n in dependent for n in node.all_input_nodes)
+        ):
+            dependent.add(node)
+    return dependent
+
+
+def fold_constants(module: fx.GraphModule) -> None:
+    """Replace every input-independent result that is used (relative position biases, …) by a buffer."""
+    graph = module.graph
+    _drop_unused(graph)
+    dependent = depends_on_input(graph)
+    constants: dict[fx.Node, Any] = {}
+    for node in list(graph.nodes):
+        if node in dependent or node.op == "output":
+            continue
+        if node.op == "get_attr":
+            constants[node] = attribute(module, str(node.target))
+        elif node.op == "call_function":
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: constants[n])
+            with torch.no_grad():
+                constants[node] = node.target(*args, **kwargs)
+    for number, node in enumerate(n for n in list(graph.nodes) if n in constants and n.op == "call_function"):
+        if any(user in dependent for user in node.users) and isinstance(constants[node], torch.Tensor):
+            _replace_by_buffer(module, node, f"folded_{number}", constants[node])
+    _drop_unused(graph)
+    module.delete_all_unused_submodules()
+    _delete_unused_tensors(module)
+    module.recompile()
+
+
+def simplify(module: fx.GraphModule) -> None:
+    """Drop clones, aliases and inactive dropouts, which keep every value; let views copy where they must."""
+    for node in list(module.graph.nodes):
+        if is_op(node, VIEW):
+            node.target = aten.reshape.default
+        if is_op(node, IDENTITY) and "memory_format" not in node.kwargs and is_tensor(node):
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+    module.recompile()
+
+
+def _drop_unused(graph: fx.Graph) -> None:
+    """Erase what nobody reads, with its effects: assertions on devices, updates of counters, unused noise."""
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+
+
+def _replace_by_buffer(module: fx.GraphModule, node: fx.Node, name: str, tensor: torch.Tensor) -> None:
+    module.register_buffer(name, tensor.detach().clone())
+    with module.graph.inserting_before(node):
+        constant = module.graph.create_node("get_attr", name)
+    constant.meta = dict(node.meta)
+    node.replace_all_uses_with(constant)
+
+
+def _delete_unused_tensors(module: fx.GraphModule) -> None:
+    used = {node.target for node in module.graph.nodes if node.op == "get_attr"}
+    for name in [n for n, _ in (*module.named_parameters(), *module.named_buffers()) if n not in used]:
+        owner, _, leaf = name.rpartition(".")
+        delattr(module.get_submodule(owner), leaf)

@@ -1,0 +1,211 @@
+"""Granularity: which cuts are kept, so which segments are reconstructed together."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from torch import fx
+
+from vitq.errors import RecipeError
+from vitq.graph.cuts import find_cuts
+from vitq.graph.fold import depends_on_image, depends_on_input
+from vitq.graph.ops import ADD, CONV, LINEAR, is_op
+from vitq.graph.sites import layer_name
+
+
+@dataclass(frozen=True)
+class Span:
+    """A segment by its ends: the tensor at node ``start`` to the tensor at node ``end``.
+
+    ``cut`` is the chain cut from which the tensor at ``start`` is computed; it equals ``start`` except for
+    layer-wise spans, which begin inside a unit.
+    """
+
+    name: str
+    start: str
+    end: str
+    cut: str
+
+
+class Granularity:
+    """Every named way to slice one graph, found from its cuts and from where its modules end."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.graph = graph
+        self.cuts = find_cuts(graph)
+        self.nodes = {node.name: node for node in graph.nodes}
+
+    def spans(self, name: str) -> tuple[Span, ...]:
+        """Return the spans of "layer", "unit", "block", "2" (blocks; any number), "stage" or "network"."""
+        if name == "layer":
+            return _unique(self._layers())
+        if name == "unit":
+            return _unique(self._chain(self._unit_ends()))
+        if name == "block":
+            return _unique(self._chain(self._grouped(1)))
+        if name.isdigit() and int(name) > 0:
+            return _unique(self._chain(self._grouped(int(name))))
+        if name == "stage":
+            return _unique(self._chain(self._grouped(len(self._blocks))))
+        if name == "network":
+            return self._chain([])
+        raise RecipeError(
+            f"granularity '{name}' unknown; choose layer, unit, block, stage, network or a number of blocks"
+        )
+
+    @cached_property
+    def feature(self) -> str:
+        """The penultimate feature: the last linear's input where one activation is alive, else the output."""
+        linears = [n for n in self.graph.nodes if is_op(n, LINEAR) and n in self._dependent]
+        entry = str(linears[-1].args[0]) if linears else ""
+        return entry if entry in self.cuts[-6:] else self.cuts[-1]
+
+    @cached_property
+    def _dependent(self) -> set[fx.Node]:
+        return depends_on_input(self.graph)
+
+    @cached_property
+    def _pieces(self) -> list[tuple[str, set[str], int]]:
+        """Per cut-to-cut piece: its end, the list items that hold all of it, how many weighted operations."""
+        pieces: list[tuple[str, set[str], int]] = []
+        image, items = depends_on_image(self.graph), _list_items(self.graph)
+        ends = iter(self.cuts[1:])
+        end, around, weighted = next(ends, None), set(items), 0
+        for node in self.graph.nodes:
+            if node.op == "call_function" and node in image:
+                around &= set(_module_paths(node))
+            weighted += is_op(node, LINEAR | CONV) and node in self._dependent
+            if node.name == end:
+                pieces.append((node.name, around, weighted))
+                end, around, weighted = next(ends, None), set(items), 0
+        return pieces
+
+    @cached_property
+    def _blocks(self) -> list[tuple[str, str, str]]:
+        """(first cut, last cut, path) of every block: an innermost list item with two weighted operations."""
+        runs: dict[str, list[int]] = {}
+        for i, (_, items, _) in enumerate(self._pieces):
+            for item in items:
+                runs.setdefault(item, []).append(i)
+        whole = {
+            item: run
+            for item, run in runs.items()
+            if run == list(range(run[0], run[-1] + 1)) and sum(self._pieces[i][2] for i in run) >= 2
+        }
+        inner = [p for p in whole if not any(q != p and q.startswith(p + ".") for q in whole)]
+        ordered = sorted(inner, key=lambda p: whole[p][0])
+        return [(self.cuts[whole[p][0]], self._pieces[whole[p][-1]][0], p) for p in ordered]
+
+    def _stage(self, path: str) -> str:
+        """Name the stage of a block: its outermost enclosing list item, else the list itself."""
+        parts = path.split(".")
+        outer = next((i for i, part in enumerate(parts[:-1]) if part.isdigit()), len(parts) - 2)
+        return ".".join(parts[: outer + 1])
+
+    def _grouped(self, size: int) -> list[str]:
+        """Return the ends of runs of ``size`` blocks, never across a stage; what lies between stays alone."""
+        ends: list[str] = []
+        count, previous, last = 0, None, ""
+        for first, end, path in self._blocks:
+            joined = previous == self._stage(path) and count < size and not self._weights_between(last, first)
+            if joined:
+                ends.pop()
+            else:
+                ends.append(first)
+            count = count + 1 if joined else 1
+            ends.append(end)
+            previous, last = self._stage(path), end
+        return ends
+
+    def _weights_between(self, start: str, end: str) -> int:
+        """Count the weighted operations between two cuts."""
+        return sum(w for _, _, w in self._pieces[self.cuts.index(start) : self.cuts.index(end)])
+
+    def _unit_ends(self) -> list[str]:
+        """Return the block ends and every residual add inside a block that is a cut."""
+        residual = [
+            c
+            for c in self.cuts
+            if is_op(self.nodes[c], ADD)
+            and all(isinstance(a, fx.Node) and a in self._dependent for a in self.nodes[c].args)
+        ]
+        return sorted({*self._grouped(1), *residual}, key=self.cuts.index)
+
+    def _chain(self, ends: list[str]) -> tuple[Span, ...]:
+        """Turn kept cuts into spans from input to output; a piece without weights joins its successor."""
+        weighted = {end: count for end, _, count in self._pieces}
+        spans: list[Span] = []
+        start, total = self.cuts[0], 0
+        kept = set(ends) | {self.cuts[-1]}
+        for cut in self.cuts[1:]:
+            total += weighted[cut]
+            if cut in kept and total:
+                spans.append(Span(self._span_name(start, cut), start, cut, start))
+                start, total = cut, 0
+        if not spans:
+            return (Span(self.cuts[-1], self.cuts[0], self.cuts[-1], self.cuts[0]),)
+        return (*spans[:-1], replace(spans[-1], end=self.cuts[-1]))
+
+    def _span_name(self, start: str, end: str) -> str:
+        """Name a span after the modules of its weighted operations, as far as they agree."""
+        inside = list(self.cuts)[self.cuts.index(start) : self.cuts.index(end) + 1]
+        first, last = self.nodes[inside[0]], self.nodes[inside[-1]]
+        between, nodes = False, list[str]()
+        for node in self.graph.nodes:
+            if between and is_op(node, LINEAR | CONV) and node in self._dependent:
+                nodes.append(layer_name(node))
+            between = (between or node is first) and node is not last
+        if not nodes:
+            return end
+        return _joined_name(nodes[0].split("."), nodes[-1].split("."))
+
+    def _layers(self) -> tuple[Span, ...]:
+        cut, spans = self.cuts[0], list[Span]()
+        known = set(self.cuts)
+        for node in self.graph.nodes:
+            if is_op(node, LINEAR | CONV) and node in self._dependent:
+                spans.append(Span(layer_name(node), str(node.args[0]), node.name, cut))
+            if node.name in known:
+                cut = node.name
+        return tuple(spans)
+
+
+def _module_paths(node: fx.Node) -> list[str]:
+    """Return the paths of the modules around ``node``, outermost first."""
+    return [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+
+
+def _list_items(graph: fx.Graph) -> set[str]:
+    """Return the paths of list items: numbers (``blocks.3``) or like-named siblings (``layer_0``, …)."""
+    children: dict[str, set[str]] = {}
+    for path in {path for node in graph.nodes for path in _module_paths(node) if path}:
+        children.setdefault(path.rpartition(".")[0], set()).add(path.rpartition(".")[2])
+    items: set[str] = set()
+    for parent, names in children.items():
+        alike = len({name.rstrip("0123456789") for name in names}) == 1
+        items |= {f"{parent}.{n}" for n in names if n.isdigit() or (alike and n[-1].isdigit())}
+    return items
+
+
+def _unique(spans: tuple[Span, ...]) -> tuple[Span, ...]:
+    """Number the repeats of a name: ``fc``, ``fc.2``."""
+    seen: Counter[str] = Counter()
+    result: list[Span] = []
+    for span in spans:
+        seen[span.name] += 1
+        result.append(replace(span, name=f"{span.name}.{seen[span.name]}") if seen[span.name] > 1 else span)
+    return tuple(result)
+
+
+def _joined_name(first: list[str], last: list[str]) -> str:
+    """Join two dotted paths: ``blocks.0.attn`` where they agree, ``blocks.0-1`` where list items differ."""
+    depth = next(
+        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last))
+    )
+    shared = ".".join(first[:depth])
+    if depth == min(len(first), len(last)):
+        return shared
+    a, b = first[depth], last[depth]
+    if a.isdigit() and b.isdigit():
+        return f"{shared}.{a}-{b}"
+    return shared or f"{a}-{b}"

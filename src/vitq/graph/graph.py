@@ -1,0 +1,113 @@
+"""The captured graph of one model: what the rest of vitq reads and rewrites."""
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import fx, nn
+
+from vitq.errors import GraphError, did_you_mean
+from vitq.graph.attention import open_attention
+from vitq.graph.capture import capture as capture_module
+from vitq.graph.granularity import Granularity, Span
+from vitq.graph.insert import bypass, insert_quantizers, inserted_quantizers, without_quantizers
+from vitq.graph.ops import attribute
+from vitq.graph.segment import extract
+from vitq.graph.sites import Site, find_sites
+
+
+class Graph:
+    """One flat graph of ATen operations from x_BCHW to the output, with its cuts, sites and quantizers.
+
+    Teacher and student of a run are two such graphs: they share node names, not tensors. Cuts, sites and
+    spans are those of the graph as it is given, its quantizers left out.
+    """
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        bare = without_quantizers(module.graph)
+        self.module = module
+        self.sites: dict[str, Site] = find_sites(bare)
+        self.slicing = Granularity(bare)
+        self.quantizers: dict[str, nn.Module] = inserted_quantizers(module, self.sites)
+
+    def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Run the whole graph."""
+        result: torch.Tensor = self.module(x_BCHW)
+        return result
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """Names of the nodes where one activation is alive, from the input to the output."""
+        return self.slicing.cuts
+
+    @property
+    def feature(self) -> str:
+        """Name of the cut that holds the penultimate feature."""
+        return self.slicing.feature
+
+    def spans(self, granularity: str) -> tuple[Span, ...]:
+        """Slice the graph: "layer", "unit", "block", a number of blocks, "stage" or "network"."""
+        return self.slicing.spans(granularity)
+
+    def segment(
+        self, start: str, end: str, taps: Sequence[str] = (), *, floating: bool = False
+    ) -> fx.GraphModule:
+        """Return the part from node ``start`` to node ``end`` as a module that shares every parameter.
+
+        With ``taps`` it returns (end, *taps); ``floating`` leaves the quantizers out.
+        """
+        return extract(self.module, start, end, taps, floating=floating)
+
+    def insert(self, quantizers: Mapping[str, nn.Module]) -> None:
+        """Quantize the named sites; raise GraphError for an unknown or already quantized site."""
+        for name in quantizers:
+            if name not in self.sites:
+                raise GraphError(f"no site '{name}' in the graph{did_you_mean(name, self.sites)}")
+            if name in self.quantizers:
+                raise GraphError(f"site '{name}' is already quantized; remove its quantizer first")
+        insert_quantizers(self.module, self.sites, quantizers)
+        self.quantizers |= dict(quantizers)
+
+    def remove(self, site: str) -> None:
+        """Leave ``site`` in floating point again."""
+        if site not in self.quantizers:
+            raise GraphError(f"site '{site}' is not quantized{did_you_mean(site, self.quantizers)}")
+        bypass(self.module, site)
+        del self.quantizers[site]
+
+    def parameter(self, node: str) -> tuple[str, torch.Tensor]:
+        """Return path and tensor of the parameter that node ``node`` (a ``get_attr``) reads."""
+        for n in self.module.graph.nodes:
+            if n.name == node and n.op == "get_attr":
+                return str(n.target), attribute(self.module, str(n.target))
+        raise GraphError(f"node '{node}' reads no parameter")
+
+    def to(self, device: torch.device) -> None:
+        """Move every tensor and quantizer to ``device``; operations that make tensors make them there."""
+        self.module.to(device)
+        for node in self.module.graph.nodes:
+            node.args, node.kwargs = fx.node.map_aggregate(
+                (node.args, node.kwargs), lambda a: device if isinstance(a, torch.device) else a
+            )
+        self.module.recompile()
+
+    def clone(self) -> "Graph":
+        """Return a deep copy that shares nothing."""
+        twin = Graph.__new__(Graph)
+        twin.module = copy.deepcopy(self.module)
+        twin.sites = dict(self.sites)
+        twin.slicing = self.slicing
+        modules = dict(twin.module.named_modules())
+        paths = {id(m): p for p, m in self.module.named_modules()}
+        twin.quantizers = {name: modules[paths[id(q)]] for name, q in self.quantizers.items()}
+        return twin
+
+
+def capture(model: nn.Module, example_BCHW: torch.Tensor) -> Graph:
+    """Capture ``model`` with a dynamic batch and open its fused attention; the model is not changed.
+
+    Raises ModelError where ``torch.export`` refuses the model.
+    """
+    module = capture_module(model, example_BCHW)
+    open_attention(module)
+    return Graph(module)

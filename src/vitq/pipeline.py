@@ -1,0 +1,74 @@
+"""Run the steps of a recipe, restoring what an interrupted run had already calibrated."""
+
+from collections.abc import Sequence
+
+import torch
+
+from vitq.artifact import freeze_weights
+from vitq.calibrate import scope_rows
+from vitq.graph import Graph
+from vitq.graph.insert import quantizer_target
+from vitq.quantizers import Quantizer
+from vitq.reconstruct.activations import forward_all
+from vitq.reconstruct.objectives import relative_square
+from vitq.report import scope_table
+from vitq.run import Run
+from vitq.step import Step
+
+
+def run_steps(run: Run, steps: Sequence[Step]) -> dict[str, Quantizer]:
+    """Apply ``steps`` to the student, freeze its weights and return their quantizers by site.
+
+    A calibration is checkpointed whole, a reconstruction after each segment; the other steps are quick and exact,
+    so a resumed run applies them again.
+    """
+    for number, step in enumerate(steps):
+        run.stage = f"{number:02d}-{step.step_name}"
+        run.events.log("step", name=step.step_name, number=number)
+        if step.step_name == "calibrate":
+            _calibrate(run, step)
+        else:
+            step.apply(run)
+        if step.step_name == "insert":
+            run.events.show(scope_table(scope_rows(run.student), f"What is quantized ({run.bits})"))
+    return freeze_weights(run.student)
+
+
+def _calibrate(run: Run, step: Step) -> None:
+    saved = run.store.load(run.stage)
+    if saved is None:
+        step.apply(run)
+        run.store.save(run.stage, _parameters(run.student))
+        return
+    by_target: dict[str, dict[str, torch.Tensor]] = {}
+    for path, tensor in saved[0].items():
+        target, _, name = path.rpartition(".")
+        by_target.setdefault(target, {})[name] = tensor.to(run.device)
+    for site, quantizer in run.student.quantizers.items():
+        assert isinstance(quantizer, Quantizer)
+        if parameters := by_target.get(quantizer_target(site)):
+            quantizer.set_parameters(**parameters)
+    run.events.log("calibrate", resumed=True)
+
+
+def _parameters(graph: Graph) -> dict[str, torch.Tensor]:
+    return {
+        f"{quantizer_target(site)}.{name}": tensor
+        for site, quantizer in graph.quantizers.items()
+        if isinstance(quantizer, Quantizer) and quantizer.calibrated
+        for name, tensor in quantizer.parameters_dict().items()
+    }
+
+
+@torch.no_grad()
+def segment_errors(run: Run, images: int = 64) -> dict[str, float]:
+    """Return, per block, the relative squared error of the student's activations on the last calibration images."""
+    student = teacher = run.images_NCHW[-images:]
+    errors: dict[str, float] = {}
+    for span in run.teacher.spans("block"):
+        student = forward_all(run.student.segment(span.start, span.end), student, run.device)
+        teacher = forward_all(run.teacher.segment(span.start, span.end), teacher, run.device)
+        errors[span.name] = float(relative_square(student, teacher))
+    return errors
+
+

@@ -1,0 +1,98 @@
+"""A quantized model: run it, measure it, save it."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitq.artifact import describe_sites, read, size_on_disk, to_json_bytes, write_files, write_model
+from vitq.calibrate import ScopeRow, scope_rows
+from vitq.config import ArtifactConfig
+from vitq.evaluate import Metrics, measure
+from vitq.events import Events
+from vitq.graph import Graph
+from vitq.quantizers import Quantizer
+
+COSTS = ("seconds", "peak_memory_bytes")
+"""Metrics that differ from run to run."""
+
+
+class QuantizedModel:
+    """What ``vitq.quantize`` returns and ``vitq.load`` reads back: x_BCHW (preprocessed, float32) to the model's output.
+
+    ``config`` says how it was made, ``metrics`` what it scored. Weights hold the values of their integer codes.
+    """
+
+    def __init__(
+        self, graph: Graph, weights: Mapping[str, Quantizer], config: ArtifactConfig, metrics: Mapping[str, Any]
+    ) -> None:
+        self.graph = graph
+        self.weights = dict(weights)
+        self.config = config
+        self.metrics = dict(metrics)
+
+    @torch.no_grad()
+    def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return the simulated quantized model's output for a batch."""
+        return self.graph(x_BCHW.to(self.device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's tensors are."""
+        return next(iter(self.graph.module.state_dict().values())).device
+
+    def to(self, device: torch.device | str) -> "QuantizedModel":
+        """Move the model and return it."""
+        self.graph.module.to(device)
+        for quantizer in self.weights.values():
+            quantizer.to(device)
+        return self
+
+    def scope_table(self) -> tuple[ScopeRow, ...]:
+        """Return what is quantized, to which format, by role."""
+        return tuple(scope_rows(self.graph, self.weights))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the artifact folder and return its path; raise ArtifactError where that fails.
+
+        The same run gives the same bytes: times and memory go to ``run.json``, which is not part of the artifact.
+        """
+        folder = Path(path)
+        config = self.config.model_copy(update={"sites": describe_sites(self.graph, self.weights)})
+        self.config = write_model(folder, self.graph, self.weights, config)
+        self.metrics["size_bytes"] = size_on_disk(folder)
+        measured = {k: v for k, v in self.metrics.items() if k not in COSTS}
+        write_files(folder, {"metrics.json": to_json_bytes(measured)})
+        return folder
+
+    def evaluate(self, images: Any, *, limit: int | None = None, batch_size: int = 32, progress: bool = False) -> Metrics:
+        """Return top-1 and top-5 in percent on labelled images: a folder, ``.npz`` or (x_NCHW, labels_N) pair.
+
+        Raises DataError where images or labels cannot be used.
+        """
+        from vitq.data import load_labelled, open_images
+        from vitq.models import Preprocessing
+
+        source = open_images(images)
+        preprocessing = Preprocessing.from_dict(self.config.preprocessing)
+        batches = load_labelled(
+            source, preprocessing, limit, batch_size=batch_size, num_classes=self.config.source.get("num_classes")
+        )
+        total = len(source) if limit is None else min(limit, len(source))
+        with Events(console=progress) as events, events.task("evaluate", total) as task:
+            return measure(self, batches, self.device, progress=task.advance)[0]
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> QuantizedModel:
+    """Load a saved artifact; it needs neither the original weights nor the calibration images.
+
+    Raises ArtifactError where the folder holds no artifact, a damaged one, or one of another schema version.
+    """
+    return QuantizedModel(*read(Path(path))).to(device)
+
+
+def as_mapping(metrics: Metrics, prefix: str = "") -> dict[str, Any]:
+    """Return metrics as flat keys, each with ``prefix``."""
+    return {prefix + key: value for key, value in dataclasses.asdict(metrics).items()}

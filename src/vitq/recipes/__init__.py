@@ -1,0 +1,6 @@
+"""Recipes: published systems as lists of steps, with budgets, extension and overrides."""
+
+from vitq.recipes.overrides import parse_assignments
+from vitq.recipes.recipe import Recipe, ResolvedRecipe, list_recipes, load_recipe
+
+__all__ = ["Recipe", "ResolvedRecipe", "list_recipes", "load_recipe", "parse_assignments"]

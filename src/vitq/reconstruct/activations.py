@@ -1,0 +1,40 @@
+"""Cached activations at one cut, computed in chunks so that memory stays bounded."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
+
+def supports_bfloat16(device: torch.device) -> bool:
+    """Tell whether ``device`` multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and torch.cpu._is_avx512_bf16_supported()
+
+
+@torch.no_grad()
+def forward_all(module: nn.Module | Forward, x_N: torch.Tensor, device: torch.device, batch: int = 64) -> torch.Tensor:
+    """Run ``module`` over all N inputs in chunks of ``batch`` on ``device``; the result has x's dtype and home."""
+    first = module(x_N[:batch].to(device).float())
+    result = torch.empty((len(x_N), *first.shape[1:]), dtype=x_N.dtype, device=x_N.device)
+    result[:batch] = first.to(result)
+    for start in range(batch, len(x_N), batch):
+        chunk = module(x_N[start : start + batch].to(device).float())
+        result[start : start + batch] = chunk.to(result)
+    return result
+
+
+class Pair:
+    """The same images at one cut, on the quantized prefix (``student``) and in floating point (``teacher``)."""
+
+    def __init__(self, cut: str, student_N: torch.Tensor, teacher_N: torch.Tensor) -> None:
+        self.cut, self.student_N, self.teacher_N = cut, student_N, teacher_N
+
+    def through(
+        self, end: str, student: nn.Module | Forward, teacher: nn.Module | Forward, device: torch.device
+    ) -> "Pair":
+        """Return the pair after running both graphs' segments up to ``end``."""
+        return Pair(end, forward_all(student, self.student_N, device), forward_all(teacher, self.teacher_N, device))

@@ -1,0 +1,98 @@
+"""One segment made ready for reconstruction: its module, what it may learn, its supervision."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from vitq.graph import Graph, Role, Span
+from vitq.graph.ops import CONV, LINEAR, MATMUL, is_op
+from vitq.reconstruct.objectives import Batch
+from vitq.reconstruct.variables import Variables, learnable
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """How the model's end is seen from a segment: through a frozen suffix, as a tap, or not at all."""
+
+    suffix: fx.GraphModule | None
+    tap: str | None
+    is_output: bool
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the goal can be computed from this segment."""
+        return self.suffix is not None or self.tap is not None or self.is_output
+
+
+def supervise(teacher: Graph, span: Span, goal: str) -> Supervision:
+    """Find how node ``goal`` (the penultimate feature or the logits) follows from the end of ``span``."""
+    order = {name: i for i, name in enumerate(teacher.cuts)}
+    if span.end == goal:
+        return Supervision(None, None, True)
+    if span.end not in order:  # layer-wise: the operation's output is no cut, the model's end is not a function of it alone
+        return Supervision(None, None, False)
+    if order[span.end] < order[goal]:
+        return Supervision(teacher.segment(span.end, goal), None, False)
+    if order[span.start] < order[goal]:
+        return Supervision(None, goal, False)
+    return Supervision(None, None, False)
+
+
+@dataclass(frozen=True)
+class TrainingSegment:
+    """Student and teacher modules of one span with the same taps, and the variables of the student's."""
+
+    span: Span
+    student: fx.GraphModule
+    teacher: fx.GraphModule
+    variables: Variables
+    supervision: Supervision
+    layers: tuple[str, ...]
+
+    def batch(
+        self, x: torch.Tensor, x_teacher: torch.Tensor, target: torch.Tensor, target_goal: torch.Tensor | None
+    ) -> Batch:
+        """Run the student on ``x`` and collect what the objective terms need."""
+        output, *taps = _as_list(self.student(x))
+        target_taps: list[torch.Tensor] = []
+        if self.layers:
+            with torch.no_grad():
+                target_taps = _as_list(self.teacher(x_teacher))[1 : 1 + len(self.layers)]
+        goal = None
+        if target_goal is not None and self.supervision.reachable:
+            if self.supervision.is_output:
+                goal = output
+            elif self.supervision.suffix is not None:
+                goal = self.supervision.suffix(output)
+            else:
+                goal = taps[-1]
+        return Batch(output, target, tuple(taps[: len(self.layers)]), tuple(target_taps), goal, target_goal)
+
+
+def prepare(
+    student: Graph, teacher: Graph, span: Span, goal: str, rates: Mapping[str, float], local: bool
+) -> TrainingSegment:
+    """Extract ``span`` from both graphs and make the student's variables trainable."""
+    layers = _layers(student, span) if local else ()
+    supervision = supervise(teacher, span, goal)
+    taps = layers + ((supervision.tap,) if supervision.tap else ())
+    module = student.segment(span.start, span.end, taps)
+    variables = learnable(student, module, rates)
+    return TrainingSegment(span, module, teacher.segment(span.start, span.end, layers), variables, supervision, layers)
+
+
+def _layers(graph: Graph, span: Span) -> tuple[str, ...]:
+    """Name the weighted operations and attention outputs inside ``span``, its own end excluded."""
+    inside = graph.segment(span.start, span.end).graph
+    scores = {c for s in graph.sites.values() if s.role in (Role.QUERY, Role.KEY) for c in s.consumers}
+    return tuple(
+        n.name
+        for n in inside.nodes
+        if is_op(n, LINEAR | CONV | MATMUL) and n.name not in scores and n.name != span.end
+    )
+
+
+def _as_list(result: torch.Tensor | tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    return list(result) if isinstance(result, tuple) else [result]

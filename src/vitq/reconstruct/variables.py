@@ -1,0 +1,130 @@
+"""Variables: what a reconstruction may learn, each with its own learning rate."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx, nn
+
+from vitq.errors import RecipeError
+from vitq.graph import Graph
+from vitq.graph.insert import quantizer_target
+from vitq.quantizers import AffineQuantizer, Quantizer
+from vitq.reconstruct.rounding import AdaRound
+
+KINDS = ("weights", "rounding", "weight_scales", "activation_scales", "zero_points", "biases", "norms")
+
+
+@dataclass(frozen=True)
+class Variables:
+    """The learnable tensors of one segment: Adam groups, AdaRound stand-ins, and the tensors that end up changed.
+
+    Learning rates of ``weights``, scales and zero points are relative: weights in units of their own quantization
+    step, scales in units of their initial value, zero points in codes. So one recipe fits any width and bit-width.
+    """
+
+    groups: list[dict[str, object]] = field(default_factory=list)
+    roundings: dict[str, AdaRound] = field(default_factory=dict)
+    stand_ins: dict[str, AdaRound] = field(default_factory=dict)
+    weight_targets: list[str] = field(default_factory=list)
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def penalty_inputs(self) -> Iterator[torch.Tensor]:
+        """Yield the V of every AdaRound stand-in."""
+        return (rounding.v for rounding in self.roundings.values())
+
+    def stand_in(self, segment: fx.GraphModule) -> None:
+        """Let the roundings take the place of their quantizers in ``segment``."""
+        for target, rounding in self.stand_ins.items():
+            segment.set_submodule(target, rounding)
+
+    @torch.no_grad()
+    def commit(self, segment: fx.GraphModule) -> None:
+        """Write hardened roundings into the weights, give quantizers their places back and stop learning."""
+        for path, rounding in self.roundings.items():
+            self.tensors[path].copy_(rounding.hardened())
+        for target, rounding in self.stand_ins.items():
+            segment.set_submodule(target, rounding.quantizer)
+        for tensor in self.tensors.values():
+            tensor.requires_grad_(False)
+
+    def snapshot(self) -> dict[str, torch.Tensor]:
+        """Copy every tensor that this segment changes, by path in the student."""
+        return {path: tensor.detach().clone() for path, tensor in self.tensors.items()}
+
+    @torch.no_grad()
+    def restore(self, saved: Mapping[str, torch.Tensor]) -> None:
+        """Put saved values back in place."""
+        for path, tensor in self.tensors.items():
+            tensor.copy_(saved[path])
+
+
+def learnable(student: Graph, segment: fx.GraphModule, rates: Mapping[str, float]) -> Variables:
+    """Select what ``rates`` (kind -> learning rate) names among the parameters of ``segment`` and make it trainable.
+
+    ``segment`` is an extract of ``student``. Rounding replaces the weight's quantizer inside ``segment`` only.
+    """
+    for kind in rates:
+        if kind not in KINDS:
+            raise RecipeError(f"nothing called '{kind}' to learn; choose among {', '.join(KINDS)}")
+    variables = Variables()
+    sites = {quantizer_target(name): name for name in student.quantizers}
+    for node in list(segment.graph.nodes):
+        if node.op == "call_module" and node.target in sites:
+            site = student.sites[sites[node.target]]
+            quantizer = student.quantizers[site.name]
+            assert isinstance(quantizer, Quantizer)
+            if site.is_weight:
+                _weight(student, site.node, quantizer, node.target, rates, variables)
+            else:
+                _add(variables, f"{node.target}.scale", quantizer.scale, rates.get("activation_scales"), relative=True)
+                if isinstance(quantizer, AffineQuantizer) and not quantizer.format.symmetric:
+                    _add(variables, f"{node.target}.zero_point", quantizer.zero_point, rates.get("zero_points"))
+    _vectors(segment, rates, variables)
+    return variables
+
+
+def _weight(
+    student: Graph,
+    node: str,
+    quantizer: Quantizer,
+    target: str,
+    rates: Mapping[str, float],
+    variables: Variables,
+) -> None:
+    path, weight = student.parameter(node)
+    variables.weight_targets.append(target)
+    step = float(quantizer.scale.detach().mean())
+    if "rounding" in rates:
+        if not isinstance(quantizer, AffineQuantizer):
+            raise RecipeError(f"rounding can only be learnt for affine weights; '{quantizer.site}' is {quantizer.format}")
+        stand_in = AdaRound(quantizer, weight)
+        variables.roundings[path] = variables.stand_ins[target] = stand_in
+        variables.tensors[path] = weight
+        variables.groups.append({"params": [stand_in.v], "lr": rates["rounding"]})
+    elif "weights" in rates:
+        _add(variables, path, weight, rates["weights"] * step)
+    if "rounding" not in rates:
+        _add(variables, f"{target}.scale", quantizer.scale, rates.get("weight_scales"), relative=True)
+
+
+def _vectors(segment: fx.GraphModule, rates: Mapping[str, float], variables: Variables) -> None:
+    """Biases of weighted operations, and weights and biases of norms, by the position of their node's use."""
+    for node in segment.graph.nodes:
+        if node.op != "get_attr":
+            continue
+        owner, _, name = str(node.target).rpartition(".")
+        tensor = getattr(segment.get_submodule(owner), name)
+        uses = {getattr(user.target, "__name__", "").split(".")[0] for user in node.users}
+        kind = "norms" if uses & {"layer_norm", "rms_norm"} else "biases"
+        if isinstance(tensor, nn.Parameter) and tensor.ndim == 1 and uses & {"linear", "conv2d", "layer_norm", "rms_norm"}:
+            _add(variables, str(node.target), tensor, rates.get(kind))
+
+
+def _add(variables: Variables, path: str, tensor: torch.Tensor, rate: float | None, relative: bool = False) -> None:
+    if rate is None or path in variables.tensors:
+        return
+    lr = rate * float(tensor.detach().abs().mean()) if relative else rate
+    tensor.requires_grad_(True)
+    variables.tensors[path] = tensor
+    variables.groups.append({"params": [tensor], "lr": lr})

@@ -1,0 +1,147 @@
+"""The report of one quantized model: a single HTML page that needs nothing but itself."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, StrictUndefined
+
+from vitq.artifact import write_files
+from vitq.bits import FLOATING_POINT
+from vitq.recipes.document import write_yaml
+from vitq.report.units import duration, memory, number, percent, size
+
+if TYPE_CHECKING:
+    from vitq.quantized import QuantizedModel
+
+TEMPLATE = "report.html.j2"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table of results: what, in floating point, quantized, and what that means."""
+
+    label: str
+    floating: str
+    quantized: str
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of the error chart; ``width`` is in percent of the widest."""
+
+    label: str
+    value: str
+    width: float
+
+
+def write_report(path: Path, model: "QuantizedModel") -> Path:
+    """Write the report of ``model`` to ``path`` and return it; raise ArtifactError where that fails.
+
+    The same model gives the same bytes; time and memory are shown only where ``model.metrics`` holds them.
+    """
+    write_files(path.parent, {path.name: render(model).encode()})
+    return path
+
+
+def render(model: "QuantizedModel") -> str:
+    """Return the report as HTML: results, error per block, scope, recipe, origin, warnings."""
+    config, metrics = model.config, model.metrics
+    text = files("vitq.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    rows = model.scope_table()
+    quantized = sum(row.sites for row in rows if row.bits != FLOATING_POINT)
+    return page.from_string(text).render(
+        model=str(config.source.get("name", "model")),
+        bits=config.bits,
+        recipe=str(config.recipe.get("name", "recipe")),
+        summary=str(config.recipe.get("summary", "")).strip(),
+        source=str(config.recipe.get("source", "")).strip(),
+        images=metrics.get("images"),
+        labelled=metrics.get("top1") is not None,
+        results=result_lines(metrics, config.bits),
+        bars=error_bars(metrics.get("segment_errors") or {}, [s.name for s in model.graph.spans("block")]),
+        scope=rows,
+        scope_name=config.scope,
+        floating_bits=FLOATING_POINT,
+        quantized_sites=quantized,
+        all_sites=sum(row.sites for row in rows),
+        recipe_yaml=write_yaml(config.recipe),
+        origin=origin_groups(model),
+        warnings=[tuple(warning) for warning in metrics.get("warnings") or ()],
+    )
+
+
+def result_lines(metrics: Mapping[str, Any], bits: str) -> list[Line]:
+    """Return the lines of the result table; what was not measured has no line."""
+    get = metrics.get
+    lines = [Line("bits", "w32a32", bits)]
+    for label, key in (("top-1", "top1"), ("top-5", "top5")):
+        if get(key) is not None:
+            lines.append(
+                Line(label, percent(get(f"fp_{key}")), percent(get(key)), _points(get(f"fp_{key}"), get(key)))
+            )
+    if get("agreement") is not None:
+        lines.append(Line("agreement with floating point", "", percent(get("agreement"))))
+    if get("mean_segment_error") is not None:
+        lines.append(Line("mean segment error", "", number(get("mean_segment_error"))))
+    if get("size_bytes") is not None:
+        lines.append(
+            Line("size on disk", size(get("fp_size_bytes")), size(get("size_bytes")), _ratio(metrics))
+        )
+    if get("seconds") is not None:
+        lines.append(Line("time", "", duration(get("seconds"))))
+    if get("peak_memory_bytes") is not None:
+        lines.append(Line("peak memory", "", memory(get("peak_memory_bytes"))))
+    return lines
+
+
+def error_bars(errors: Mapping[str, float], order: Sequence[str]) -> list[Bar]:
+    """Return one bar per segment, in the model's order: JSON sorts ``blocks.10`` before ``blocks.2``."""
+    place = {name: i for i, name in enumerate(order)}
+    names = sorted(errors, key=lambda name: place.get(name, len(place)))
+    widest = max((error for error in errors.values() if error < float("inf")), default=0.0) or 1.0
+    return [
+        Bar(name, number(errors[name]), round(100 * min(errors[name] / widest, 1.0), 2)) for name in names
+    ]
+
+
+def origin_groups(model: "QuantizedModel") -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return (title, (key, value) pairs) of what the model was made from."""
+    config = model.config
+    run: dict[str, Any] = {"seed": config.seed, "scope": config.scope, "schema": config.schema_version}
+    calibration = {
+        "images": config.calibration.get("images"),
+        "sha256 of the images": config.calibration.get("sha256"),
+    }
+    groups: dict[str, Mapping[str, Any]] = {
+        "Source model": config.source,
+        "Preprocessing": config.preprocessing,
+        "Calibration": calibration,
+        "Run": run,
+        "Versions": config.versions,
+        "Files (sha256)": config.hashes,
+    }
+    return [(title, _pairs(values)) for title, values in groups.items() if values]
+
+
+def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(str(key), _text(value)) for key, value in values.items() if value is not None]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _points(floating: float | None, quantized: float) -> str:
+    return "" if floating is None else f"{quantized - floating:+.1f} points"
+
+
+def _ratio(metrics: Mapping[str, Any]) -> str:
+    floating, quantized = metrics.get("fp_size_bytes"), metrics["size_bytes"]
+    return f"{floating / quantized:.1f} times smaller" if floating and quantized else ""

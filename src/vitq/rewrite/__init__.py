@@ -1,0 +1,6 @@
+"""Changes of the student graph that keep its function."""
+
+from vitq.rewrite.norms import NormReaders, norm_readers
+from vitq.rewrite.transfer import TransferScales
+
+__all__ = ["NormReaders", "TransferScales", "norm_readers"]

@@ -1,0 +1,37 @@
+"""What the steps of a recipe work on: one run, from its images to its student graph."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+import torch
+
+from vitq.bits import Bits
+from vitq.events import Events
+from vitq.graph import Graph
+from vitq.store import Store
+
+
+@dataclass
+class Run:
+    """One quantization in progress.
+
+    ``teacher`` stays in floating point, ``student`` is changed by the steps; they share node names, not tensors.
+    ``images_NCHW`` are preprocessed calibration images in float32 on the CPU.
+    """
+
+    teacher: Graph
+    student: Graph
+    images_NCHW: torch.Tensor
+    bits: Bits
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    events: Events = field(default_factory=Events)
+    store: Store = field(default_factory=Store)
+    stage: str = "run"
+    """Name of the step at work, unique within the run: the prefix of its checkpoints."""
+
+    def generator(self, *purpose: str | int) -> torch.Generator:
+        """Return a CPU generator that depends on the seed and on ``purpose`` alone, so a resumed run draws the same."""
+        text = ":".join(str(part) for part in (self.seed, *purpose))
+        digest = hashlib.sha256(text.encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

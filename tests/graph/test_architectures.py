@@ -1,0 +1,260 @@
+"""What the graph promises, on every family of vision transformers, with small random models."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import fx, nn
+
+from vitq.graph import Graph, Role, Span
+from vitq.graph.attention import open_attention
+from vitq.graph.capture import capture as capture_module
+from vitq.graph.ops import CONV, LINEAR, SOFTMAX, attribute, is_op
+from vitq.graph.serialize import from_json, to_json
+from vitq.models.torchvision_shim import ensure_torchvision
+
+RunSpans = Callable[[Graph, Iterable[Span], torch.Tensor], torch.Tensor]
+
+TINY_VIT: dict[str, Any] = {"depth": 2, "embed_dim": 64, "num_heads": 2}
+TWO_STAGES: dict[str, Any] = {"depths": (2, 2), "num_heads": (2, 4), "embed_dim": 32}
+MODELS: dict[str, tuple[int, dict[str, Any]]] = {
+    "deit_tiny_patch16_224": (32, {"img_size": 32, **TINY_VIT}),
+    "deit_tiny_distilled_patch16_224": (32, {"img_size": 32, **TINY_VIT}),
+    "vit_tiny_patch16_224": (32, {"img_size": 32, **TINY_VIT, "depth": 3}),
+    "swin_tiny_patch4_window7_224": (56, {"img_size": 56, **TWO_STAGES}),
+    "swinv2_tiny_window8_256": (64, {"img_size": 64, **TWO_STAGES}),
+    "beit_base_patch16_224": (32, {"img_size": 32, **TINY_VIT}),
+    "eva02_tiny_patch14_224": (28, {"img_size": 28, "depth": 2}),
+    "vit_small_patch14_dinov2": (28, {"img_size": 28, **TINY_VIT}),
+    "vit_base_patch32_clip_224": (64, {"img_size": 64, **TINY_VIT}),
+    "vit_base_patch16_siglip_224": (32, {"img_size": 32, **TINY_VIT}),
+    "mobilevit_xxs": (64, {}),
+    "levit_128s": (64, {"img_size": 64, "depth": (1, 1, 1)}),
+    "maxvit_rmlp_pico_rw_256": (64, {"img_size": 64, "depths": (1, 1), "embed_dim": (32, 64)}),
+    "pvt_v2_b0": (64, {"depths": (1, 2)}),
+    "tiny_vit_5m_224": (224, {"depths": (1, 2), "embed_dims": (32, 64), "num_heads": (1, 2), "window_sizes": (7, 7)}),
+    "cait_xxs24_224": (32, {"img_size": 32, "depth": 2}),
+    "convnext_atto": (64, {"depths": (1, 1, 2, 1)}),
+    "hiera_tiny_224": (64, {"img_size": (64, 64), "stages": (1, 1, 2, 1)}),
+}
+GRANULARITIES = ("unit", "block", "2", "stage", "network")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model, its graph, and whether the graph was bit-exact with eager before attention was opened."""
+
+    name: str
+    model: nn.Module
+    graph: Graph
+    exact_before_opening: bool
+    size: int
+
+    def images(self, batch: int) -> torch.Tensor:
+        return torch.randn(batch, 3, self.size, self.size, generator=torch.Generator().manual_seed(batch))
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def case(request: pytest.FixtureRequest) -> Iterator[Case]:
+    name: str = request.param
+    size, options = MODELS[name]
+    model = _small_model(name, options)
+    x = torch.randn(2, 3, size, size)
+    module = capture_module(model, x)
+    with torch.no_grad():
+        exact = torch.equal(module(x), model(x))
+    open_attention(module)
+    yield Case(name, model, Graph(module), exact, size)
+
+
+def _small_model(name: str, options: dict[str, Any]) -> nn.Module:
+    """Create a model in which nothing is zero or one: no bias, no layer scale and no running statistic."""
+    ensure_torchvision()
+    import timm
+
+    if name == "mobilevit_xxs":
+        options = {"blocks": timm.models.byobnet.model_cfgs[name].blocks[:3]}
+    torch.manual_seed(0)
+    model: nn.Module = timm.create_model(name, num_classes=10, **options).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+    return model
+
+
+@torch.no_grad()
+def test_graph_equals_eager_at_every_batch_size(case: Case) -> None:
+    assert case.exact_before_opening
+    for batch in (1, 2, 5):
+        x = case.images(batch)
+        expected = case.model(x)
+        assert expected.std() > 1e-4
+        torch.testing.assert_close(
+            case.graph(x), expected, rtol=0, atol=1e-5 * float(expected.abs().max()), check_stride=False
+        )
+
+
+@torch.no_grad()
+def test_chain_of_all_cuts_equals_the_whole(case: Case) -> None:
+    x = case.images(3)
+    whole = case.graph(x)
+    for start, end in pairwise(case.graph.cuts):
+        x = case.graph.segment(start, end)(x)
+    assert torch.equal(x, whole)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_chain_of_spans_equals_the_whole(case: Case, granularity: str, run_spans: RunSpans) -> None:
+    spans = case.graph.spans(granularity)
+    assert (spans[0].start, spans[-1].end) == (case.graph.cuts[0], case.graph.cuts[-1])
+    assert all(a.end == b.start for a, b in pairwise(spans))
+    for batch in (1, 5):
+        assert torch.equal(run_spans(case.graph, spans, case.images(batch)), case.graph(case.images(batch)))
+
+
+@pytest.mark.parametrize("granularity", ("layer", *GRANULARITIES))
+def test_spans_hold_every_weighted_operation_once(case: Case, granularity: str) -> None:
+    spans = case.graph.spans(granularity)
+    held = Counter(name for span in spans for name in _weighted(case.graph.segment(span.start, span.end).graph))
+    assert held == Counter(list(_weighted(case.graph.module.graph)))
+    assert len({span.name for span in spans}) == len(spans)
+    if granularity == "layer":
+        assert all(span.cut in case.graph.cuts for span in spans)
+    else:
+        assert all(_weighted(case.graph.segment(span.start, span.end).graph) for span in spans)
+
+
+def test_granularities_nest(case: Case) -> None:
+    ends = [{span.end for span in case.graph.spans(name)} for name in GRANULARITIES]
+    assert all(coarse <= fine for fine, coarse in pairwise(ends))
+    assert len(ends[0]) > len(ends[3]) > len(ends[4]) == 1
+
+
+def test_stage_spans_stay_inside_a_stage(case: Case) -> None:
+    owner = _weighted(case.graph.module.graph)
+    blocks = {path for _, _, path in case.graph.slicing._blocks}
+    assert blocks
+    for span in case.graph.spans("stage"):
+        paths = [owner[name] for name in _weighted(case.graph.segment(span.start, span.end).graph)]
+        inside = {block for block in blocks for path in paths if path.startswith(f"{block}.")}
+        # The numbers of a path except the last are those of its enclosing lists: one stage, one such prefix.
+        assert len({tuple(part for part in block.split(".")[:-1]) for block in inside}) <= 1
+
+
+def _weighted(graph: fx.Graph) -> dict[str, str]:
+    """Map the name of each linear and convolution to the path of its weight, else to its own name."""
+    found = {}
+    for node in graph.nodes:
+        if is_op(node, LINEAR | CONV):
+            weight = node.args[1]
+            found[node.name] = str(weight.target) if weight.op == "get_attr" else node.name
+    return found
+
+
+def test_every_image_dependent_layer_has_its_sites(case: Case) -> None:
+    layers = _image_dependent_layers(case)
+    activation_sites = {op: s for s in case.graph.sites.values() if not s.is_weight for op in s.consumers}
+    assert layers
+    for path in layers:
+        weight = case.graph.sites[f"{path}/weight"]
+        assert weight.role is Role.WEIGHT
+        for op in weight.consumers:
+            site = activation_sites[op]
+            assert site.name.endswith("/input")
+            assert site.consumers[0] != op or site.name == f"{path}/input"
+    weights = [name.removesuffix("/weight") for name in case.graph.sites if name.endswith("/weight")]
+    assert sorted(weights) == sorted(layers)
+
+
+def _image_dependent_layers(case: Case) -> list[str]:
+    """Run the eager model and keep the layers but those whose input carries no gradient of the image."""
+    constant: set[str] = set()
+    layers = {n: m for n, m in case.model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    required = {p: p.requires_grad for p in case.model.parameters()}
+    hooks = [
+        layer.register_forward_hook(
+            lambda _, inputs, __, name=name: None if inputs[0].requires_grad else constant.add(name)
+        )
+        for name, layer in layers.items()
+    ]
+    case.model.requires_grad_(False)
+    case.model(case.images(1).requires_grad_(True))
+    for hook in hooks:
+        hook.remove()
+    for parameter, flag in required.items():
+        parameter.requires_grad_(flag)
+    # A learnt query is no function of the image, but its layer runs at every call (the batch expands it).
+    return [name for name in layers if name not in constant or name.endswith("attn_pool.q")]
+
+
+def test_every_attention_has_its_sites(case: Case) -> None:
+    roles = Counter(site.role for site in case.graph.sites.values())
+    attentions = sum(is_op(n, SOFTMAX) for n in case.graph.module.graph.nodes)
+    mixed = sum(site.name.partition(".left")[0].endswith("/left") for site in case.graph.sites.values())
+    if case.name == "convnext_atto":
+        assert attentions == 0
+        return
+    assert attentions > 0
+    assert roles[Role.PROBABILITIES] >= attentions - mixed
+    if mixed == 0:
+        assert {roles[r] for r in (Role.QUERY, Role.KEY, Role.VALUE, Role.PROBABILITIES)} == {attentions}
+    else:  # talking heads: a linear across the heads stands on both sides of the softmax
+        assert case.name.startswith("cait")
+        assert roles[Role.QUERY] == roles[Role.KEY] == roles[Role.VALUE] == attentions - mixed // 2
+
+
+def test_sites_point_at_nodes_that_feed_their_consumers(case: Case) -> None:
+    nodes = {node.name: node for node in case.graph.module.graph.nodes}
+    assert len({site.node for site in case.graph.sites.values()}) == len(case.graph.sites)
+    for name, site in case.graph.sites.items():
+        assert site.name == name
+        assert all(nodes[op] in nodes[site.node].users for op in site.consumers)
+        assert (site.role is Role.IMAGE) == (nodes[site.node].op == "placeholder")
+
+
+def test_segments_run_backward(case: Case) -> None:
+    graph = case.graph.clone()
+    x = case.images(2)
+    for span in graph.spans("block"):
+        segment = graph.segment(span.start, span.end).requires_grad_(True)
+        used = {attribute(segment, str(n.target)) for n in segment.graph.nodes if n.op == "get_attr"}
+        x = x.detach().requires_grad_(True)
+        y = segment(x)
+        y.square().sum().backward()
+        assert x.grad is not None and x.grad.abs().sum() > 0
+        parameters = [p for p in used if isinstance(p, nn.Parameter)]
+        assert parameters
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in parameters)
+        x = y
+
+
+def test_saved_graph_is_the_same_graph(case: Case, rounding: type[nn.Module]) -> None:
+    for quantized in (False, True):
+        graph = case.graph.clone()
+        if quantized:
+            graph.insert({name: rounding() for name in graph.sites})
+        text = json.dumps(to_json(graph.module), allow_nan=False)
+        assert text == json.dumps(to_json(graph.module), allow_nan=False)
+        tensors, modules = dict(graph.module.state_dict()), dict(graph.module.named_modules())
+        again = Graph(from_json(json.loads(text), tensors, modules))
+        with torch.no_grad():
+            for batch in (1, 3):
+                assert torch.equal(again(case.images(batch)), graph(case.images(batch)))
+        assert again.cuts == graph.cuts
+        assert again.sites == graph.sites
+        assert again.feature == graph.feature
+        assert again.quantizers.keys() == graph.quantizers.keys()
+        for granularity in ("layer", *GRANULARITIES):
+            assert again.spans(granularity) == graph.spans(granularity)
+        assert [n for n, _ in again.module.named_parameters()] == [n for n, _ in graph.module.named_parameters()]
+        assert json.dumps(to_json(again.module), allow_nan=False) == text

@@ -1,0 +1,142 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitq.errors import ModelError
+from vitq.models import load_model
+from vitq.models.huggingface import LogitsOf, processor_preprocessing
+from vitq.models.torchvision_shim import ensure_torchvision
+
+
+@pytest.fixture(scope="module")
+def transformers() -> Any:
+    ensure_torchvision()
+    return pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def folder(transformers: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny-vit")
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        image_size=32, patch_size=8, num_labels=5,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.ViTForImageClassification(config).save_pretrained(path)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(path)
+    return path
+
+
+def test_local_folder_gives_logits(transformers: Any, folder: Path) -> None:
+    loaded = load_model(str(folder))
+    theirs = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
+    x_BCHW = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    with torch.no_grad():
+        assert torch.equal(loaded.module(x_BCHW), theirs(pixel_values=x_BCHW).logits)
+    assert loaded.num_classes == 5
+    assert loaded.source["name"] == folder.name
+    assert (loaded.preprocessing.input_size, loaded.preprocessing.crop_mode) == ((3, 32, 32), "squash")
+
+
+def test_preprocessing_matches_their_processor(transformers: Any, folder: Path) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
+    theirs = transformers.AutoImageProcessor.from_pretrained(folder)(picture, return_tensors="pt")[
+        "pixel_values"
+    ][0]
+
+    ours = load_model(str(folder)).preprocessing.transform()(picture)
+
+    assert (ours - theirs).abs().mean() < 0.02  # two resizing routines, one picture
+
+
+def test_untrained_head_is_refused(transformers: Any, folder: Path, tmp_path: Path) -> None:
+    base = transformers.ViTModel(transformers.AutoConfig.from_pretrained(folder))
+    base.save_pretrained(tmp_path)
+
+    with pytest.raises(ModelError, match="no trained weights for classifier"):
+        load_model(str(tmp_path))
+
+
+def test_random_weights_and_another_head(folder: Path) -> None:
+    assert load_model(str(folder), weights="random", num_classes=7).num_classes == 7
+    with pytest.raises(ModelError, match="5 classes, not 7"):
+        load_model(str(folder), num_classes=7)
+
+
+def test_a_module_of_theirs_is_wrapped(transformers: Any, folder: Path) -> None:
+    theirs = transformers.AutoModelForImageClassification.from_pretrained(folder)
+
+    loaded = load_model(theirs)
+
+    assert isinstance(loaded.module, LogitsOf)
+    assert loaded.preprocessing.assumed and loaded.preprocessing.input_size == (3, 32, 32)
+    assert loaded.module(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
+
+
+def test_bgr_models_see_bgr() -> None:
+    class FirstChannel(torch.nn.Module):
+        def forward(self, pixel_values: torch.Tensor, return_dict: bool) -> Any:
+            return type("Output", (), {"logits": pixel_values[:, 0].mean((1, 2), keepdim=True)[..., 0]})()
+
+    x_BCHW = torch.arange(3.0).view(1, 3, 1, 1)
+
+    assert LogitsOf(FirstChannel())(x_BCHW).item() == 0
+    assert LogitsOf(FirstChannel(), bgr=True)(x_BCHW).item() == 2
+
+
+def test_unknown_id_without_network(monkeypatch: pytest.MonkeyPatch, transformers: Any) -> None:
+    monkeypatch.setattr("vitq.models.hub._hub_resolves", lambda: False)
+
+    with pytest.raises(ModelError, match=r"nobody/nothing.*--weights FILE"):
+        load_model("nobody/nothing")
+
+
+CLIP = {
+    "size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224},
+    "resample": 3, "image_mean": [0.4, 0.4, 0.4], "image_std": [0.2, 0.2, 0.2],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("processor", "expected"),
+    [
+        (
+            CLIP,
+            {
+                "input_size": (3, 224, 224),
+                "crop_pct": 0.875,
+                "crop_mode": "center",
+                "interpolation": "bicubic",
+            },
+        ),
+        ({"size": 384}, {"input_size": (3, 384, 384), "crop_pct": 1.0, "mean": (0.0, 0.0, 0.0)}),
+        ({"size": {"shortest_edge": 224}, "crop_pct": 0.9}, {"crop_pct": 0.9, "crop_mode": "center"}),
+        ({"size": {"height": 96, "width": 64}}, {"input_size": (3, 96, 64), "crop_mode": "squash"}),
+        (
+            {"size": 8, "do_rescale": False, "image_mean": [127.5] * 3, "image_std": [127.5] * 3},
+            {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+        ),
+    ],
+)
+def test_processors_are_translated(processor: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    preprocessing = processor_preprocessing(processor)
+
+    assert {name: getattr(preprocessing, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("short_side", [225, 232, 236, 248, 249, 256, 288, 438])
+def test_crop_share_gives_back_the_short_side(short_side: int) -> None:
+    processor = {**CLIP, "size": {"shortest_edge": short_side}}
+
+    assert int(224 / processor_preprocessing(processor).crop_pct) == short_side
+
+
+def test_unknown_size_is_named() -> None:
+    with pytest.raises(ModelError, match="longest_edge"):
+        processor_preprocessing({"size": {"longest_edge": 512}})
