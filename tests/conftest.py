@@ -19,7 +19,5 @@ def shared_data() -> Path:
     """
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip(
-            "no ../shared/data beside this checkout: real weights and images are not part of the project"
-        )
+        pytest.skip("no ../shared/data beside this checkout: real weights and images are not part of the project")
     return folder

@@ -14,9 +14,7 @@ from vitq.events import Events
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    return [
-        json.loads(line, parse_constant=pytest.fail) for line in path.read_text(encoding="utf-8").splitlines()
-    ]
+    return [json.loads(line, parse_constant=pytest.fail) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_log_appends_one_json_line_per_event(tmp_path: Path) -> None:
@@ -87,9 +85,7 @@ def test_a_task_that_raises_is_logged_as_failed_and_the_error_is_kept(tmp_path: 
     assert [event["kind"] for event in read(tmp_path / "log")] == ["task", "failed", "error"]
 
 
-def test_long_tasks_send_a_heartbeat_and_short_ones_do_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_tasks_send_a_heartbeat_and_short_ones_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Events(tmp_path / "log") as events, events.task("t", 4) as task:
         task.advance()
         monkeypatch.setattr(events_module, "HEARTBEAT_SECONDS", 0.0)

@@ -130,21 +130,28 @@ def evaluate(
     source = open_images(images)
     with Events(console=progress) as events:
         batches = load_labelled(
-            source, loaded.preprocessing, limit, batch_size=batch_size, num_classes=loaded.num_classes, warn=events.warn
+            source,
+            loaded.preprocessing,
+            limit,
+            batch_size=batch_size,
+            num_classes=loaded.num_classes,
+            warn=events.warn,
         )
         with events.task("evaluate", len(source) if limit is None else min(limit, len(source))) as task:
             return measure(loaded.module.to(place), batches, place, progress=task.advance)[0]
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called ``name``; "auto" is CUDA where there is one, else the CPU; DataError if it is missing."""
+    """Return the device called ``name`` ("auto": CUDA where there is one, else the CPU); DataError if it is missing."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(name)
         torch.zeros(1, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise DataError(f"device '{name}' is not available: {str(error).splitlines()[0]}; 'vitq doctor' lists devices") from error
+        raise DataError(
+            f"device '{name}' is not available: {str(error).splitlines()[0]}; 'vitq doctor' lists devices"
+        ) from error
     return place
 
 
@@ -157,7 +164,7 @@ def peak_memory(device: torch.device) -> int:
 
 @dataclass
 class _Judge:
-    """Measures teacher, then student, on the validation images, or their agreement on calibration images without any."""
+    """Measures teacher, then student, on validation images; without any, their agreement on calibration images."""
 
     loaded: LoadedModel
     validation: Any
@@ -174,7 +181,9 @@ class _Judge:
         else:
             source = open_images(self.validation)
             total = len(source)
-            batches = load_batches(source, self.loaded.preprocessing, num_classes=self.loaded.num_classes, warn=self.events.warn)
+            batches = load_batches(
+                source, self.loaded.preprocessing, num_classes=self.loaded.num_classes, warn=self.events.warn
+            )
         with self.events.task(f"evaluate {label}", total) as task:
             metrics, classes_N = measure(graph, batches, self.device, self.reference_N, task.advance)
         if self.reference_N is None:
@@ -202,7 +211,9 @@ def _capture(loaded: LoadedModel, x_NCHW: torch.Tensor, device: torch.device) ->
     with torch.no_grad():
         expected, got = loaded.module(x_NCHW[:2]), graph(x_NCHW[:2])
     if not torch.allclose(expected, got, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
-        raise GraphError(f"the captured graph of {loaded.name} does not compute what the model computes; please report it")
+        raise GraphError(
+            f"the captured graph of {loaded.name} does not compute what the model computes; please report it"
+        )
     graph.module.to(device)
     return graph
 

@@ -66,7 +66,9 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
             draft.write_bytes(content)
             draft.replace(folder / name)
     except OSError as error:
-        raise ArtifactError(f"cannot write {folder}: {error.strerror}; choose another folder or free some space") from error
+        raise ArtifactError(
+            f"cannot write {folder}: {error.strerror}; choose another folder or free some space"
+        ) from error
 
 
 def read(folder: Path) -> tuple[Graph, dict[str, Quantizer], ArtifactConfig, dict[str, Any]]:
@@ -141,12 +143,16 @@ def _quantizer(name: str, site: SavedSite, stored: Mapping[str, torch.Tensor]) -
 
 def _read_config(folder: Path) -> ArtifactConfig:
     if not (folder / "config.json").exists():
-        raise ArtifactError(f"{folder} holds no vitq artifact (no config.json); give the folder that 'vitq quantize' wrote")
+        raise ArtifactError(
+            f"{folder} holds no vitq artifact (no config.json); give the folder that 'vitq quantize' wrote"
+        )
     try:
         data = json.loads(_read(folder, "config.json"))
         version = data.get("schema_version")
         if version != SCHEMA_VERSION:
-            raise ArtifactError(f"{folder} has schema version {version}, this vitq reads {SCHEMA_VERSION}: use the vitq that wrote it")
+            raise ArtifactError(
+                f"{folder} has schema version {version}, this vitq reads {SCHEMA_VERSION}: use the vitq that wrote it"
+            )
         return ArtifactConfig.model_validate(data)
     except (json.JSONDecodeError, ValidationError, AttributeError) as error:
         raise ArtifactError(f"{folder / 'config.json'} is damaged: {error}") from error

@@ -70,5 +70,3 @@ def segment_errors(run: Run, images: int = 64) -> dict[str, float]:
         teacher = forward_all(run.teacher.segment(span.start, span.end), teacher, run.device)
         errors[span.name] = float(relative_square(student, teacher))
     return errors
-
-

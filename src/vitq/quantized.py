@@ -20,13 +20,17 @@ COSTS = ("seconds", "peak_memory_bytes")
 
 
 class QuantizedModel:
-    """What ``vitq.quantize`` returns and ``vitq.load`` reads back: x_BCHW (preprocessed, float32) to the model's output.
+    """What ``vitq.quantize`` returns and ``vitq.load`` reads back: preprocessed x_BCHW to the model's output.
 
     ``config`` says how it was made, ``metrics`` what it scored. Weights hold the values of their integer codes.
     """
 
     def __init__(
-        self, graph: Graph, weights: Mapping[str, Quantizer], config: ArtifactConfig, metrics: Mapping[str, Any]
+        self,
+        graph: Graph,
+        weights: Mapping[str, Quantizer],
+        config: ArtifactConfig,
+        metrics: Mapping[str, Any],
     ) -> None:
         self.graph = graph
         self.weights = dict(weights)
@@ -67,7 +71,9 @@ class QuantizedModel:
         write_files(folder, {"metrics.json": to_json_bytes(measured)})
         return folder
 
-    def evaluate(self, images: Any, *, limit: int | None = None, batch_size: int = 32, progress: bool = False) -> Metrics:
+    def evaluate(
+        self, images: Any, *, limit: int | None = None, batch_size: int = 32, progress: bool = False
+    ) -> Metrics:
         """Return top-1 and top-5 in percent on labelled images: a folder, ``.npz`` or (x_NCHW, labels_N) pair.
 
         Raises DataError where images or labels cannot be used.
@@ -78,7 +84,11 @@ class QuantizedModel:
         source = open_images(images)
         preprocessing = Preprocessing.from_dict(self.config.preprocessing)
         batches = load_labelled(
-            source, preprocessing, limit, batch_size=batch_size, num_classes=self.config.source.get("num_classes")
+            source,
+            preprocessing,
+            limit,
+            batch_size=batch_size,
+            num_classes=self.config.source.get("num_classes"),
         )
         total = len(source) if limit is None else min(limit, len(source))
         with Events(console=progress) as events, events.task("evaluate", total) as task:

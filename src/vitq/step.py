@@ -30,9 +30,7 @@ class Step(BaseModel, ABC):
         if not isinstance(options, Mapping):
             return options
         fields = {field.alias or name: field for name, field in cls.model_fields.items()}
-        return {
-            key: _completed(fields[key], item) if key in fields else item for key, item in options.items()
-        }
+        return {key: _completed(fields[key], item) if key in fields else item for key, item in options.items()}
 
     @abstractmethod
     def apply(self, run: "Run") -> None:
@@ -65,11 +63,7 @@ def _completed(field: FieldInfo, given: Any) -> Any:
         for part in (field.annotation, *get_args(field.annotation))
         if isinstance(part, type) and issubclass(part, BaseModel)
     ]
-    if (
-        isinstance(given, Mapping)
-        and isinstance(field.default, BaseModel)
-        and classes == [type(field.default)]
-    ):
+    if isinstance(given, Mapping) and isinstance(field.default, BaseModel) and classes == [type(field.default)]:
         return {**field.default.model_dump(by_alias=True), **given}
     return given
 

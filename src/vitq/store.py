@@ -47,7 +47,9 @@ class Store:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 facts: dict[str, Any] = json.loads((file.metadata() or {}).get("facts", "{}"))
         except (SafetensorError, OSError) as error:
-            raise ResumeError(f"checkpoint {self._file(key)} is damaged ({error}); delete it and resume again") from error
+            raise ResumeError(
+                f"checkpoint {self._file(key)} is damaged ({error}); delete it and resume again"
+            ) from error
         return tensors, facts
 
     def save(self, key: str, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any] | None = None) -> None:
@@ -81,7 +83,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise ResumeError(f"cannot write {path}: {error.strerror}; free some space or choose another --out, then --resume") from error
+        raise ResumeError(
+            f"cannot write {path}: {error.strerror}; free some space or choose another --out, then --resume"
+        ) from error
 
 
 def _compare(known: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:

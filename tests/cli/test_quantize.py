@@ -104,9 +104,7 @@ def test_json_is_the_only_thing_on_stdout(vitq_cli: Any, api: Any) -> None:
         (("--nonsense",), "--nonsense"),
     ],
 )
-def test_bad_input_ends_with_2_before_anything_runs(
-    vitq_cli: Any, api: Any, arguments: Any, message: str
-) -> None:
+def test_bad_input_ends_with_2_before_anything_runs(vitq_cli: Any, api: Any, arguments: Any, message: str) -> None:
     result = vitq_cli(*RUN, *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
@@ -121,9 +119,7 @@ def test_images_are_required(vitq_cli: Any, api: Any) -> None:
 
 
 def test_evaluate_passes_its_options_and_prints_a_line(vitq_cli: Any, api: Any) -> None:
-    result = vitq_cli(
-        "evaluate", "runs/x", "--images", "val", "--limit", "10", "--batch-size", "4", "--quiet"
-    )
+    result = vitq_cli("evaluate", "runs/x", "--images", "val", "--limit", "10", "--batch-size", "4", "--quiet")
     assert result.exit_code == 0
     assert result.stdout == "top-1 84.1 %, top-5 97.0 % (1,000 images)\n"
     ((name, arguments, options),) = api.calls

@@ -33,9 +33,7 @@ def test_models_lists_and_marks_tested_families(vitq_cli: Any) -> None:
         "* swinv2_tiny_window8_256",
     ]
     assert "resnet50" not in vitq_cli("models", "--tested").stdout
-    assert json.loads(vitq_cli("models", "res", "--json").stdout) == {
-        "models": [{"name": "resnet50", "tested": False}]
-    }
+    assert json.loads(vitq_cli("models", "res", "--json").stdout) == {"models": [{"name": "resnet50", "tested": False}]}
 
 
 @pytest.mark.usefixtures("timm_names")
@@ -45,9 +43,7 @@ def test_no_model_matches(vitq_cli: Any) -> None:
     assert "no timm model matches 'xyz'" in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("name", "tested"), [("vit_base", True), ("vitamin_small", False), ("resnet50", False)]
-)
+@pytest.mark.parametrize(("name", "tested"), [("vit_base", True), ("vitamin_small", False), ("resnet50", False)])
 def test_families_are_whole_words(name: str, tested: bool) -> None:
     assert is_tested(name) is tested
 

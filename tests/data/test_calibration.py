@@ -13,9 +13,7 @@ from vitq.models import Preprocessing
 MakePicture = Callable[[int], Image.Image]
 
 
-def test_the_draw_follows_its_seed_and_repeats_nothing(
-    flat_folder: Path, preprocessing: Preprocessing
-) -> None:
+def test_the_draw_follows_its_seed_and_repeats_nothing(flat_folder: Path, preprocessing: Preprocessing) -> None:
     source = open_images(flat_folder)
 
     first, again, other = (draw_calibration(source, preprocessing, limit=12, seed=seed) for seed in (1, 1, 2))
@@ -26,9 +24,7 @@ def test_the_draw_follows_its_seed_and_repeats_nothing(
     assert len(first.flatten(1).unique(dim=0)) == 12
 
 
-def test_rows_are_the_evaluation_views_of_drawn_images(
-    flat_folder: Path, preprocessing: Preprocessing
-) -> None:
+def test_rows_are_the_evaluation_views_of_drawn_images(flat_folder: Path, preprocessing: Preprocessing) -> None:
     source = open_images(flat_folder)
     evaluate = preprocessing.transform()
     all_NCHW = torch.stack([evaluate(Image.open(path)) for path in sorted(flat_folder.glob("[0-9]*.png"))])
@@ -50,9 +46,7 @@ def test_further_views_are_augmented_and_seeded(flat_folder: Path, preprocessing
     assert len(three.flatten(1).unique(dim=0)) == 15
 
 
-def test_one_broken_file_is_named_and_replaced(
-    flat_folder: Path, preprocessing: Preprocessing, warned: Any
-) -> None:
+def test_one_broken_file_is_named_and_replaced(flat_folder: Path, preprocessing: Preprocessing, warned: Any) -> None:
     (flat_folder / "07.png").write_bytes(b"broken")
 
     x_NCHW = draw_calibration(open_images(flat_folder), preprocessing, limit=19, warn=warned)
@@ -81,9 +75,7 @@ def test_nothing_usable_is_an_error(tmp_path: Path, preprocessing: Preprocessing
         draw_calibration(open_images(tmp_path), preprocessing, limit=1)
 
 
-def test_conversions_are_said_once(
-    make_picture: MakePicture, preprocessing: Preprocessing, warned: Any
-) -> None:
+def test_conversions_are_said_once(make_picture: MakePicture, preprocessing: Preprocessing, warned: Any) -> None:
     see_through = make_picture(0)
     see_through.putalpha(Image.linear_gradient("L").resize(see_through.size))
 
@@ -136,9 +128,7 @@ def test_nan_is_named_by_its_number(bad: float) -> None:
     x_NCHW = torch.randn(4, 3, 8, 8)
     x_NCHW[2, 1, 3, 3] = bad
 
-    with pytest.raises(
-        CalibrationError, match="1 calibration images hold NaN or infinity, the first is number 2"
-    ):
+    with pytest.raises(CalibrationError, match="1 calibration images hold NaN or infinity, the first is number 2"):
         check_images(x_NCHW)
 
 
@@ -161,9 +151,7 @@ def test_a_few_constant_images_are_a_warning(warned: Any) -> None:
 
     check_images(x_NCHW, warned)
 
-    assert warned == [
-        ("constant-images", "1 calibration images are one constant colour, the first is number 1")
-    ]
+    assert warned == [("constant-images", "1 calibration images are one constant colour, the first is number 1")]
 
 
 def test_labelled_batches_keep_order_and_labels(flat_folder: Path, preprocessing: Preprocessing) -> None:
@@ -179,9 +167,7 @@ def test_labelled_batches_keep_order_and_labels(flat_folder: Path, preprocessing
 
 
 def test_a_limit_takes_evenly_spaced_images(flat_folder: Path, preprocessing: Preprocessing) -> None:
-    (flat_folder / "labels.csv").write_text(
-        "filename,label\n" + "".join(f"{i:02d}.png,{i}\n" for i in range(20))
-    )
+    (flat_folder / "labels.csv").write_text("filename,label\n" + "".join(f"{i:02d}.png,{i}\n" for i in range(20)))
 
     batches = load_labelled(open_images(flat_folder), preprocessing, limit=5)
 
@@ -218,15 +204,11 @@ def test_broken_validation_files_are_skipped_and_named(
     flat_folder: Path, preprocessing: Preprocessing, warned: Any
 ) -> None:
     (flat_folder / "05.png").write_bytes(b"broken")
-    (flat_folder / "labels.csv").write_text(
-        "filename,label\n" + "".join(f"{i:02d}.png,{i}\n" for i in range(20))
-    )
+    (flat_folder / "labels.csv").write_text("filename,label\n" + "".join(f"{i:02d}.png,{i}\n" for i in range(20)))
 
     batches = list(load_labelled(open_images(flat_folder), preprocessing, warn=warned))
 
-    assert [label for _, labels_B in batches for label in labels_B.tolist()] == [
-        i for i in range(20) if i != 5
-    ]
+    assert [label for _, labels_B in batches for label in labels_B.tolist()] == [i for i in range(20) if i != 5]
     assert warned.names == ["unusable-images"]
 
 

@@ -1,4 +1,4 @@
-"""Small things that graph tests share: a quantizer that is no more than a rounding, and running a chain of spans."""
+"""What graph tests share: the least that a quantizer can be, and running a chain of spans."""
 
 from collections.abc import Callable, Iterable
 

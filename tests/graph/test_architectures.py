@@ -37,7 +37,10 @@ MODELS: dict[str, tuple[int, dict[str, Any]]] = {
     "levit_128s": (64, {"img_size": 64, "depth": (1, 1, 1)}),
     "maxvit_rmlp_pico_rw_256": (64, {"img_size": 64, "depths": (1, 1), "embed_dim": (32, 64)}),
     "pvt_v2_b0": (64, {"depths": (1, 2)}),
-    "tiny_vit_5m_224": (224, {"depths": (1, 2), "embed_dims": (32, 64), "num_heads": (1, 2), "window_sizes": (7, 7)}),
+    "tiny_vit_5m_224": (
+        224,
+        {"depths": (1, 2), "embed_dims": (32, 64), "num_heads": (1, 2), "window_sizes": (7, 7)},
+    ),
     "cait_xxs24_224": (32, {"img_size": 32, "depth": 2}),
     "convnext_atto": (64, {"depths": (1, 1, 2, 1)}),
     "hiera_tiny_224": (64, {"img_size": (64, 64), "stages": (1, 1, 2, 1)}),

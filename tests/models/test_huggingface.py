@@ -46,9 +46,7 @@ def test_local_folder_gives_logits(transformers: Any, folder: Path) -> None:
 
 def test_preprocessing_matches_their_processor(transformers: Any, folder: Path) -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
-    theirs = transformers.AutoImageProcessor.from_pretrained(folder)(picture, return_tensors="pt")[
-        "pixel_values"
-    ][0]
+    theirs = transformers.AutoImageProcessor.from_pretrained(folder)(picture, return_tensors="pt")["pixel_values"][0]
 
     ours = load_model(str(folder)).preprocessing.transform()(picture)
 

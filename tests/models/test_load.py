@@ -48,13 +48,9 @@ def test_half_precision_weights_become_float32(random_vit: nn.Module, tmp_path: 
     assert {parameter.dtype for parameter in loaded.module.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s}]
-)
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s}])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_pth_files_are_read_without_running_code(
-    random_vit: nn.Module, tmp_path: Path, wrap, prefix: str
-) -> None:  # type: ignore[no-untyped-def]
+def test_pth_files_are_read_without_running_code(random_vit: nn.Module, tmp_path: Path, wrap, prefix: str) -> None:  # type: ignore[no-untyped-def]
     state = {prefix + name: tensor for name, tensor in random_vit.state_dict().items()}
     torch.save(wrap(state), tmp_path / "tuned.pth")
 

@@ -18,17 +18,13 @@ def picture() -> Image.Image:
 @pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("crop_pct", [0.875, 0.9, 1.0])
-def test_transform_equals_timm(
-    picture: Image.Image, crop_mode: str, interpolation: str, crop_pct: float
-) -> None:
+def test_transform_equals_timm(picture: Image.Image, crop_mode: str, interpolation: str, crop_pct: float) -> None:
     ensure_torchvision()
     from timm.data import create_transform
 
     values = {"crop_pct": crop_pct, "crop_mode": crop_mode, "interpolation": interpolation}
     preprocessing = Preprocessing.from_dict({"input_size": [3, 64, 64], **values})
-    theirs = create_transform(
-        (3, 64, 64), is_training=False, mean=preprocessing.mean, std=preprocessing.std, **values
-    )
+    theirs = create_transform((3, 64, 64), is_training=False, mean=preprocessing.mean, std=preprocessing.std, **values)
 
     x_CHW = preprocessing.transform()(picture)
 
@@ -86,9 +82,7 @@ def test_one_channel_models_get_gray(picture: Image.Image) -> None:
 def test_augmented_views_follow_their_generator(picture: Image.Image) -> None:
     preprocessing = Preprocessing((3, 32, 48))
 
-    first, again, other = (
-        preprocessing.augmented(torch.Generator().manual_seed(seed))(picture) for seed in (1, 1, 2)
-    )
+    first, again, other = (preprocessing.augmented(torch.Generator().manual_seed(seed))(picture) for seed in (1, 1, 2))
 
     assert first.shape == (3, 32, 48)
     assert torch.equal(first, again)
@@ -105,6 +99,4 @@ def test_crop_boxes_lie_inside_and_are_half_to_whole(height: int, width: int) ->
         assert 0 <= left <= left + crop_width <= width
         square = min(height, width) ** 2
         rounding = crop_height + crop_width
-        assert (
-            crop_height * crop_width == square or crop_height * crop_width >= 0.5 * height * width - rounding
-        )
+        assert crop_height * crop_width == square or crop_height * crop_width >= 0.5 * height * width - rounding

@@ -47,9 +47,6 @@ def test_other_failures_of_torchvision_are_not_hidden(monkeypatch: pytest.Monkey
 
 
 def test_importing_vitq_models_imports_no_model_library() -> None:
-    code = (
-        "import sys, vitq.models, vitq.data\n"
-        "assert not {'timm', 'torchvision', 'transformers'} & set(sys.modules)\n"
-    )
+    code = "import sys, vitq.models, vitq.data\nassert not {'timm', 'torchvision', 'transformers'} & set(sys.modules)\n"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

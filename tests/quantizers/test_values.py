@@ -70,9 +70,7 @@ def reference_values(quantizer: Quantizer, codes: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize("granularity", list(Granularity))
 @pytest.mark.parametrize("name", sorted(FORMATS))
-def test_forward_is_decode_of_encode_and_both_match_numpy(
-    name: str, granularity: Granularity, bits: int
-) -> None:
+def test_forward_is_decode_of_encode_and_both_match_numpy(name: str, granularity: Granularity, bits: int) -> None:
     x = torch.randn(3, 4, 5, 7, generator=torch.Generator().manual_seed(bits))
     quantizer = calibrated(x, Format(name, bits, granularity), AXES[granularity])
     x = 1.3 * x  # beyond the calibrated range, too
@@ -84,9 +82,7 @@ def test_forward_is_decode_of_encode_and_both_match_numpy(
     assert torch.equal(quantizer(x.requires_grad_()).detach(), values)
     assert values.dtype == torch.float32
     assert np.array_equal(codes.numpy(), reference_codes(quantizer, x.detach().numpy()))
-    np.testing.assert_allclose(
-        values.numpy(), reference_values(quantizer, codes.numpy()), rtol=3e-7, atol=1e-44
-    )
+    np.testing.assert_allclose(values.numpy(), reference_values(quantizer, codes.numpy()), rtol=3e-7, atol=1e-44)
 
 
 def test_ties_round_half_to_even_after_a_division() -> None:

@@ -67,9 +67,7 @@ def test_every_default_is_written_out(write: Any) -> None:
 
 
 @pytest.mark.parametrize(("budget", "steps", "scales"), [("quick", 100, 4e-5), ("full", 20000, 1e-4)])
-def test_budgets_change_the_steps_and_keep_the_rest(
-    write: Any, budget: str, steps: int, scales: float
-) -> None:
+def test_budgets_change_the_steps_and_keep_the_rest(write: Any, budget: str, steps: int, scales: float) -> None:
     recipe = load_recipe(write("r", PARENT), budget=budget)
     assert recipe.budget == budget
     tune = options(recipe, 1)
@@ -77,17 +75,13 @@ def test_budgets_change_the_steps_and_keep_the_rest(
 
 
 def test_overrides_win_over_the_budget(write: Any) -> None:
-    recipe = load_recipe(
-        write("r", PARENT), budget="quick", overrides={"tune.steps": 7, "look.search": "percentile"}
-    )
+    recipe = load_recipe(write("r", PARENT), budget="quick", overrides={"tune.steps": 7, "look.search": "percentile"})
     assert options(recipe, 1)["steps"] == 7
     assert options(recipe, 0) == {"images": 64, "search": "percentile"}
 
 
 @pytest.mark.parametrize("budget", ["quick", "full"])
-def test_a_resolved_recipe_written_to_a_file_is_the_same_recipe(
-    write: Any, tmp_path: Path, budget: str
-) -> None:
+def test_a_resolved_recipe_written_to_a_file_is_the_same_recipe(write: Any, tmp_path: Path, budget: str) -> None:
     recipe = load_recipe(
         write("r", PARENT), budget=budget, overrides={"tune.objective": {"kind": "kl"}, "tune.global": 2}
     )

@@ -7,16 +7,16 @@ import torch
 
 from vitq.calibrate.grid import Grid, Target
 from vitq.calibrate.groups import Group, input_matrix, weight_matrix
-from vitq.calibrate.output_search import STEPS, input_score, operand_score, weight_score
+from vitq.calibrate.output_search import STEPS, product_score, weight_score
 from vitq.calibrate.rows import rows_of
 from vitq.calibrate.searches import SEARCHES, Steps, local_search
 from vitq.graph import Role, Site
 from vitq.quantizers import Granularity, Quantizer, parameter_shape
 
-MAX_TOKENS = 2048
+MAX_TOKENS = 1024
 """Rows on which an activation's candidates are compared by the layer's output."""
 
-MAX_OPERANDS = 1 << 22
+MAX_OPERANDS = 1 << 20
 """Elements of a matmul operand that an output search looks at."""
 
 
@@ -90,22 +90,22 @@ def _layers(group: Group, members: Mapping[str, Member], chosen: Sequence[str], 
     searchable = source.site.name in chosen and source.quantizer is not None and source.quantizer.axis is None
     if not searchable or len(seen) < len(group.layers) or len({x.shape for x, _, _ in seen}) != 1:
         return
-    x_NI = seen[0][0][:: -(-len(seen[0][0]) // MAX_TOKENS)]
+    x_NI = seen[0][0]
+    x_NI = x_NI[:: -(-len(x_NI) // MAX_TOKENS)]
     w_OI, q_OI = torch.cat([w for _, w, _ in seen]), torch.cat([q for _, _, q in seen])
-    score = input_score(source.target, x_NI, w_OI, q_OI)
+    score = product_score(source.target, x_NI, None, w_OI.T, q_OI.T)
     source.assign(local_search(source.target, source.current(), score, steps))
 
 
 def _matmul(pair: Sequence[Member], chosen: Sequence[str], steps: Steps) -> None:
     if len(pair) != 2 or pair[0].x.shape[:-2] != pair[1].x.shape[:-2]:
         return
-    images = max(MAX_OPERANDS * len(pair[0].x) // max(pair[0].x.numel(), pair[1].x.numel()), 1)
-    x, other = (member.x[:: -(-len(member.x) // images)] for member in pair)
-    for member, own, counterpart, left in ((pair[0], x, pair[1], True), (pair[1], other, pair[0], False)):
-        axis = None if member.quantizer is None else member.quantizer.axis
-        if member.site.name not in chosen or axis not in (None, -3):
-            continue
-        truth = other if left else x
-        shape = parameter_shape(own.shape, axis)
-        score = operand_score(member.target, own, axis, shape, truth, counterpart.simulated(truth), left)
-        member.assign(local_search(member.target, member.current(), score, steps))
+    images = len(pair[0].x)
+    keep = max(MAX_OPERANDS * images // max(member.x.numel() for member in pair), 1)
+    left, right = (member.x[:: -(-images // keep)] for member in pair)
+    for own, other, x, y in ((pair[0], pair[1], left, right), (pair[1], pair[0], right.mT, left.mT)):
+        axis = None if own.quantizer is None else own.quantizer.axis
+        if own.site.name in chosen and axis in (None, -3):
+            quantized = other.simulated(y.mT).mT if own is pair[1] else other.simulated(y)
+            score = product_score(own.target, x, axis, y, quantized)
+            own.assign(local_search(own.target, own.current(), score, steps))

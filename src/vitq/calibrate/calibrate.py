@@ -27,9 +27,9 @@ Search = Literal["minmax", "percentile", "mse", "output"]
 class Calibrate(Step):
     """Search scale and zero point of the student's quantizers.
 
-    ``output`` starts from ``mse`` and lowers the error of the layer's output. ``images``: how many of the run's
-    images, the first ones; ``rounds``: alternations of weights given activations and activations given weights;
-    ``sites``: "all" or a glob; ``only_uncalibrated`` keeps what is already set.
+    ``output`` starts from ``mse`` and lowers the error of the layer's output. ``images``: how many of the
+    run's images, the first ones; ``rounds``: alternations of weights given activations and activations given
+    weights; ``sites``: "all" or a glob; ``only_uncalibrated`` keeps what is already set.
     """
 
     images: int = Field(default=64, ge=1)

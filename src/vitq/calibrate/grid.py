@@ -37,6 +37,9 @@ class Grid:
         return self.scale_KG.reshape(shape), None if self.zero_KG is None else self.zero_KG.reshape(shape)
 
 
+NARROWEST = 1e-3
+"""Least width of an unanchored range, in parts of the median one: a dead channel keeps a usable scale."""
+
 Score = Callable[[Grid], torch.Tensor]
 """error_KG of the candidates of a grid: the smaller, the better."""
 
@@ -73,7 +76,9 @@ class Target:
             return Grid(high_KG.clamp(min=SMALLEST_SCALE), None)
         if self.anchored or self.format.symmetric:
             return Grid(*affine_from_range(low_KG, high_KG, self.format.bits, self.format.symmetric))
-        scale_KG = ((high_KG - low_KG) / self.format.qmax).clamp(min=SMALLEST_SCALE)
+        width_KG = high_KG - low_KG
+        width_KG = torch.maximum(width_KG, NARROWEST * width_KG.median(1, keepdim=True).values)
+        scale_KG = (width_KG / self.format.qmax).clamp(min=SMALLEST_SCALE)
         return Grid(scale_KG, (-low_KG / scale_KG).round())
 
     def range(self, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,7 @@ MAX_ROWS = 1 << 14
 
 @dataclass(frozen=True)
 class Group:
-    """Activation sites ``inputs`` (one, or left and right of a matmul) and the ``weights`` that meet the first.
+    """Activation sites ``inputs`` (one, or a matmul's two) and the ``weights`` that meet the first.
 
     ``layers`` are the operations, one per weight; a matmul of two activations has one and no weight.
     """
@@ -70,7 +70,7 @@ def weight_matrix(layer: fx.Node, weight: torch.Tensor) -> torch.Tensor | None:
 
 
 def input_matrix(layer: fx.Node, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Return what the rows of ``weight_matrix`` meet, x_NI (a convolution's patches), at most ``MAX_ROWS``."""
+    """Return what the rows of ``weight_matrix`` meet: x_NI, for a convolution its patches; thinned."""
     geometry = _convolution(layer) if is_op(layer, CONV) else None
     if geometry is not None:
         stride, padding, dilation = geometry

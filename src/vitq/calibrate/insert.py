@@ -117,7 +117,7 @@ class Insert(Step):
 
 
 def _axis(site: Site, granularity: Granularity, nodes: dict[str, fx.Node]) -> int | None:
-    """Return the axis with parameters of its own; None (per tensor) where no such axis of fixed size exists."""
+    """Return the axis with parameters of its own; None (per tensor) where none of fixed size exists."""
     source, consumer = nodes[site.node], nodes[site.consumers[0]]
     if site.is_weight:
         axis = weight_axis(granularity)

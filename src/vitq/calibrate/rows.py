@@ -26,17 +26,17 @@ class Rows:
         return self.values_GN.shape[0]
 
 
-def rows_of(x: torch.Tensor, axis: int | None, limit: int = 1 << 16) -> Rows:
-    """Group ``x`` along ``axis`` (None: one group) and keep at most about ``limit`` values, no fewer than 1,024 a group.
+def rows_of(x: torch.Tensor, axis: int | None, limit: int = 1 << 14) -> Rows:
+    """Group ``x`` along ``axis`` (None: one group) and keep about ``limit`` values, at least 512 a group.
 
-    Thinned groups keep their 1/16 largest and smallest values exactly and every k-th of the rest, weighted to stand
-    for all: outliers, which decide the clipping, are never missed. Source: vitq.
+    Thinned groups keep their largest and smallest values exactly and every k-th of the rest, weighted to
+    stand for all: outliers, which decide the clipping, are never missed. Source: vitq.
     """
     x_GN = x.reshape(1, -1) if axis is None else x.movedim(axis, 0).reshape(x.shape[axis], -1)
     x_GN = x_GN.float()
     low_G, high_G = x_GN.aminmax(dim=1)
     count = x_GN.shape[1]
-    keep = max(limit // x_GN.shape[0], 1024)
+    keep = max(limit // x_GN.shape[0], 512)
     if count <= keep:
         return Rows(x_GN, torch.ones_like(x_GN), low_G, high_G, count)
     tail = keep // 16
@@ -49,7 +49,7 @@ def rows_of(x: torch.Tensor, axis: int | None, limit: int = 1 << 16) -> Rows:
 
 
 def largest(x_GN: torch.Tensor, k: int) -> torch.Tensor:
-    """Return the ``k`` largest values of each row, exactly, without sorting it: they lie in the k chunks of largest maximum."""
+    """Return the ``k`` largest values of each row, exactly: they lie in the k chunks of largest maximum."""
     count = x_GN.shape[1]
     whole = count // CHUNK * CHUNK
     chunks_GCK = x_GN[:, :whole].reshape(x_GN.shape[0], -1, CHUNK)
@@ -61,7 +61,7 @@ def largest(x_GN: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def quantiles(rows: Rows, levels: torch.Tensor) -> torch.Tensor:
-    """Return the weighted quantile_KG of each group at each level in 0..1; levels 0 and 1 give the exact ends."""
+    """Return the weighted quantile_KG of each group at each level in 0..1."""
     order = rows.values_GN.argsort(dim=1)
     values_GN = rows.values_GN.gather(1, order)
     mass_GN = rows.weights_GN.gather(1, order).double().cumsum(1)

@@ -10,12 +10,12 @@ from vitq.quantizers import Quantizer
 SCOPES: Mapping[str, Callable[[Site], bool]] = {
     "paper": lambda site: site.role is not Role.IMAGE,
 }
-"""Per scope, whether it holds a site. paper: every linear, convolution and matmul operand but the image (methods.md 1)."""
+"""Per scope, whether it holds a site. paper: every operand of linear, conv and matmul but the image."""
 
 
 @dataclass(frozen=True)
 class ScopeRow:
-    """One line of the scope table: sites of one role that are treated alike; ``bits`` 32 is floating point."""
+    """One line of the scope table: sites of one role treated alike; ``bits`` 32 is floating point."""
 
     role: str
     kind: str

@@ -14,14 +14,14 @@ from vitq.calibrate.rows import Rows, quantiles
 PERCENTILES = (0.99, 0.995, 0.999, 0.9999, 0.99999, 1.0)
 """RepQ-ViT's levels and two lower ones for 3 and 4 bits; 1 is min-max."""
 
-COARSE = tuple(2.0 ** (-k / 3) for k in range(13))
+COARSE = tuple(2.0 ** (-k / 2) for k in range(9))
 """Fractions of an end, 1 to 1/16: ViT activations at 3 bits are best clipped that far."""
 
-FINE = ((-0.1, -0.05, 0.0, 0.05, 0.1), (-0.025, 0.0, 0.025))
+FINE = tuple(tuple((a * step, b * step) for a in (-1, 0, 1) for b in (-1, 0, 1)) for step in (0.08, 0.04, 0.02))
 """Later passes: moves of both ends, in parts of the range's width."""
 
-Steps = Sequence[Sequence[float]]
-"""Per pass, the moves that a local search tries on each end."""
+Steps = Sequence[Sequence[tuple[float, float]]]
+"""Per pass, the moves of both ends that a local search tries."""
 
 BUDGET = 1 << 22
 """Elements simulated at once."""
@@ -57,23 +57,19 @@ def clip_grid(target: Target, low_G: torch.Tensor, high_G: torch.Tensor) -> Grid
     a_K = b_K = ratio_A
     if not target.one_sided:
         a_K, b_K = torch.cartesian_prod(ratio_A, ratio_A).unbind(1)
-    return target.grid(
-        middle_G + a_K[:, None] * (low_G - middle_G), middle_G + b_K[:, None] * (high_G - middle_G)
-    )
+    return target.grid(middle_G + a_K[:, None] * (low_G - middle_G), middle_G + b_K[:, None] * (high_G - middle_G))
 
 
 def local_search(target: Target, start: Grid, score: Score, steps: Steps) -> Grid:
-    """Move both ends of each group's range by all pairs of a step's offsets (parts of its width), step by step.
+    """Move the ends of each group's range by every pair of a step (parts of its width), step after step.
 
     Never ends worse than ``start``.
     """
     found, error_G = start, score(start)[0]
-    for offsets in steps:
+    for moves in steps:
         low_1G, high_1G = target.range(found)
-        shift_A = torch.tensor(offsets, device=low_1G.device)
-        a_K, b_K = -shift_A, shift_A
-        if not target.one_sided:
-            a_K, b_K = torch.cartesian_prod(shift_A, shift_A).unbind(1)
+        pairs = [(-b, b) for b in sorted({b for _, b in moves})] if target.one_sided else moves
+        a_K, b_K = torch.tensor(pairs, device=low_1G.device).unbind(1)
         width_1G = high_1G - low_1G
         grid = target.grid(low_1G + a_K[:, None] * width_1G, high_1G + b_K[:, None] * width_1G)
         rival, rival_error_G = best(grid, score)
@@ -83,22 +79,20 @@ def local_search(target: Target, start: Grid, score: Score, steps: Steps) -> Gri
 
 
 def ends(target: Target, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each group's exact ends; symmetric formats get ±the larger, no unanchored range is empty."""
+    """Return each group's exact ends; a symmetric format gets ±the larger, an anchored one holds zero."""
     low_G, high_G = rows.low_G, rows.high_G
     if target.format.symmetric:
         high_G = torch.maximum(-low_G, high_G)
         return -high_G, high_G
     if target.anchored:
         return low_G.clamp(max=0.0), high_G.clamp(min=0.0)
-    width_G = high_G - low_G
-    short_G = (width_G.median() * 1e-3).clamp(min=1e-8) - width_G
-    return low_G - short_G.clamp(min=0) / 2, high_G + short_G.clamp(min=0) / 2
+    return low_G, high_G
 
 
 def percentile_grid(target: Target, rows: Rows) -> Grid:
     """Return the ranges between the percentiles of ``PERCENTILES`` and their mirror images."""
     levels = torch.tensor(PERCENTILES, device=rows.low_G.device)
-    low_KG, high_KG = quantiles(rows, 1 - levels), quantiles(rows, levels)
+    low_KG, high_KG = quantiles(rows, torch.cat((1 - levels, levels))).chunk(2)
     low_G, high_G = ends(target, rows)
     if target.format.symmetric:
         high_KG = torch.maximum(-low_KG, high_KG)

@@ -105,9 +105,7 @@ def required(distribution: str) -> Check:
             f"pip install --force-reinstall '{name}'",
         )
     if not _allows(name, version):
-        return Check(
-            distribution, Status.BROKEN, f"{version}, but vitq needs {name}", f"pip install '{name}'"
-        )
+        return Check(distribution, Status.BROKEN, f"{version}, but vitq needs {name}", f"pip install '{name}'")
     return Check(distribution, Status.OK, version)
 
 
@@ -143,9 +141,7 @@ def accelerators() -> Iterator[Check]:
             yield Check(f"cuda:{index}", Status.OK, f"{device.name}, {memory(device.total_memory)}")
     elif torch.version.cuda is not None:
         remedy = "install an NVIDIA driver for this CUDA version, or go on with --device cpu"
-        yield Check(
-            "cuda", Status.MISSING, f"torch is built for CUDA {torch.version.cuda}, but sees no GPU", remedy
-        )
+        yield Check("cuda", Status.MISSING, f"torch is built for CUDA {torch.version.cuda}, but sees no GPU", remedy)
     else:
         yield Check("cuda", Status.OK, "none: this torch is built for the CPU")
 
@@ -159,18 +155,14 @@ def compiler() -> Check:
         return Check("compiler", Status.OK, found)
     lacking = "no C++ compiler" if not found else "no Python.h"
     remedy = "install g++ and the headers of this Python (on Debian: apt install g++ python3-dev)"
-    return Check(
-        "compiler", Status.MISSING, f"{lacking}: quantizers run uncompiled, reconstruction is slower", remedy
-    )
+    return Check("compiler", Status.MISSING, f"{lacking}: quantizers run uncompiled, reconstruction is slower", remedy)
 
 
 def disk(folder: Path) -> Check:
     """Check the space for artifacts and checkpoints under ``folder``."""
     free = shutil.disk_usage(folder).free
     if free < LITTLE_DISK:
-        return Check(
-            "disk", Status.MISSING, f"{size(free)} free here", f"free some space, {size(LITTLE_DISK)} or more"
-        )
+        return Check("disk", Status.MISSING, f"{size(free)} free here", f"free some space, {size(LITTLE_DISK)} or more")
     return Check("disk", Status.OK, f"{size(free)} free here")
 
 

@@ -23,20 +23,14 @@ from vitq.cli.options import (
 def evaluate(
     target: Annotated[
         str,
-        typer.Argument(
-            metavar="PATH_OR_MODEL", help="An artifact's folder, or a model as in 'vitq quantize'."
-        ),
+        typer.Argument(metavar="PATH_OR_MODEL", help="An artifact's folder, or a model as in 'vitq quantize'."),
     ],
     images: Annotated[
         str,
-        typer.Option(
-            metavar="DIR", help="Labelled images: a folder (labels.csv or class folders) or a .npz file."
-        ),
+        typer.Option(metavar="DIR", help="Labelled images: a folder (labels.csv or class folders) or a .npz file."),
     ],
     weights: Weights = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Use only the first so many images. Default: all.")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many images. Default: all.")] = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
     num_classes: NumClasses = None,
@@ -68,7 +62,5 @@ def evaluate(
     from vitq.report.units import percent
 
     words = {"top1": "top-1", "top5": "top-5", "agreement": "agreement with floating point"}
-    measured = [
-        f"{word} {percent(result[key])}" for key, word in words.items() if result.get(key) is not None
-    ]
+    measured = [f"{word} {percent(result[key])}" for key, word in words.items() if result.get(key) is not None]
     show(f"{', '.join(measured) or 'no labels, nothing to measure'} ({result['images']:,} images)")

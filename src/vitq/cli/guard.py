@@ -86,16 +86,12 @@ def describe(error: Exception) -> Failure:
         if isinstance(error, known):
             return Failure(kind, message, hint, exit_code)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        hint = (
-            "free some space or choose another --out; what is already computed is kept, go on with --resume"
-        )
+        hint = "free some space or choose another --out; what is already computed is kept, go on with --resume"
         return Failure("DiskFull", message, hint, RUN_FAILED)
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
         hint = "use fewer calibration images (--limit), a smaller model, or another --device"
         return Failure("OutOfMemory", message, hint, RUN_FAILED)
-    return Failure(
-        kind, message, "this is a bug in vitq or in a library below it; please report it", UNEXPECTED
-    )
+    return Failure(kind, message, "this is a bug in vitq or in a library below it; please report it", UNEXPECTED)
 
 
 def _stopped(resumable: bool) -> Failure:

@@ -33,9 +33,7 @@ def models(
         str,
         typer.Argument(help="Part of a name, or a pattern with * and ?, such as 'deit*224'. Default: all."),
     ] = "",
-    tested: Annotated[
-        bool, typer.Option("--tested", help="Only families that vitq's own tests cover.")
-    ] = False,
+    tested: Annotated[bool, typer.Option("--tested", help="Only families that vitq's own tests cover.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List timm's model names that match; a * marks families that vitq's tests cover.

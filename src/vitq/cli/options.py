@@ -4,15 +4,9 @@ from typing import Annotated
 
 import typer
 
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print the result (or the error) as one JSON object on stdout.")
-]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Show no progress and no scope table, only the result.")
-]
-Device = Annotated[
-    str, typer.Option(help="Where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:1.")
-]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result (or the error) as one JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no scope table, only the result.")]
+Device = Annotated[str, typer.Option(help="Where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:1.")]
 Weights = Annotated[
     str | None,
     typer.Option(

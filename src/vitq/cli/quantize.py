@@ -13,9 +13,7 @@ from vitq.cli.options import AsJson, CropPct, Device, NumClasses, Quiet, Weights
 
 @guarded
 def quantize(
-    model: Annotated[
-        str, typer.Argument(help="A timm name, a Hugging Face id 'owner/name', or a local model folder.")
-    ],
+    model: Annotated[str, typer.Argument(help="A timm name, a Hugging Face id 'owner/name', or a local model folder.")],
     images: Annotated[
         str,
         typer.Option(
@@ -47,9 +45,7 @@ def quantize(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of the artifact, the log and the checkpoints. Default: runs/MODEL-RECIPE-BITS."
-        ),
+        typer.Option(help="Folder of the artifact, the log and the checkpoints. Default: runs/MODEL-RECIPE-BITS."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the stopped run in --out.")] = False,
     override: Annotated[

@@ -10,9 +10,7 @@ from vitq.cli.console import print_json, show
 from vitq.cli.guard import guarded
 from vitq.cli.options import AsJson
 
-recipes_app = typer.Typer(
-    help="List the recipes, or show one with every default written out.", rich_markup_mode=None
-)
+recipes_app = typer.Typer(help="List the recipes, or show one with every default written out.", rich_markup_mode=None)
 
 
 @recipes_app.callback(invoke_without_command=True)
@@ -29,9 +27,7 @@ def list_all(as_json: AsJson = False) -> None:
 
     recipes = list_recipes()
     if as_json:
-        rows = [
-            {"name": r.name, "summary": r.summary, "source": r.source, "extends": r.extends} for r in recipes
-        ]
+        rows = [{"name": r.name, "summary": r.summary, "source": r.source, "extends": r.extends} for r in recipes]
         print_json({"recipes": rows})
         return
     table = Table(box=box.SIMPLE_HEAD)
@@ -49,9 +45,7 @@ def show_one(
     budget: Annotated[str, typer.Option(help="quick or full.")] = "quick",
     override: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change a key, for example reconstruct.steps=500; repeatable."
-        ),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, for example reconstruct.steps=500; repeatable."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

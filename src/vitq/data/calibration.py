@@ -83,12 +83,8 @@ def load_labelled(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Walk through labelled images as ``load_batches`` does; raise DataError where labels are missing."""
     if not source.labelled:
-        raise DataError(
-            f"the images ({source.layout}) have no labels; use class folders, a labels.csv, or pairs"
-        )
-    batches = load_batches(
-        source, preprocessing, limit, batch_size=batch_size, num_classes=num_classes, warn=warn
-    )
+        raise DataError(f"the images ({source.layout}) have no labels; use class folders, a labels.csv, or pairs")
+    batches = load_batches(source, preprocessing, limit, batch_size=batch_size, num_classes=num_classes, warn=warn)
     return ((x_BCHW, labels_B) for x_BCHW, labels_B in batches if labels_B is not None)
 
 
@@ -101,15 +97,11 @@ def check_images(x_NCHW: Tensor, warn: Warn = warn_by_default) -> None:
     finite_N = torch.stack([torch.isfinite(x_CHW).all() for x_CHW in x_NCHW])
     if not bool(finite_N.all()):
         bad = (~finite_N).nonzero().flatten().tolist()
-        raise CalibrationError(
-            f"{len(bad)} calibration images hold NaN or infinity, the first is number {bad[0]}"
-        )
+        raise CalibrationError(f"{len(bad)} calibration images hold NaN or infinity, the first is number {bad[0]}")
     constant_N = (x_NCHW.amax((2, 3)) == x_NCHW.amin((2, 3))).all(1)
     constant = constant_N.nonzero().flatten().tolist()
     if len(constant) == len(x_NCHW):
-        raise CalibrationError(
-            "every calibration image is one constant colour; nothing can be calibrated on them"
-        )
+        raise CalibrationError("every calibration image is one constant colour; nothing can be calibrated on them")
     if len(x_NCHW) > 1 and all(torch.equal(x_CHW, x_NCHW[0]) for x_CHW in x_NCHW[1:]):
         raise CalibrationError("all calibration images are equal; give different ones")
     if constant:
@@ -143,9 +135,7 @@ def _collate(batch: list[Prepared], labelled: bool) -> tuple[Tensor, Tensor | No
 def _check_labels(source: ImageSource, items: list[ImageItem], num_classes: int, warn: Warn) -> None:
     for item in items:
         if item.label is not None and item.label >= num_classes:
-            raise DataError(
-                f"{item.name}: label {item.label}, but the model has only {num_classes} classes, from 0"
-            )
+            raise DataError(f"{item.name}: label {item.label}, but the model has only {num_classes} classes, from 0")
     if source.class_names is not None and len(source.class_names) < num_classes:
         text = f"{len(source.class_names)} class folders for a model of {num_classes} classes"
         warn(
@@ -154,9 +144,7 @@ def _check_labels(source: ImageSource, items: list[ImageItem], num_classes: int,
         )
 
 
-def _gather(
-    drawn: Iterator[Prepared], wanted: int, views: int, preprocessing: Preprocessing, warn: Warn
-) -> Tensor:
+def _gather(drawn: Iterator[Prepared], wanted: int, views: int, preprocessing: Preprocessing, warn: Warn) -> Tensor:
     """Write images into one tensor (N * V, C, H, W) as they come, first views first: no second copy."""
     first = next(drawn)
     if views > 1 and first.x.ndim == 3:
@@ -166,9 +154,7 @@ def _gather(
     count = 0
     for one in chain([first], drawn):
         if one.x.ndim != first.x.ndim and views > 1:
-            raise DataError(
-                f"{one.item.name}: pictures and preprocessed tensors cannot be mixed with several views"
-            )
+            raise DataError(f"{one.item.name}: pictures and preprocessed tensors cannot be mixed with several views")
         _check_shape(one, first.x.shape[-3:], preprocessing)
         x_VNCHW[:, count] = one.x
         count += 1
@@ -180,9 +166,7 @@ def _check_shape(one: Prepared, others: torch.Size, preprocessing: Preprocessing
     expected = others if preprocessing.assumed else torch.Size(preprocessing.input_size)
     if one.x.shape[-3:] != expected:
         shape, fitting = ("x".join(map(str, sizes)) for sizes in (one.x.shape[-3:], expected))
-        raise DataError(
-            f"{one.item.name}: a tensor of {shape}, expected {fitting}; give preprocessing= to change it"
-        )
+        raise DataError(f"{one.item.name}: a tensor of {shape}, expected {fitting}; give preprocessing= to change it")
 
 
 def _forward_notes(source: ImageSource, warn: Warn) -> None:

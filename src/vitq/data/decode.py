@@ -52,9 +52,7 @@ def to_rgb(image: Image.Image, name: str) -> Decoded:
         raise DataError(f"{name}: {image.width}x{image.height} pixels, below {SMALLEST_SIDE} a side")
     upright = _upright(image)
     if upright.mode in _SIXTEEN_BIT_MODES:
-        return Decoded(
-            _gray(np.asarray(upright, dtype=np.float64) / 65535).convert("RGB"), (SIXTEEN_BIT_NOTE,)
-        )
+        return Decoded(_gray(np.asarray(upright, dtype=np.float64) / 65535).convert("RGB"), (SIXTEEN_BIT_NOTE,))
     if upright.mode == "F":
         return _from_float(upright, name)
     if upright.mode in _ALPHA_MODES or "transparency" in upright.info:

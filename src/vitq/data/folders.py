@@ -41,9 +41,7 @@ def open_folder(folder: Path) -> ImageSource:
     if table.is_file():
         return _from_table(folder, table)
     pictures = _pictures(folder)
-    subfolders = sorted(
-        entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
+    subfolders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if pictures:
         return _flat(folder, pictures, subfolders)
     return _class_folders(folder, subfolders)
@@ -68,9 +66,7 @@ def _class_folders(folder: Path, subfolders: list[Path]) -> ImageSource:
     )
     notes: tuple[tuple[str, str], ...] = ()
     if all(name.isdecimal() for name in names) and names != sorted(names, key=int):
-        text = (
-            f"class folders sorted as text, as torchvision does: {', '.join(names[:3])} are classes 0, 1, 2"
-        )
+        text = f"class folders sorted as text, as torchvision does: {', '.join(names[:3])} are classes 0, 1, 2"
         notes = (("class-order", f"{text}; where the numbers are the classes, write a labels.csv"),)
     return ImageSource("class folders", items, notes, tuple(names))
 
@@ -101,7 +97,5 @@ def _item(path: Path, name: str, label: int | None) -> ImageItem:
 def _pictures(folder: Path, recursive: bool = False) -> list[Path]:
     entries = folder.rglob("*") if recursive else folder.iterdir()
     return sorted(
-        path
-        for path in entries
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        path for path in entries if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     )

@@ -66,9 +66,7 @@ def _split(entry: Any) -> tuple[Any, Any]:
     """An entry to its pixels and label: a pair, a row of a Hugging Face data set, or pixels alone."""
     if isinstance(entry, Mapping):
         if "image" not in entry:
-            raise DataError(
-                f"an image entry has the keys {', '.join(map(str, entry))}; expected 'image' (and 'label')"
-            )
+            raise DataError(f"an image entry has the keys {', '.join(map(str, entry))}; expected 'image' (and 'label')")
         return entry["image"], entry.get("label")
     if isinstance(entry, tuple | list) and len(entry) == 2:
         return entry[0], entry[1]
@@ -113,8 +111,7 @@ def _labels(labels: Any, count: int, where: str) -> list[int | None]:
     values = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
     if values.shape != (count,) or values.dtype.kind not in "iu" or (count and values.min() < 0):
         raise DataError(
-            f"{where}: labels must be {count} class indices (integers from 0), "
-            f"not {values.dtype} {values.shape}"
+            f"{where}: labels must be {count} class indices (integers from 0), not {values.dtype} {values.shape}"
         )
     return [int(value) for value in values]
 

@@ -59,9 +59,7 @@ def prepare(
         if isinstance(outcome, DataError):
             broken.append(str(outcome))
             if len(broken) > max(1.0, BROKEN_SHARE * wanted):
-                raise DataError(
-                    f"too many unusable images ({len(broken)} of {done + len(broken)}): {_listed(broken)}"
-                )
+                raise DataError(f"too many unusable images ({len(broken)} of {done + len(broken)}): {_listed(broken)}")
             continue
         for note in outcome.notes:
             noted.setdefault(note, []).append(outcome.item.name)

@@ -1,5 +1,5 @@
-"""What ``vitq demo`` runs on, without a network: a small trained vision transformer and handwritten digits."""
+"""What ``vitq demo`` runs on, offline: a small trained vision transformer and handwritten digits."""
 
-from vitq.demo.digits import digits_images, digits_model
+from vitq.demo.digits_vit import digits, digits_images, digits_model
 
-__all__ = ["digits_images", "digits_model"]
+__all__ = ["digits", "digits_images", "digits_model"]

@@ -25,7 +25,7 @@ def capture(model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
             f"torch.export cannot capture {type(model).__name__}: {reason}; "
-            "vitq needs a model without branches on values or on the batch size"
+            "vitq needs a model without branches on values or on the batch size (x.shape[0], not len(x))"
         ) from error
     module = program.run_decompositions({}).module()
     _check_signature(module, type(model).__name__)

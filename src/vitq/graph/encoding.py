@@ -88,9 +88,7 @@ def decode_argument(argument: Any, nodes: Mapping[str, fx.Node]) -> Any:
         return slice(*(decode_argument(a, nodes) for a in content))
     if kind == "device" and content == "cpu":
         return torch.device("cpu")
-    if kind in _TORCH_CONSTANTS and isinstance(
-        constant := getattr(torch, content, None), _TORCH_CONSTANTS[kind]
-    ):
+    if kind in _TORCH_CONSTANTS and isinstance(constant := getattr(torch, content, None), _TORCH_CONSTANTS[kind]):
         return constant
     raise ArtifactError(f"argument {argument!r} of the saved graph cannot be read")
 

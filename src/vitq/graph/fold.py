@@ -21,9 +21,7 @@ def depends_on_image(graph: fx.Graph) -> set[fx.Node]:
     """Return the nodes computed from the input's values; what follows from its sizes alone does not count."""
     dependent: set[fx.Node] = set()
     for node in graph.nodes:
-        if node.op == "placeholder" or (
-            not is_size(node) and any(n in dependent for n in node.all_input_nodes)
-        ):
+        if node.op == "placeholder" or (not is_size(node) and any(n in dependent for n in node.all_input_nodes)):
             dependent.add(node)
     return dependent
 

@@ -199,9 +199,7 @@ def _unique(spans: tuple[Span, ...]) -> tuple[Span, ...]:
 
 def _joined_name(first: list[str], last: list[str]) -> str:
     """Join two dotted paths: ``blocks.0.attn`` where they agree, ``blocks.0-1`` where list items differ."""
-    depth = next(
-        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last))
-    )
+    depth = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     shared = ".".join(first[:depth])
     if depth == min(len(first), len(last)):
         return shared

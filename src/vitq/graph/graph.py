@@ -49,9 +49,7 @@ class Graph:
         """Slice the graph: "layer", "unit", "block", a number of blocks, "stage" or "network"."""
         return self.slicing.spans(granularity)
 
-    def segment(
-        self, start: str, end: str, taps: Sequence[str] = (), *, floating: bool = False
-    ) -> fx.GraphModule:
+    def segment(self, start: str, end: str, taps: Sequence[str] = (), *, floating: bool = False) -> fx.GraphModule:
         """Return the part from node ``start`` to node ``end`` as a module that shares every parameter.
 
         With ``taps`` it returns (end, *taps); ``floating`` leaves the quantizers out.

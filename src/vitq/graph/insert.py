@@ -15,24 +15,18 @@ def quantizer_target(site: str) -> str:
     return "quantizers." + site.replace(".", "_").replace("/", "__")
 
 
-def insert_quantizers(
-    module: fx.GraphModule, sites: Mapping[str, Site], quantizers: Mapping[str, nn.Module]
-) -> None:
+def insert_quantizers(module: fx.GraphModule, sites: Mapping[str, Site], quantizers: Mapping[str, nn.Module]) -> None:
     """Route the consumers of each named site through its quantizer; other users of the tensor stay as is."""
     by_name = {node.name: node for node in module.graph.nodes}
     for name, quantizer in quantizers.items():
         site = sites[name]
         target = quantizer_target(name)
         if target in dict(module.named_modules()):
-            raise GraphError(
-                f"site '{name}': another site already owns '{target}'; rename one of the two layers"
-            )
+            raise GraphError(f"site '{name}': another site already owns '{target}'; rename one of the two layers")
         module.add_submodule(target, quantizer)
         source = by_name[site.node]
         with module.graph.inserting_after(source):
-            quantized = module.graph.create_node(
-                "call_module", target, (source,), name=f"{source.name}_quantized"
-            )
+            quantized = module.graph.create_node("call_module", target, (source,), name=f"{source.name}_quantized")
         quantized.meta = {"val": value(source), "nn_module_stack": source.meta.get("nn_module_stack")}
         for consumer in site.consumers:
             by_name[consumer].replace_input_with(source, quantized)

@@ -71,9 +71,7 @@ def is_op(node: Any, targets: set[Any]) -> bool:
 
 def is_move(node: fx.Node) -> bool:
     """Tell whether ``node`` only moves values (views, permutations, unpacking of a tuple)."""
-    return is_op(node, MOVE) or (
-        node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
-    )
+    return is_op(node, MOVE) or (node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem")
 
 
 def first_input(node: fx.Node) -> fx.Node:
@@ -88,9 +86,7 @@ def origin(node: fx.Node) -> fx.Node:
     return node
 
 
-def leads_to(
-    node: fx.Node, targets: set[Any], through: Callable[[fx.Node], bool], limit: int = 12
-) -> fx.Node | None:
+def leads_to(node: fx.Node, targets: set[Any], through: Callable[[fx.Node], bool], limit: int = 12) -> fx.Node | None:
     """Return the first user of ``node`` that calls one of ``targets``, reached by ``through`` nodes only."""
     frontier = [node]
     for _ in range(limit):

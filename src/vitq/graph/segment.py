@@ -55,8 +55,7 @@ def _closure(wanted: Sequence[fx.Node], start: fx.Node) -> set[fx.Node]:
             continue
         if node.op == "placeholder":
             raise GraphError(
-                f"'{wanted[0].name}' cannot be computed from '{start.name}' alone: "
-                "it also reads the model's input"
+                f"'{wanted[0].name}' cannot be computed from '{start.name}' alone: it also reads the model's input"
             )
         inside.add(node)
         if not _is_size(node):
@@ -82,6 +81,4 @@ def _size(graph: fx.Graph, entry: fx.Node, node: fx.Node) -> fx.Node:
                 read = graph.call_function(operator.floordiv, (read, int(ratio.q)))
             read.meta["val"] = value(node)
             return read  # type: ignore[no-any-return]
-    raise GraphError(
-        f"size {wanted} of '{node.name}' does not follow from the shape {tuple(value(entry).shape)}"
-    )
+    raise GraphError(f"size {wanted} of '{node.name}' does not follow from the shape {tuple(value(entry).shape)}")

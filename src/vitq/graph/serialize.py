@@ -39,7 +39,7 @@ def from_json(
     """Rebuild the graph that ``to_json`` wrote, with the batch dynamic again and every shape known.
 
     ``tensors`` holds a CPU tensor per path that a node reads (parameters come back frozen), ``modules``
-    a quantizer for every submodule that a node calls, by its target. Raises ArtifactError where one is missing,
+    a quantizer per submodule that a node calls, by its target. Raises ArtifactError where one is missing,
     the data is damaged, or an operation is not allowed: no file can make this run other code.
     """
     try:
@@ -52,9 +52,7 @@ def from_json(
         raise ArtifactError(f"the saved graph is damaged: {type(error).__name__}: {error}") from error
 
 
-def _node_to_json(
-    module: fx.GraphModule, node: fx.Node, stacks: dict[tuple[str, ...], int]
-) -> dict[str, Any]:
+def _node_to_json(module: fx.GraphModule, node: fx.Node, stacks: dict[tuple[str, ...], int]) -> dict[str, Any]:
     saved: dict[str, Any] = {"op": node.op, "name": node.name}
     if node.op == "call_function":
         saved["target"] = encode_target(node.target)
@@ -100,11 +98,7 @@ def _rebuild(
 def _node_from_json(graph: fx.Graph, saved: Mapping[str, Any], nodes: Mapping[str, fx.Node]) -> fx.Node:
     """Add one saved node to ``graph``; names are checked because fx writes them into generated code."""
     op, name = saved["op"], saved["name"]
-    if (
-        not isinstance(name, str)
-        or not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)
-        or keyword.iskeyword(name)
-    ):
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or keyword.iskeyword(name):
         raise ArtifactError(f"'{name}' cannot be the name of a node")
     args = tuple(decode_argument(argument, nodes) for argument in saved.get("args", ()))
     kwargs = {key: decode_argument(argument, nodes) for key, argument in saved.get("kwargs", {}).items()}

@@ -71,9 +71,7 @@ def find_sites(graph: fx.Graph) -> dict[str, Site]:
                 seen[name] += 1
                 operands[node] = (name if seen[name] == 1 else f"{name}.{seen[name]}", role)
             consumers.setdefault(node, []).append(op.name)
-    return {
-        name: Site(name, node.name, role, tuple(consumers[node])) for node, (name, role) in operands.items()
-    }
+    return {name: Site(name, node.name, role, tuple(consumers[node])) for node, (name, role) in operands.items()}
 
 
 def layer_name(op: fx.Node) -> str:

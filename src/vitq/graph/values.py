@@ -38,6 +38,4 @@ def _run(mode: FakeTensorMode, node: fx.Node) -> None:
         with mode, torch.no_grad():
             node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
     except Exception as error:  # torch raises many unrelated types
-        raise GraphError(
-            f"node '{node.name}' does not run on the shapes of its arguments: {error}"
-        ) from error
+        raise GraphError(f"node '{node.name}' does not run on the shapes of its arguments: {error}") from error

@@ -57,9 +57,7 @@ def load_huggingface(name: str, weights: Path | str | None, num_classes: int | N
         processor = _processor(transformers, name)
     classes = int(config.num_labels)
     if num_classes is not None and classes != num_classes:
-        raise ModelError(
-            f"'{name}' has {classes} classes, not {num_classes}; pass weights=FILE for another head"
-        )
+        raise ModelError(f"'{name}' has {classes} classes, not {num_classes}; pass weights=FILE for another head")
 
     source: dict[str, Any] = {"kind": "huggingface", "name": Path(name).name if local else name}
     source["weights"] = "folder" if local else "hub"
@@ -78,9 +76,7 @@ def processor_preprocessing(processor: Mapping[str, Any]) -> Preprocessing:
     """Translate the values of a Hugging Face image processor; raise ModelError where they cannot be."""
     size, crop = _sides(processor.get("size")), _sides(processor.get("crop_size"))
     if size is None:
-        raise ModelError(
-            f"the image processor's size {processor.get('size')} is not understood; pass preprocessing="
-        )
+        raise ModelError(f"the image processor's size {processor.get('size')} is not understood; pass preprocessing=")
     shortest_edge = len(size) == 1
     cropped = bool(processor.get("do_center_crop")) and crop is not None
     target = crop if cropped and crop is not None else size
@@ -160,9 +156,5 @@ def _normalisation(processor: Mapping[str, Any]) -> tuple[tuple[float, ...], tup
     """Mean and deviation for pixels in 0..1: ((255 f x) - mean) / std == (x - mean / 255f) / (std / 255f)."""
     normalised = processor.get("do_normalize", True) and processor.get("image_mean") is not None
     mean, std = (processor["image_mean"], processor["image_std"]) if normalised else ([0.0] * 3, [1.0] * 3)
-    factor = (
-        255 * float(processor.get("rescale_factor") or 1 / 255)
-        if processor.get("do_rescale", True)
-        else 255.0
-    )
+    factor = 255 * float(processor.get("rescale_factor") or 1 / 255) if processor.get("do_rescale", True) else 255.0
     return tuple(float(value) / factor for value in mean), tuple(float(value) / factor for value in std)

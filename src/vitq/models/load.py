@@ -52,9 +52,7 @@ def _load_folder(folder: Path, weights: Path | str | None, num_classes: int | No
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"folder '{folder}' holds no readable config.json of a timm or Hugging Face model"
-        ) from error
+        raise ModelError(f"folder '{folder}' holds no readable config.json of a timm or Hugging Face model") from error
     if "architecture" in config and "model_type" not in config:
         return load_timm_folder(folder, weights, num_classes)
     return load_huggingface(str(folder), weights, num_classes)
@@ -67,9 +65,7 @@ def _copy_of_module(module: nn.Module, weights: Path | str | None, num_classes: 
     try:
         mine = copy.deepcopy(module)
     except (RuntimeError, TypeError) as error:
-        raise ModelError(
-            f"the {name} cannot be copied ({error}); give a module in its plain, untraced form"
-        ) from error
+        raise ModelError(f"the {name} cannot be copied ({error}); give a module in its plain, untraced form") from error
     source: dict[str, Any] = {"kind": "module", "name": name, "weights": "module"}
     if weights is not None:
         path = Path(weights)

@@ -52,9 +52,7 @@ class Preprocessing:
                 f"preprocessing: crop_pct {self.crop_pct}; it is a share of the image, above 0 and at most 1"
             )
         if self.crop_mode not in CROP_MODES:
-            raise ModelError(
-                f"preprocessing: crop_mode '{self.crop_mode}'; choose one of: {', '.join(CROP_MODES)}"
-            )
+            raise ModelError(f"preprocessing: crop_mode '{self.crop_mode}'; choose one of: {', '.join(CROP_MODES)}")
 
     def describe(self) -> str:
         """Return one line for people: size, crop, interpolation and normalisation."""
@@ -85,12 +83,8 @@ class Preprocessing:
         interpolation = str_to_interp_mode(self.interpolation)
 
         def augment(image: Image.Image) -> Tensor:
-            top, left, crop_height, crop_width = random_crop_box(
-                image.height, image.width, width / height, generator
-            )
-            view = functional.resized_crop(
-                image, top, left, crop_height, crop_width, [height, width], interpolation
-            )
+            top, left, crop_height, crop_width = random_crop_box(image.height, image.width, width / height, generator)
+            view = functional.resized_crop(image, top, left, crop_height, crop_width, [height, width], interpolation)
             if torch.rand((), generator=generator) < 0.5:
                 view = functional.hflip(view)
             return cast(Tensor, functional.normalize(functional.to_tensor(view), self.mean, self.std))
@@ -99,9 +93,7 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, numbers and strings, for JSON."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
-        }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
@@ -129,9 +121,7 @@ def random_crop_box(
     """
     log_ratio = [math.log(target_ratio * bound) for bound in AUGMENTED_RATIO]
     for _ in range(10):
-        area_draw, ratio_draw, top_draw, left_draw = torch.rand(
-            4, generator=generator, dtype=torch.float64
-        ).tolist()
+        area_draw, ratio_draw, top_draw, left_draw = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
         area = height * width * (AUGMENTED_AREA[0] + area_draw * (AUGMENTED_AREA[1] - AUGMENTED_AREA[0]))
         ratio = math.exp(log_ratio[0] + ratio_draw * (log_ratio[1] - log_ratio[0]))
         crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))

@@ -47,9 +47,7 @@ def load_timm(name: str, weights: Path | str | None, num_classes: int | None) ->
 
     with torch.random.fork_rng(devices=[]), hub(f"'{name}'"):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
-        module = timm.create_model(
-            registry_name, pretrained=weights is None, **_given(num_classes=num_classes)
-        )
+        module = timm.create_model(registry_name, pretrained=weights is None, **_given(num_classes=num_classes))
     return _finish(module, name, weights, "hub")
 
 
@@ -71,9 +69,7 @@ def load_timm_folder(folder: Path, weights: Path | str | None, num_classes: int 
             **_given(num_classes=classes, global_pool=config.get("global_pool")),
             **config.get("model_args", {}),
         )
-    return _finish(
-        module, folder.name, weights if weights is not None else folder / "model.safetensors", "folder"
-    )
+    return _finish(module, folder.name, weights if weights is not None else folder / "model.safetensors", "folder")
 
 
 def timm_preprocessing(module: nn.Module) -> Preprocessing:
@@ -110,14 +106,9 @@ def _check_known(name: str) -> None:
         return
     architecture = name.partition(".")[0]
     near = get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.6)
-    hint = (
-        f"did you mean {' or '.join(repr(match) for match in near)}?"
-        if near
-        else "list them with 'vitq models'"
-    )
+    hint = f"did you mean {' or '.join(repr(match) for match in near)}?" if near else "list them with 'vitq models'"
     raise ModelError(
-        f"timm has no model '{name}'; {hint} (a Hugging Face model is named 'owner/name', "
-        "a local one by its folder)"
+        f"timm has no model '{name}'; {hint} (a Hugging Face model is named 'owner/name', a local one by its folder)"
     )
 
 

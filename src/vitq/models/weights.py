@@ -62,8 +62,7 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], origin: str) -> N
     }
     if missing or unexpected or misshapen:
         shapes = [
-            f"{name} {file} in the file, {model} in the model"
-            for name, (file, model) in sorted(misshapen.items())
+            f"{name} {file} in the file, {model} in the model" for name, (file, model) in sorted(misshapen.items())
         ]
         problems = [
             _listed("missing", missing),
@@ -72,9 +71,7 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], origin: str) -> N
         ]
         text = "; ".join(problem for problem in problems if problem)
         only_shapes = not (missing or unexpected)
-        raise ModelError(
-            f"{origin} does not fit the model: {text}{_head_hint(misshapen) if only_shapes else ''}"
-        )
+        raise ModelError(f"{origin} does not fit the model: {text}{_head_hint(misshapen) if only_shapes else ''}")
     module.load_state_dict(state, strict=True)
 
 
@@ -110,9 +107,7 @@ def _unwrap(checkpoint: Any, path: Path) -> dict[str, Tensor]:
         raise ModelError(f"weights '{path}' hold no state dict but a {type(checkpoint).__name__}")
     other = [str(name) for name, value in checkpoint.items() if not isinstance(value, Tensor)]
     if other:
-        raise ModelError(
-            f"weights '{path}': {_listed('entries that are no tensors', other)}; expected a state dict"
-        )
+        raise ModelError(f"weights '{path}': {_listed('entries that are no tensors', other)}; expected a state dict")
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in checkpoint):
             checkpoint = {name.removeprefix(prefix): value for name, value in checkpoint.items()}

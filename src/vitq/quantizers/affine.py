@@ -15,9 +15,7 @@ def affine_raw_codes(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Ten
     return (x / clamp_scale(scale)).round_().add_(zero_point.round())
 
 
-def affine_values(
-    codes: torch.Tensor, qmax: int, scale: torch.Tensor, zero_point: torch.Tensor | None
-) -> torch.Tensor:
+def affine_values(codes: torch.Tensor, qmax: int, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
     """Return (codes - round(z)) * s."""
     assert zero_point is not None
     return (codes - zero_point.round()).mul_(clamp_scale(scale))

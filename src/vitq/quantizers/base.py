@@ -36,9 +36,7 @@ class Quantizer(nn.Module):
                 f"format '{format}' with axis {axis}: give 0 for a weight, a negative axis for an activation"
             )
         if (axis is None) != (format.granularity is Granularity.TENSOR):
-            raise RecipeError(
-                f"format '{format}' with axis {axis}: only granularity 'tensor' goes with axis None"
-            )
+            raise RecipeError(f"format '{format}' with axis {axis}: only granularity 'tensor' goes with axis None")
         self.format = format
         self.axis = axis
         self.site = ""
@@ -57,15 +55,9 @@ class Quantizer(nn.Module):
         """Return uint8 codes in 0..2^bits-1; CalibrationError without parameters or if x is not finite."""
         self._require_parameters_for(x)
         if not bool(torch.isfinite(x).all()):
-            raise CalibrationError(
-                f"{self._where}: NaN or infinity has no code; find where the model produces it"
-            )
+            raise CalibrationError(f"{self._where}: NaN or infinity has no code; find where the model produces it")
         with torch.no_grad():
-            return (
-                self.kernel.raw_codes(x.float(), *self._arguments())
-                .clamp_(0, self.format.qmax)
-                .to(torch.uint8)
-            )
+            return self.kernel.raw_codes(x.float(), *self._arguments()).clamp_(0, self.format.qmax).to(torch.uint8)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the float32 values of uint8 codes."""
@@ -120,9 +112,7 @@ class Quantizer(nn.Module):
 
     def _require_calibrated(self) -> None:
         if not self.calibrated:
-            raise CalibrationError(
-                f"{self._where} has no parameters yet; calibrate first, or call set_parameters"
-            )
+            raise CalibrationError(f"{self._where} has no parameters yet; calibrate first, or call set_parameters")
 
     def _require_parameters_for(self, x: torch.Tensor) -> None:
         self._require_calibrated()
@@ -140,9 +130,7 @@ class Quantizer(nn.Module):
         fits = value.ndim == dims and all(size == 1 for size in value.shape[1:]) and value.numel() > 0
         if not fits or (self.axis is not None and value.ndim == 0):
             shape = tuple(tensor.shape)
-            raise CalibrationError(
-                f"{self._where}: {name} of shape {shape} does not broadcast along axis {self.axis}"
-            )
+            raise CalibrationError(f"{self._where}: {name} of shape {shape} does not broadcast along axis {self.axis}")
         if not bool(torch.isfinite(value).all()) or (name == "scale" and bool((value <= 0).any())):
             wanted = "finite and positive" if name == "scale" else "finite"
             raise CalibrationError(
@@ -156,9 +144,7 @@ def register_format(name: str) -> Callable[[QuantizerType], QuantizerType]:
 
     def register(cls: QuantizerType) -> QuantizerType:
         if name in FORMATS:
-            raise RecipeError(
-                f"format '{name}' is already registered by {FORMATS[name].__name__}; choose another name"
-            )
+            raise RecipeError(f"format '{name}' is already registered by {FORMATS[name].__name__}; choose another name")
         FORMATS[name] = cls
         return cls
 

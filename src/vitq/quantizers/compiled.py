@@ -60,9 +60,7 @@ def call_compiled(key: tuple[Any, ...], function: Callable[..., Any], *arguments
     except Exception as error:
         result = function(*arguments)  # a mistake in the arguments raises here again, as itself
         _STATE.failure = f"{type(error).__name__}: {error}".splitlines()[0]
-        warnings.warn(
-            f"kernels run in eager mode, slower but equal: compiling failed ({_STATE.failure})", stacklevel=2
-        )
+        warnings.warn(f"kernels run in eager mode, slower but equal: compiling failed ({_STATE.failure})", stacklevel=2)
         return result
 
 
@@ -71,8 +69,6 @@ def _compile(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     assert isinstance(function, FunctionType)
     copy = FunctionType(function.__code__.replace(co_name=name), function.__globals__, name)
     known = torch._inductor.list_options()
-    options: dict[str, str | int | bool | Callable[..., Any]] = {
-        o: True for o in EXACT_DIVISION if o in known
-    }
+    options: dict[str, str | int | bool | Callable[..., Any]] = {o: True for o in EXACT_DIVISION if o in known}
     compiled: Callable[..., Any] = torch.compile(copy, dynamic=True, options=options)
     return compiled

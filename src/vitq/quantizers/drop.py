@@ -16,9 +16,7 @@ class DropMask:
     Source: QDrop (arXiv 2203.05740), elementwise drop; the pool is vitq's.
     """
 
-    def __init__(
-        self, p: float = 0.5, pool_size: int = 1 << 24, generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, p: float = 0.5, pool_size: int = 1 << 24, generator: torch.Generator | None = None) -> None:
         if not 0.0 <= p <= 1.0:
             raise RecipeError(f"drop probability {p} is not a probability; choose it in [0, 1]")
         self.p = p

@@ -109,9 +109,7 @@ def _bytes(mask: MaybeTensor, like: Arrangement) -> MaybeTensor:
     return None if mask is None else like.arrange(mask).view(torch.uint8).data
 
 
-def _parameters(
-    scale: torch.Tensor, zero_point: MaybeTensor, like: Arrangement
-) -> tuple[torch.Tensor, MaybeTensor]:
+def _parameters(scale: torch.Tensor, zero_point: MaybeTensor, like: Arrangement) -> tuple[torch.Tensor, MaybeTensor]:
     return like.arrange_parameter(scale), None if zero_point is None else like.arrange_parameter(zero_point)
 
 

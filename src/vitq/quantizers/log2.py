@@ -15,9 +15,7 @@ def log2_raw_codes(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tenso
     return (x / clamp_scale(scale)).clamp_(min=0.0).log2_().neg_().round_()
 
 
-def log2_values(
-    codes: torch.Tensor, qmax: int, scale: torch.Tensor, zero_point: torch.Tensor | None
-) -> torch.Tensor:
+def log2_values(codes: torch.Tensor, qmax: int, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
     """Return s * 2^-code."""
     return torch.exp2(-codes).mul_(clamp_scale(scale))
 

@@ -21,13 +21,9 @@ def packed_size(count: int, bits: int) -> int:
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
     """Pack uint8 codes at 1 to 8 bits into a 1-D uint8 tensor; ArtifactError if a code does not fit."""
     if codes.dtype != torch.uint8 or not 1 <= bits <= 8:
-        raise ArtifactError(
-            f"cannot pack {codes.dtype} codes at {bits} bits; give uint8 codes and 1 to 8 bits"
-        )
+        raise ArtifactError(f"cannot pack {codes.dtype} codes at {bits} bits; give uint8 codes and 1 to 8 bits")
     if codes.numel() and int(codes.max()) >= 2**bits:
-        raise ArtifactError(
-            f"code {int(codes.max())} does not fit in {bits} bits; encode with the same bit-width"
-        )
+        raise ArtifactError(f"code {int(codes.max())} does not fit in {bits} bits; encode with the same bit-width")
     flat = codes.reshape(-1)
     flat = torch.nn.functional.pad(flat, (0, -flat.numel() % GROUP))
     groups_NG = flat.view(-1, GROUP).to(torch.int64)

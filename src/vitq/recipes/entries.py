@@ -29,16 +29,12 @@ class Entry:
         if isinstance(item, str):
             return cls(item, {})
         if not isinstance(item, Mapping) or len(item) != 1:
-            raise RecipeError(
-                f"{where}: a step is one name with its options, such as '- calibrate: {{images: 32}}'"
-            )
+            raise RecipeError(f"{where}: a step is one name with its options, such as '- calibrate: {{images: 32}}'")
         ((name, options),) = item.items()
         if options == REMOVE:
             return cls(str(name), {}, removed=True)
         if options is not None and not isinstance(options, Mapping):
-            raise RecipeError(
-                f"{where}: options of step '{name}' must be 'key: value' pairs, got {options!r}"
-            )
+            raise RecipeError(f"{where}: options of step '{name}' must be 'key: value' pairs, got {options!r}")
         return cls(str(name), dict(options or {}))
 
 

@@ -75,9 +75,7 @@ def _address(entries: Sequence[Entry], key: str, where: str) -> tuple[list[int],
     if path and path[0].isdigit():
         position = int(path[0])
         if position >= len(places):
-            raise RecipeError(
-                f"{where}: {len(places)} '{name}' step(s), counted from 0; '{key}' is past the last"
-            )
+            raise RecipeError(f"{where}: {len(places)} '{name}' step(s), counted from 0; '{key}' is past the last")
         return [places[position]], tuple(path[1:])
     return places, tuple(path)
 
@@ -87,9 +85,7 @@ def _check_exists(entries: Sequence[Entry], place: int, path: Sequence[str], whe
     known = known_steps()
     if not path or path[0] in option_keys(known[entries[place].name]):
         return
-    owners = [
-        label(entries, other) for other, e in enumerate(entries) if path[0] in option_keys(known[e.name])
-    ]
+    owners = [label(entries, other) for other, e in enumerate(entries) if path[0] in option_keys(known[e.name])]
     if owners:
         key = ".".join((label(entries, place), *path))
         meant = one_of(".".join((owner, *path)) for owner in owners)

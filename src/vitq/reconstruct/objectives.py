@@ -93,7 +93,7 @@ class FeatureTerm:
 
 @dataclass(frozen=True)
 class LogitsTerm:
-    """Extra-block global supervision on the logits: KL at ``temperature``. Source: PD-Quant (arXiv 2212.07048), T = 4."""
+    """Extra-block global supervision on the logits: KL at ``temperature``. Source: PD-Quant (arXiv 2212.07048)."""
 
     temperature: float = 4.0
 
@@ -108,7 +108,7 @@ LOCAL = {"moments": moment_distance, "kl": channel_divergence, "mse": relative_s
 
 @dataclass(frozen=True)
 class LocalTerm:
-    """Intra-block local supervision: the outputs of the layers inside the segment. Source: MGRQ; see moment_distance."""
+    """Intra-block local supervision on the outputs of the layers inside. Source: MGRQ; see moment_distance."""
 
     by: str = "moments"
 

@@ -35,4 +35,6 @@ def _spans(graph: Graph, name: str) -> tuple[Span, ...]:
         return graph.spans(name)
     except RecipeError as error:
         options = ("layer", "unit", "block", "stage", "network", *SCHEDULES)
-        raise RecipeError(f"schedule '{name}' is unknown{did_you_mean(name, options)} (a number means that many blocks)") from error
+        raise RecipeError(
+            f"schedule '{name}' is unknown{did_you_mean(name, options)} (a number means that many blocks)"
+        ) from error

@@ -31,7 +31,9 @@ def supervise(teacher: Graph, span: Span, goal: str) -> Supervision:
     order = {name: i for i, name in enumerate(teacher.cuts)}
     if span.end == goal:
         return Supervision(None, None, True)
-    if span.end not in order:  # layer-wise: the operation's output is no cut, the model's end is not a function of it alone
+    if (
+        span.end not in order
+    ):  # layer-wise: the operation's output is no cut, the model's end is not a function of it alone
         return Supervision(None, None, False)
     if order[span.end] < order[goal]:
         return Supervision(teacher.segment(span.end, goal), None, False)
@@ -54,7 +56,10 @@ class TrainingSegment:
     def batch(
         self, x: torch.Tensor, x_teacher: torch.Tensor, target: torch.Tensor, target_goal: torch.Tensor | None
     ) -> Batch:
-        """Run the student on ``x`` and collect what the objective terms need."""
+        """Run the student on ``x`` and collect what the objective terms need.
+
+        The goal is computed for as many images, the first ones, as ``target_goal`` has.
+        """
         output, *taps = _as_list(self.student(x))
         target_taps: list[torch.Tensor] = []
         if self.layers:
@@ -62,12 +67,9 @@ class TrainingSegment:
                 target_taps = _as_list(self.teacher(x_teacher))[1 : 1 + len(self.layers)]
         goal = None
         if target_goal is not None and self.supervision.reachable:
-            if self.supervision.is_output:
-                goal = output
-            elif self.supervision.suffix is not None:
-                goal = self.supervision.suffix(output)
-            else:
-                goal = taps[-1]
+            end = taps[-1] if self.supervision.tap else output
+            suffix = self.supervision.suffix or torch.nn.Identity()
+            goal = suffix(end[: len(target_goal)])
         return Batch(output, target, tuple(taps[: len(self.layers)]), tuple(target_taps), goal, target_goal)
 
 
@@ -88,9 +90,7 @@ def _layers(graph: Graph, span: Span) -> tuple[str, ...]:
     inside = graph.segment(span.start, span.end).graph
     scores = {c for s in graph.sites.values() if s.role in (Role.QUERY, Role.KEY) for c in s.consumers}
     return tuple(
-        n.name
-        for n in inside.nodes
-        if is_op(n, LINEAR | CONV | MATMUL) and n.name not in scores and n.name != span.end
+        n.name for n in inside.nodes if is_op(n, LINEAR | CONV | MATMUL) and n.name not in scores and n.name != span.end
     )
 
 

@@ -8,13 +8,16 @@ from pydantic import Field
 from vitq.graph import Span
 from vitq.graph.insert import set_attribute
 from vitq.quantizers import use_compiled_kernels
-from vitq.reconstruct.activations import Pair, forward_all, supports_bfloat16
+from vitq.reconstruct.activations import Forward, Pair, forward_all, supports_bfloat16
 from vitq.reconstruct.objectives import BlockTerm, FeatureTerm, Fusion, LocalTerm, LogitsTerm, Term
 from vitq.reconstruct.schedule import levels
 from vitq.reconstruct.segment import prepare
 from vitq.reconstruct.train import Data, Settings, train
 from vitq.run import Run
 from vitq.step import Step, register_step
+
+
+Learnable = Literal["weights", "rounding", "weight_scales", "activation_scales", "zero_points", "biases", "norms"]
 
 
 @register_step("reconstruct")
@@ -29,13 +32,11 @@ class Reconstruct(Step):
     schedule: tuple[str, ...] = ("block",)
     steps: int = Field(500, ge=0)
     batch: int = Field(32, ge=1)
-    learn: dict[Literal["weights", "rounding", "weight_scales", "activation_scales", "zero_points", "biases", "norms"], float] = {
-        "weights": 0.01,
-        "activation_scales": 0.002,
-    }
+    learn: dict[Learnable, float] = Field(default_factory=lambda: {"weights": 0.03, "activation_scales": 0.01})
     block: float = Field(1.0, ge=0)
     global_: float = Field(0.0, ge=0, alias="global")
     global_on: Literal["feature", "logits"] = "feature"
+    global_batch: int = Field(32, ge=1)
     temperature: float = Field(4.0, gt=0)
     local: float = Field(0.0, ge=0)
     local_by: Literal["moments", "kl", "mse"] = "moments"
@@ -54,7 +55,10 @@ class Reconstruct(Step):
         plan = levels(run.student, self.schedule)
         goals = self._goals(run, goal) if self.global_ > 0 else None
         done = 0
-        with use_compiled_kernels(), run.events.task("reconstruct", sum(len(spans) for _, spans in plan)) as task:
+        with (
+            use_compiled_kernels(),
+            run.events.task("reconstruct", sum(len(spans) for _, spans in plan)) as task,
+        ):
             for name, spans in plan:
                 pair = Pair(run.teacher.cuts[0], images, images)
                 for span in spans:
@@ -84,11 +88,21 @@ class Reconstruct(Step):
         train_images = max(len(target) - self.held_out, min(len(target), self.batch))
         data = Data(here.student_N, here.teacher_N, target, visible, train_images)
         generator = run.generator(key)
-        outcome = train(segment, data, Fusion(self._terms(visible)), self._settings(run), run.device, generator, run.events)
+        outcome = train(
+            segment,
+            data,
+            Fusion(self._terms(visible)),
+            self._settings(run),
+            run.device,
+            generator,
+            run.events,
+        )
         facts = vars(outcome)
         run.store.save(key, segment.variables.snapshot(), facts)
         run.events.log("segment", name=span.name, **facts)
-        return pair
+        if span.start != span.cut:
+            return pair
+        return Pair(span.end, forward_all(_without_taps(segment.student), pair.student_N, run.device), target)
 
     def _rates(self) -> dict[str, float]:
         return {kind: rate for kind, rate in self.learn.items() if rate > 0}
@@ -96,7 +110,10 @@ class Reconstruct(Step):
     def _terms(self, goals: torch.Tensor | None) -> dict[str, tuple[float, Term]]:
         terms: dict[str, tuple[float, Term]] = {"block": (self.block, BlockTerm())}
         if goals is not None:
-            terms["global"] = (self.global_, FeatureTerm() if self.global_on == "feature" else LogitsTerm(self.temperature))
+            terms["global"] = (
+                self.global_,
+                FeatureTerm() if self.global_on == "feature" else LogitsTerm(self.temperature),
+            )
         if self.local > 0:
             terms["local"] = (self.local, LocalTerm(self.local_by))
         return terms
@@ -104,9 +121,24 @@ class Reconstruct(Step):
     def _settings(self, run: Run) -> Settings:
         fast = supports_bfloat16(run.device) if self.precision == "auto" else self.precision == "bfloat16"
         return Settings(
-            self.steps, self.batch, self.drop_activations, self.mix_inputs, self.rounding_weight, self.rounding_warmup, fast
+            self.steps,
+            self.batch,
+            self.global_batch,
+            self.drop_activations,
+            self.mix_inputs,
+            self.rounding_weight,
+            self.rounding_warmup,
+            fast,
         )
 
 
 def _advance(run: Run, pair: Pair, end: str) -> Pair:
     return pair.through(end, run.student.segment(pair.cut, end), run.teacher.segment(pair.cut, end), run.device)
+
+
+def _without_taps(module: torch.nn.Module) -> Forward:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor | tuple[torch.Tensor, ...] = module(x)
+        return result[0] if isinstance(result, tuple) else result
+
+    return forward

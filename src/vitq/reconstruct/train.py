@@ -39,6 +39,7 @@ class Settings:
 
     steps: int
     batch: int
+    global_batch: int
     drop_activations: float
     mix_inputs: float
     rounding_weight: float
@@ -96,7 +97,7 @@ def evaluate(segment: TrainingSegment, data: Data, device: torch.device) -> tupl
     tap = segment.supervision.tap
 
     def forward(chunk: torch.Tensor) -> torch.Tensor:
-        result = whole(chunk)
+        result: torch.Tensor | tuple[torch.Tensor, ...] = whole(chunk)
         return result[0] if isinstance(result, tuple) else result
 
     output = forward_all(forward, x, device)
@@ -136,7 +137,7 @@ def _optimize(
         for step in range(settings.steps):
             chosen = torch.randint(data.train, (settings.batch,), generator=generator)
             x, x_teacher, target = (t[chosen].to(device).float() for t in (data.x_student, data.x_teacher, data.target))
-            goal = None if data.goal is None else data.goal[chosen].to(device).float()
+            goal = None if data.goal is None else data.goal[chosen[: settings.global_batch]].to(device).float()
             mixed = x if choose is None else torch.where(choose(x), x_teacher, x)
             with autocast:
                 loss = fusion(segment.batch(mixed, x_teacher, target, goal))
@@ -144,7 +145,9 @@ def _optimize(
             (loss + _penalty(segment, settings, step)).backward()
             optimizer.step()
             schedule.step()
-            task.advance(**({"loss": float(loss.detach())} if step % 20 == 0 else {}))
+            if step % 20 == 0:
+                task.advance(0, loss=float(loss.detach()))
+            task.advance()
 
 
 def _cosine(steps: int) -> Callable[[int], float]:

@@ -77,7 +77,13 @@ def learnable(student: Graph, segment: fx.GraphModule, rates: Mapping[str, float
             if site.is_weight:
                 _weight(student, site.node, quantizer, node.target, rates, variables)
             else:
-                _add(variables, f"{node.target}.scale", quantizer.scale, rates.get("activation_scales"), relative=True)
+                _add(
+                    variables,
+                    f"{node.target}.scale",
+                    quantizer.scale,
+                    rates.get("activation_scales"),
+                    relative=True,
+                )
                 if isinstance(quantizer, AffineQuantizer) and not quantizer.format.symmetric:
                     _add(variables, f"{node.target}.zero_point", quantizer.zero_point, rates.get("zero_points"))
     _vectors(segment, rates, variables)
@@ -97,7 +103,9 @@ def _weight(
     step = float(quantizer.scale.detach().mean())
     if "rounding" in rates:
         if not isinstance(quantizer, AffineQuantizer):
-            raise RecipeError(f"rounding can only be learnt for affine weights; '{quantizer.site}' is {quantizer.format}")
+            raise RecipeError(
+                f"rounding can only be learnt for affine weights; '{quantizer.site}' is {quantizer.format}"
+            )
         stand_in = AdaRound(quantizer, weight)
         variables.roundings[path] = variables.stand_ins[target] = stand_in
         variables.tensors[path] = weight
@@ -117,7 +125,11 @@ def _vectors(segment: fx.GraphModule, rates: Mapping[str, float], variables: Var
         tensor = getattr(segment.get_submodule(owner), name)
         uses = {getattr(user.target, "__name__", "").split(".")[0] for user in node.users}
         kind = "norms" if uses & {"layer_norm", "rms_norm"} else "biases"
-        if isinstance(tensor, nn.Parameter) and tensor.ndim == 1 and uses & {"linear", "conv2d", "layer_norm", "rms_norm"}:
+        if (
+            isinstance(tensor, nn.Parameter)
+            and tensor.ndim == 1
+            and uses & {"linear", "conv2d", "layer_norm", "rms_norm"}
+        ):
             _add(variables, str(node.target), tensor, rates.get(kind))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,17 +82,13 @@ def result_lines(metrics: Mapping[str, Any], bits: str) -> list[Line]:
     lines = [Line("bits", "w32a32", bits)]
     for label, key in (("top-1", "top1"), ("top-5", "top5")):
         if get(key) is not None:
-            lines.append(
-                Line(label, percent(get(f"fp_{key}")), percent(get(key)), _points(get(f"fp_{key}"), get(key)))
-            )
+            lines.append(Line(label, percent(get(f"fp_{key}")), percent(get(key)), _points(get(f"fp_{key}"), get(key))))
     if get("agreement") is not None:
         lines.append(Line("agreement with floating point", "", percent(get("agreement"))))
     if get("mean_segment_error") is not None:
         lines.append(Line("mean segment error", "", number(get("mean_segment_error"))))
     if get("size_bytes") is not None:
-        lines.append(
-            Line("size on disk", size(get("fp_size_bytes")), size(get("size_bytes")), _ratio(metrics))
-        )
+        lines.append(Line("size on disk", size(get("fp_size_bytes")), size(get("size_bytes")), _ratio(metrics)))
     if get("seconds") is not None:
         lines.append(Line("time", "", duration(get("seconds"))))
     if get("peak_memory_bytes") is not None:
@@ -103,10 +100,10 @@ def error_bars(errors: Mapping[str, float], order: Sequence[str]) -> list[Bar]:
     """Return one bar per segment, in the model's order: JSON sorts ``blocks.10`` before ``blocks.2``."""
     place = {name: i for i, name in enumerate(order)}
     names = sorted(errors, key=lambda name: place.get(name, len(place)))
-    widest = max((error for error in errors.values() if error < float("inf")), default=0.0) or 1.0
-    return [
-        Bar(name, number(errors[name]), round(100 * min(errors[name] / widest, 1.0), 2)) for name in names
-    ]
+    finite = [error for error in errors.values() if isfinite(error)]
+    widest = max(finite, default=0.0) or 1.0
+    widths = {name: min(error / widest, 1.0) if isfinite(error) else 1.0 for name, error in errors.items()}
+    return [Bar(name, number(errors[name]), round(100 * widths[name], 2)) for name in names]
 
 
 def origin_groups(model: "QuantizedModel") -> list[tuple[str, list[tuple[str, str]]]]:

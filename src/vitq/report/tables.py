@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 def scope_table(rows: Sequence["ScopeRow"], title: str = "What is quantized") -> Table:
     """Return the table that is shown before a run, from ``vitq.calibrate.scope_rows``."""
-    table = Table(
-        title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, collapse_padding=True
-    )
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, collapse_padding=True)
     table.add_column("role", no_wrap=True)
     table.add_column("kind", no_wrap=True)
     table.add_column("sites", justify="right", no_wrap=True, min_width=5)
@@ -44,9 +42,7 @@ def scope_table(rows: Sequence["ScopeRow"], title: str = "What is quantized") ->
     return table
 
 
-def print_scope(
-    rows: Sequence["ScopeRow"], title: str = "What is quantized", console: Console | None = None
-) -> None:
+def print_scope(rows: Sequence["ScopeRow"], title: str = "What is quantized", console: Console | None = None) -> None:
     """Print ``scope_table`` to ``console``, or to stderr."""
     (console or Console(stderr=True)).print(scope_table(rows, title))
 
@@ -80,9 +76,7 @@ def comparison_table(results: Mapping[str, Mapping[str, Any]], title: str = "") 
 
     ``error`` is the mean segment error.
     """
-    table = Table(
-        title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, collapse_padding=True
-    )
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, collapse_padding=True)
     table.add_column("", no_wrap=True)
     for header in ("bits", "top-1", "agreement", "error", "size", "time"):
         table.add_column(header, justify="right", no_wrap=True)

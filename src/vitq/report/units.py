@@ -24,11 +24,7 @@ def size(size_bytes: float | None) -> str:
         return NONE
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size_bytes >= 0.9995 * factor:  # what would round to 1000 of the smaller unit is 1 of this one
-            return (
-                f"{size_bytes / factor:.3g} {unit}"
-                if size_bytes < 999.5e9
-                else f"{size_bytes / factor:.0f} {unit}"
-            )
+            return f"{size_bytes / factor:.3g} {unit}" if size_bytes < 999.5e9 else f"{size_bytes / factor:.0f} {unit}"
     return f"{size_bytes:.0f} B"
 
 

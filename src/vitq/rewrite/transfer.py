@@ -14,6 +14,7 @@ import torch
 
 from vitq.errors import GraphError
 from vitq.graph import Graph, Role, Site
+from vitq.graph.insert import quantizer_target
 from vitq.quantizers import Granularity, Quantizer, make_quantizer
 from vitq.rewrite.norms import NormReaders, norm_readers, parameter
 from vitq.step import Step, register_step
@@ -69,7 +70,7 @@ def _require_private(graph: Graph, readers: NormReaders) -> None:
 
 @torch.no_grad()
 def transfer(graph: Graph, readers: NormReaders) -> None:
-    """Rewrite norm and linears of ``readers`` in place; the site's new per-tensor quantizer gives the old codes."""
+    """Rewrite norm and linears in place; the site's new per-tensor quantizer gives the old codes."""
     old = graph.quantizers[readers.site.name]
     assert isinstance(old, Quantizer)
     values = old.parameters_dict()
@@ -108,6 +109,6 @@ def fresh(graph: Graph, site: str, *, per_tensor: bool = False) -> Quantizer:
     form = replace(old.format, granularity=Granularity.TENSOR) if per_tensor else old.format
     new = make_quantizer(form, None if per_tensor else old.axis).to(old.scale.device)
     new.site = site
-    graph.remove(site)
-    graph.insert({site: new})
+    graph.module.add_submodule(quantizer_target(site), new)
+    graph.quantizers[site] = new
     return new

@@ -1,4 +1,6 @@
-"""The model and the images of the offline demo: a small vision transformer on scikit-learn's handwritten digits."""
+"""The model and the images of the offline demo: a small vision transformer on scikit-learn's handwritten
+digits.
+"""
 
 from dataclasses import replace
 from importlib.resources import as_file, files
@@ -29,8 +31,14 @@ DIGITS_PREPROCESSING = Preprocessing(
 Split = Literal["calibration", "validation"]
 
 
+def digits() -> tuple[LoadedModel, Tensor, tuple[Tensor, Tensor]]:
+    """Return the trained model, its calibration images (N, 3, 24, 24), and validation images with labels."""
+    calibration_NCHW, _ = digits_images("calibration")
+    return digits_model(), calibration_NCHW, digits_images("validation")
+
+
 def digits_module() -> nn.Module:
-    """Return the untrained architecture: timm's ViT with 8 blocks of width 48 on 36 patches of 4 x 4 pixels."""
+    """Return the untrained architecture: timm's ViT, 8 blocks of width 48, 36 patches of 4 x 4 pixels."""
     ensure_torchvision()
     import timm
 
@@ -48,7 +56,9 @@ def digits_model() -> LoadedModel:
 
 
 def digits_images(split: Split) -> tuple[Tensor, Tensor]:
-    """Return preprocessed x (N, 3, 24, 24) and labels (N,): 1,000 calibration (also training) or 797 validation images."""
+    """Return preprocessed x (N, 3, 24, 24) and labels (N,): 1,000 calibration (also training) or 797
+    validation images.
+    """
     pictures, labels = digits_pictures(split)
     transform = DIGITS_PREPROCESSING.transform()
     return torch.stack([transform(picture) for picture in pictures]), torch.from_numpy(labels)

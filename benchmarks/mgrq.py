@@ -1,0 +1,120 @@
+"""Measure recipes on real models: one `vitq quantize` and one `vitq evaluate` per cell, results appended to a JSONL file.
+
+    python benchmarks/mgrq.py run --data ../shared/data --recipes rtn repq --bits w8a8 w6a6
+    python benchmarks/mgrq.py table
+
+A cell that is already in the results file is not run again. Every cell is a process of its own, so its peak memory is
+its own. `--tag` names a variant that `--set` makes (the ablation).
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "mgrq.jsonl"
+MODELS = ("deit_tiny_patch16_224", "vit_tiny_patch16_224")
+KEYS = ("model", "recipe", "tag", "bits", "budget", "seed")
+
+
+def vitq(*arguments: str) -> dict[str, Any]:
+    """Run the command line in a fresh process and return what it printed as JSON."""
+    command = [sys.executable, "-m", "vitq.cli", *arguments, "--json", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return json.loads(done.stdout)
+
+
+def measure(cell: dict[str, Any], data: Path, settings: list[str]) -> dict[str, Any]:
+    """Quantize and evaluate one cell."""
+    source = ["--weights", str(data / "weights" / f"{cell['model']}.safetensors"), "--crop-pct", "0.875"]
+    with tempfile.TemporaryDirectory() as folder:
+        options = [x for s in settings for x in ("--set", s)]
+        run = vitq(
+            *("quantize", cell["model"], *source, "--images", str(data / "imagenet-calibration")),
+            *("--recipe", cell["recipe"], "--bits", cell["bits"], "--budget", cell["budget"]),
+            *("--seed", str(cell["seed"]), "--out", f"{folder}/run", *options),
+        )
+        score = vitq("evaluate", f"{folder}/run", "--images", str(data / "imagenet-validation"))
+    kept = ("seconds", "peak_memory_bytes", "mean_segment_error", "size_bytes", "fp_size_bytes")
+    return {**cell, "settings": settings, "top1": score["top1"], "images": score["images"], **{k: run[k] for k in kept}}
+
+
+def done() -> list[dict[str, Any]]:
+    """Return the rows measured so far."""
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure every cell that is not in the results yet."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    for seed in options.seeds:
+        for bits in options.bits:
+            for model in options.models:
+                for recipe in options.recipes:
+                    values = (model, recipe, options.tag, bits, options.budget, seed)
+                    cell = dict(zip(KEYS, values, strict=True))
+                    if any(all(row[k] == cell[k] for k in KEYS) for row in done()):
+                        continue
+                    began = time.monotonic()
+                    row = measure(cell, options.data, options.set)
+                    with RESULTS.open("a") as file:
+                        file.write(json.dumps(row) + "\n")
+                    print(f"{cell} top-1 {row['top1']:.1f} in {time.monotonic() - began:.0f} s", flush=True)
+
+
+def table(_: argparse.Namespace) -> None:
+    """Print the results as Markdown: mean top-1 over seeds (spread, number of seeds), minutes, peak memory."""
+    rows = done()
+    for model in MODELS:
+        bits = sorted({r["bits"] for r in rows if r["model"] == model}, reverse=True)
+        groups: dict[tuple[str, str, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+        for row in rows:
+            if row["model"] == model:
+                groups[row["recipe"], row["tag"], row["budget"]][row["bits"]].append(row)
+        print(f"\n### {model}\n\n| recipe | {' | '.join(b.upper() for b in bits)} | minutes | peak GiB |")
+        print("|---|" + "---|" * (len(bits) + 2))
+        for (recipe, tag, _budget), by_bits in groups.items():
+            cells = [_cell(by_bits[b]) for b in bits]
+            flat = [row for group in by_bits.values() for row in group]
+            minutes = statistics.median(r["seconds"] for r in flat) / 60
+            peak = max(r["peak_memory_bytes"] for r in flat) / 2**30
+            print(f"| {recipe} {tag} | {' | '.join(cells)} | {minutes:.1f} | {peak:.1f} |")
+
+
+def _cell(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "–"
+    scores = [row["top1"] for row in rows]
+    spread = f" ± {statistics.stdev(scores):.1f} ({len(scores)} seeds)" if len(scores) > 1 else ""
+    return f"{statistics.mean(scores):.1f}{spread}"
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(required=True)
+    runner = verbs.add_parser("run", help="measure cells")
+    runner.add_argument("--data", type=Path, required=True)
+    runner.add_argument("--models", nargs="+", default=MODELS)
+    runner.add_argument("--recipes", nargs="+", default=["rtn", "repq", "brecq", "qdrop", "mgrq"])
+    runner.add_argument("--bits", nargs="+", default=["w8a8", "w6a6", "w4a4", "w3a3"])
+    runner.add_argument("--budget", default="quick")
+    runner.add_argument("--seeds", nargs="+", type=int, default=[0])
+    runner.add_argument("--tag", default="")
+    runner.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    runner.set_defaults(call=run)
+    verbs.add_parser("table", help="print the tables").set_defaults(call=table)
+    options = parser.parse_args()
+    options.call(options)
+
+
+if __name__ == "__main__":
+    main()

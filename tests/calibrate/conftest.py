@@ -1,0 +1,51 @@
+"""Tiny models and runs that the tests of calibration share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from vitq.bits import Bits
+from vitq.graph import Graph, capture
+from vitq.models.torchvision_shim import ensure_torchvision
+from vitq.run import Run
+
+MakeRun = Callable[..., Run]
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """Give norms and biases values that are not trivial, some channels far larger than others."""
+    generator = torch.Generator().manual_seed(2)
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            size = module.weight.shape
+            with torch.no_grad():
+                module.weight.copy_(torch.rand(size, generator=generator).add_(0.1).pow_(-0.7))
+                module.bias.copy_(torch.randn(size, generator=generator))
+    return model
+
+
+@pytest.fixture(scope="session")
+def vit() -> Graph:
+    """A ViT of width 48 and depth 2 on 32x32 images."""
+    ensure_torchvision()
+    import timm
+
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=10, **options)
+    return capture(lively(model), torch.zeros(2, 3, 32, 32))
+
+
+@pytest.fixture
+def make_run() -> MakeRun:
+    """Return a function that makes a run on a graph, with random images of 32x32."""
+
+    def make(graph: Graph, bits: str = "w4a4", images: int = 8) -> Run:
+        generator = torch.Generator().manual_seed(3)
+        x_NCHW = torch.randn(images, 3, 32, 32, generator=generator)
+        return Run(teacher=graph, student=graph.clone(), images_NCHW=x_NCHW, bits=Bits.parse(bits))
+
+    return make

@@ -1,0 +1,127 @@
+"""The step on a whole graph: what each search gives, errors by name, memory by segment."""
+
+import gc
+import weakref
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from vitq.calibrate import Calibrate, Insert, SiteFormat
+from vitq.calibrate.groups import find_groups
+from vitq.calibrate.statistics import sites_by_segment, walk
+from vitq.errors import CalibrationError, RecipeError
+from vitq.graph import Graph, Role
+from vitq.quantizers import Granularity, Quantizer
+from vitq.run import Run
+
+MakeRun = Callable[..., Run]
+CHANNEL = SiteFormat(granularity=Granularity.CHANNEL)
+
+
+def parameters(run: Run) -> dict[str, dict[str, torch.Tensor]]:
+    return {n: q.parameters_dict() for n, q in run.student.quantizers.items() if isinstance(q, Quantizer)}
+
+
+def quantized(run: Run, search: str) -> Run:
+    Insert(probabilities=SiteFormat(format="log2")).apply(run)
+    Calibrate(images=4, weights=search, activations=search, rounds=1).apply(run)
+    return run
+
+
+@pytest.mark.parametrize("search", ["minmax", "percentile", "mse", "output"])
+def test_every_search_calibrates_every_site_the_same_way_twice(vit: Graph, make_run: MakeRun, search: str) -> None:
+    first, second = (parameters(quantized(make_run(vit), search)) for _ in range(2))
+    assert set(first) == {site.name for site in vit.sites.values() if site.role is not Role.IMAGE}
+    for name, values in first.items():
+        for key, value in values.items():
+            assert torch.equal(value, second[name][key]), (name, key)
+
+
+def test_the_whole_model_gets_closer_from_min_max_to_output_search(vit: Graph, make_run: MakeRun) -> None:
+    errors = []
+    for search in ("minmax", "mse", "output"):
+        run = quantized(make_run(vit, images=16), search)
+        error = (run.student(run.images_NCHW) - vit(run.images_NCHW)).square().mean()
+        errors.append(float(error))
+    assert errors[2] < errors[1] < errors[0]
+
+
+def test_eight_bits_are_almost_exact(vit: Graph, make_run: MakeRun) -> None:
+    run = make_run(vit, "w8a8", images=16)
+    Insert().apply(run)
+    Calibrate(images=8).apply(run)
+    truth = vit(run.images_NCHW)
+    assert float((run.student(run.images_NCHW) - truth).square().mean() / truth.var()) < 2e-3
+
+
+def test_a_glob_and_only_uncalibrated_leave_the_rest_alone(vit: Graph, make_run: MakeRun) -> None:
+    run = make_run(vit)
+    Insert().apply(run)
+    Calibrate(images=2, weights="mse", activations="mse", sites="blocks.0.*").apply(run)
+    done = {name for name, q in run.student.quantizers.items() if isinstance(q, Quantizer) and q.calibrated}
+    assert done == {name for name in run.student.quantizers if name.startswith("blocks.0.")}
+    before = parameters_of(run, done)
+    Calibrate(images=8, only_uncalibrated=True).apply(run)
+    for name, values in before.items():
+        assert all(torch.equal(parameters(run)[name][key], value) for key, value in values.items())
+    with pytest.raises(RecipeError, match="did you mean"):
+        Calibrate(sites="blocks.0.mlp.fc1/weigth").apply(run)
+
+
+def parameters_of(run: Run, names: set[str]) -> dict[str, dict[str, torch.Tensor]]:
+    quantizers = {name: run.student.quantizers[name] for name in names}
+    return {n: q.parameters_dict() for n, q in quantizers.items() if isinstance(q, Quantizer)}
+
+
+def test_unusable_tensors_are_named(vit: Graph, make_run: MakeRun) -> None:
+    run = make_run(vit)
+    Insert().apply(run)
+    broken = run.images_NCHW.clone()
+    broken[1, 0, 0, 0] = torch.nan
+    zeroed = make_run(vit)
+    with torch.no_grad():
+        for parameter in ("blocks.0.norm1.weight", "blocks.0.norm1.bias"):
+            zeroed.student.module.get_parameter(parameter).zero_()
+    Insert().apply(zeroed)
+    run.images_NCHW = broken
+    with pytest.raises(CalibrationError, match=r"blocks\.0\.attn\.qkv/input.*NaN"):
+        Calibrate().apply(run)
+    with pytest.raises(CalibrationError, match=r"blocks\.0\.attn\.qkv/input.*every value is 0"):
+        Calibrate().apply(zeroed)
+    run.images_NCHW = broken[:0]
+    with pytest.raises(CalibrationError, match="no calibration images"):
+        Calibrate().apply(run)
+
+
+def test_a_dead_channel_is_a_named_warning(vit: Graph, make_run: MakeRun) -> None:
+    run = make_run(vit)
+    with torch.no_grad():
+        run.student.module.get_parameter("blocks.1.norm2.weight")[5] = 0
+    Insert(post_norm=CHANNEL).apply(run)
+    Calibrate(images=4, weights="mse", activations="mse").apply(run)
+    warnings = [w for w in run.events.warnings if w.name == "dead-channel"]
+    assert len(warnings) == 1 and "blocks.1.mlp.fc1/input" in warnings[0].message
+    assert bool(torch.isfinite(run.student(run.images_NCHW)).all())
+
+
+def test_only_one_segment_is_alive_at_a_time(vit: Graph, make_run: MakeRun) -> None:
+    segments = sites_by_segment(vit, lambda site: True)
+    assert sum(len(segment.sites) for segment in segments) == sum(not s.is_weight for s in vit.sites.values())
+    previous: list[weakref.ref[torch.Tensor]] = []
+    for _, tensors in walk(vit, make_run(vit).images_NCHW, segments, torch.device("cpu")):
+        gc.collect()
+        assert all(ref() is None for ref in previous)
+        previous = [weakref.ref(tensor) for name, tensor in tensors.items() if "patch_embed" not in name]
+        del tensors
+
+
+def test_groups_join_what_meets_in_one_product(vit: Graph) -> None:
+    groups = find_groups(vit)
+    names = [tuple(site.name.rpartition(".")[2] for site in group.sites) for group in groups[1:5]]
+    assert names == [
+        ("qkv/input", "qkv/weight"),
+        ("attn/query", "attn/key"),
+        ("attn/probabilities", "attn/value"),
+        ("proj/input", "proj/weight"),
+    ]

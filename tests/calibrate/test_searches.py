@@ -1,0 +1,115 @@
+"""Searches on tensors: against brute force, and against one another."""
+
+import itertools
+
+import pytest
+import torch
+
+from vitq.calibrate.grid import Grid, Target
+from vitq.calibrate.rows import largest, quantiles, rows_of
+from vitq.calibrate.searches import SEARCHES, best, clip_grid, ends, tensor_score
+from vitq.quantizers import Format, Granularity, make_quantizer
+
+FORMATS = [
+    Format("affine", bits, granularity, symmetric)
+    for bits, granularity, symmetric in itertools.product(
+        (3, 4, 8), (Granularity.TENSOR, Granularity.CHANNEL), (False, True)
+    )
+] + [Format(name, 4, granularity) for name in ("log2", "log_sqrt2") for granularity in list(Granularity)[:2]]
+
+
+def heavy_tailed(*shape: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(shape, generator=generator)
+    return x * torch.rand(shape, generator=generator).pow(-0.4)
+
+
+def error(grid: Grid, target: Target, x: torch.Tensor, axis: int | None) -> torch.Tensor:
+    """Squared error by the quantizer module itself, per group."""
+    quantizer = make_quantizer(target.format, axis)
+    shape = (-1, 1) if axis == 0 else ()
+    scale, zero = grid.shaped(*shape)
+    quantizer.set_parameters(scale=scale, **({} if zero is None else {"zero_point": zero}))
+    squared = (quantizer(x) - x).square()
+    return squared.sum(1) if axis == 0 else squared.sum()[None]
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=str)
+def test_each_search_is_at_least_as_good_as_the_simpler_one(form: Format) -> None:
+    axis = None if form.granularity is Granularity.TENSOR else 0
+    x = heavy_tailed(6, 700)
+    x = x.abs() / x.max() if form.name.startswith("log") else x
+    target, rows = Target(form), rows_of(x, axis)
+    minmax, percentile, mse = (error(SEARCHES[s](target, rows), target, x, axis) for s in SEARCHES)
+    slack = 1 + 1e-4
+    assert (percentile <= minmax * slack).all()
+    assert (mse <= percentile * slack).all()
+    if form.bits <= 4 and form.name == "affine":
+        assert mse.sum() < 0.8 * minmax.sum()
+
+
+def test_mse_is_close_to_brute_force_over_all_zero_points() -> None:
+    x = heavy_tailed(1, 4000)[0] + 0.7
+    target = Target(Format("affine", 3))
+    found = float(error(SEARCHES["mse"](target, rows_of(x, None)), target, x, None))
+    scales = torch.linspace(0.02, 1, 300) * float(x.max() - x.min()) / 7
+    grid = Grid(*(t.reshape(-1, 1) for t in torch.meshgrid(scales, torch.arange(8.0), indexing="ij")))
+    brute = float(tensor_score(target, rows_of(x, None))(grid).min())
+    assert found <= brute * 1.03
+
+
+def test_min_max_covers_the_range_and_a_search_per_channel_equals_channels_on_their_own() -> None:
+    x = heavy_tailed(5, 300)
+    target = Target(Format("affine", 4, Granularity.CHANNEL))
+    low, high = target.range(SEARCHES["minmax"](target, rows_of(x, 0)))
+    half = (high - low) / 15 / 2 + 1e-6
+    assert (low <= x.amin(1) + half).all() and (high >= x.amax(1) - half).all()
+    together = SEARCHES["mse"](target, rows_of(x, 0))
+    alone = [SEARCHES["mse"](target, rows_of(x[i : i + 1], 0)) for i in range(5)]
+    assert torch.equal(together.scale_KG[0], torch.cat([grid.scale_KG[0] for grid in alone]))
+
+
+def test_ranges_need_not_hold_zero_when_not_anchored() -> None:
+    x = torch.linspace(4, 5, 64).reshape(1, -1)
+    free = Target(Format("affine", 4, Granularity.CHANNEL), anchored=False)
+    bound = Target(Format("affine", 4, Granularity.CHANNEL))
+    rows = rows_of(x, 0)
+    errors = [float(error(SEARCHES["mse"](t, rows), t, x, 0)) for t in (free, bound)]
+    assert errors[0] < errors[1] / 10
+
+
+def test_an_unanchored_channel_without_spread_gets_a_usable_scale() -> None:
+    x = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
+    x[2] = 3.0
+    target = Target(Format("affine", 4, Granularity.CHANNEL), anchored=False)
+    grid = SEARCHES["mse"](target, rows_of(x, 0))
+    assert float(grid.scale_KG.max() / grid.scale_KG.min()) < 1e5
+    assert float(error(grid, target, x, 0)[2]) < 1e-4
+
+
+def test_the_clip_grid_is_scored_like_a_loop_over_the_quantizer() -> None:
+    x = heavy_tailed(3, 50)
+    target, rows = Target(Format("affine", 3, Granularity.CHANNEL)), rows_of(x, 0)
+    grid = clip_grid(target, *ends(target, rows))
+    looped = torch.stack([error(grid.part(k, k + 1), target, x, 0) for k in range(len(grid))])
+    score = tensor_score(target, rows)
+    torch.testing.assert_close(score(grid), looped, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(best(grid, score)[1], looped.amin(0), rtol=1e-4, atol=1e-5)
+
+
+def test_thinned_rows_keep_the_tails_and_the_mass() -> None:
+    x = heavy_tailed(2, 100_000)
+    rows = rows_of(x, 0, limit=1 << 13)
+    assert rows.values_GN.numel() < 20_000
+    assert torch.equal(rows.high_G, x.amax(1)) and torch.equal(rows.low_G, x.amin(1))
+    assert torch.equal(rows.values_GN[:, -256:], x.topk(256).values)
+    torch.testing.assert_close(rows.weights_GN.sum(1), torch.full((2,), 100_000.0), rtol=1e-4, atol=0)
+    levels = torch.tensor([0.5, 0.99, 0.9999])
+    exact = torch.stack([x.quantile(level, dim=1) for level in levels])
+    torch.testing.assert_close(quantiles(rows, levels), exact, rtol=0.05, atol=0.05)
+
+
+def test_the_largest_values_are_exact_for_any_length() -> None:
+    x = heavy_tailed(3, 64 * 50 + 17)
+    for k in (1, 7, 49, 60):
+        assert torch.equal(largest(x, k), x.topk(k, dim=1).values)

@@ -1,0 +1,198 @@
+"""Capture: what it refuses, what it folds, what it leaves alone."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import vitq.graph
+from vitq.errors import ModelError
+from vitq.graph import Role, capture
+
+
+class TwoOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.fc(x), x
+
+
+class BranchOnValue(TwoOutputs):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x) if x.sum() > 0 else x
+
+
+class BranchOnBatch(TwoOutputs):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x) if len(x) == 2 else x
+
+
+class Constant(TwoOutputs):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc.weight * 2
+
+
+class Nothing(TwoOutputs):
+    def forward(self, x: torch.Tensor) -> None:
+        return None
+
+
+class Unfinished(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class DictOutput(TwoOutputs):
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.fc(x)}
+
+
+class Stateful(nn.Module):
+    """Count its calls, scale its input in place, ask for its device: effects that a graph must not keep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        y = self.fc(x.clone().mul_(2))
+        return y + torch.arange(x.shape[0], device=x.device).to(y.dtype)[:, None]
+
+
+class Positions(nn.Module):
+    """Compute a position bias from constants by a small network, as relative-position networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.position = nn.Linear(1, 4)
+        self.register_buffer("grid", torch.linspace(-1, 1, 3)[:, None])
+
+    def forward(self, x_BN4: torch.Tensor) -> torch.Tensor:
+        return self.fc(x_BN4) + self.position(self.grid)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (TwoOutputs(), "returns 2 values"),
+        (BranchOnValue(), "cannot capture BranchOnValue"),
+        (BranchOnBatch(), "cannot capture BranchOnBatch"),
+        (Constant(), "does not depend on its input"),
+        (Nothing(), "Nothing"),
+        (Unfinished(), "NotImplementedError"),
+    ],
+)
+def test_unusable_models_are_refused_by_name(model: nn.Module, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        capture(model, torch.randn(2, 4))
+
+
+def test_a_dict_with_one_tensor_is_one_output() -> None:
+    model, x = DictOutput(), torch.randn(3, 4)
+    assert torch.equal(capture(model, x)(x), model(x)["logits"])
+
+
+@pytest.mark.parametrize("example_batch", [1, 2, 7])
+def test_the_batch_of_the_example_does_not_matter(example_batch: int) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 2), nn.Flatten(), nn.Linear(36, 2))
+    graph = capture(model, torch.randn(example_batch, 3, 4, 4))
+    for batch in (1, 2, 7):
+        x = torch.randn(batch, 3, 4, 4)
+        assert torch.equal(graph(x), model(x))
+
+
+def test_the_callers_model_is_untouched() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 2), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(36, 2))
+    before = copy.deepcopy(model.state_dict())
+    graph = capture(model, torch.randn(2, 3, 4, 4))
+    with torch.no_grad():
+        for parameter in graph.module.parameters():
+            parameter.zero_()
+    assert model.training and all(m.training for m in model.modules())
+    assert all(p.requires_grad for p in model.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert not any(p.requires_grad for p in graph.module.parameters())
+
+
+def test_effects_are_dropped() -> None:
+    model = Stateful()
+    graph = capture(model, torch.randn(2, 4))
+    x = torch.randn(3, 4)
+    kept = x.clone()
+    assert torch.equal(graph(x), graph(x))
+    assert torch.equal(x, kept)
+    assert torch.equal(graph(x), model(x))
+    called = {str(n.target) for n in graph.module.graph.nodes if n.op == "call_function"}
+    assert not any("assert" in name or "copy_" in name or "mul_" in name for name in called)
+
+
+def test_what_depends_on_no_image_is_folded() -> None:
+    model, x = Positions(), torch.randn(2, 3, 4)
+    graph = capture(model, x)
+    assert torch.equal(graph(x), model(x))
+    assert list(graph.sites) == ["fc/input", "fc/weight"]
+    assert not any("position" in name for name in graph.module.state_dict())
+
+
+def test_moving_a_graph_moves_the_tensors_it_makes() -> None:
+    graph = capture(Stateful(), torch.randn(2, 4))
+    graph.to(torch.device("meta"))
+    assert graph(torch.empty(5, 4, device="meta")).shape == (5, 4)
+
+
+def test_a_hugging_face_classifier() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=32,
+        patch_size=16,
+        num_labels=4,
+    )
+    model = transformers.ViTForImageClassification(config).eval()
+    x = torch.randn(3, 3, 32, 32)
+    graph = capture(model, x)
+    with torch.no_grad():
+        torch.testing.assert_close(graph(x), model(x).logits, rtol=1e-5, atol=1e-6)
+        y = x
+        for span in graph.spans("unit"):
+            y = graph.segment(span.start, span.end)(y)
+        assert torch.equal(y, graph(x))
+    assert len(graph.spans("unit")) == 2 + 2 * 2
+    assert len(graph.spans("block")) == 2 + 2
+    shared = [s for s in graph.sites.values() if len(s.consumers) == 3]
+    assert [s.role for s in shared] == [Role.POST_NORM] * 2
+    assert all(sum(s.role is role for s in graph.sites.values()) == 2 for role in (Role.QUERY, Role.KEY, Role.VALUE))
+
+
+def test_a_torchvision_classifier_has_units_and_blocks() -> None:
+    from vitq.models.torchvision_shim import ensure_torchvision
+
+    ensure_torchvision()
+    from torchvision.models import VisionTransformer
+
+    model = VisionTransformer(32, 16, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=3)
+    graph = capture(model, torch.randn(2, 3, 32, 32))
+    assert len(graph.spans("block")) == 2 + 2
+    assert len(graph.spans("unit")) == 2 + 2 * 2
+
+
+def test_no_file_of_the_graph_names_a_model_family() -> None:
+    family = re.compile(
+        r"swin|deit|beit|\beva|dino|clip|levit|maxvit|mobilevit|\bpvt|cait|tiny_?vit|hiera|convnext|timm",
+        re.IGNORECASE,
+    )
+    folder = Path(vitq.graph.__file__).parent
+    for path in folder.glob("*.py"):
+        code = re.sub(r'"""(?:.|\n)*?"""', "", path.read_text(encoding="utf-8"))
+        assert not family.search(code), f"{path.name} names a model family: {family.search(code)}"

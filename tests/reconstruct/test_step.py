@@ -1,0 +1,124 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from vitq.errors import RecipeError, ResumeError
+from vitq.quantizers import Quantizer
+from vitq.reconstruct import Reconstruct
+from vitq.run import Run
+
+QUICK = {"steps": 30, "batch": 16, "held_out": 16, "precision": "float32"}
+MGRQ = {**QUICK, "global": 1.0, "local": 0.1}
+
+
+def state(run: Run) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in run.student.module.state_dict().items()}
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def feature_error(run: Run) -> float:
+    with torch.no_grad():
+        return float((run.student(run.images_NCHW) - run.teacher(run.images_NCHW)).square().mean())
+
+
+@pytest.mark.parametrize("model", ["vit", "swin"])
+@pytest.mark.parametrize("schedule", ["layer", "unit", "block", "2", "stage", "network"])
+def test_every_schedule_lowers_the_error_of_the_logits(make_run: Callable[..., Run], model: str, schedule: str) -> None:
+    run = make_run(model)
+    before, teacher = feature_error(run), {k: v.clone() for k, v in run.teacher.module.state_dict().items()}
+    Reconstruct.model_validate({**QUICK, "schedule": [schedule]}).apply(run)
+    assert feature_error(run) < before
+    assert same(teacher, run.teacher.module.state_dict())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"learn": {"rounding": 1e-2, "activation_scales": 1e-3}},
+        {"global": 1.0, "global_on": "logits"},
+        {"global": 1.0, "local": 0.1, "local_by": "moments"},
+        {"local": 0.1, "local_by": "kl"},
+        {"local": 0.1, "local_by": "mse", "block": 0.5},
+        {
+            "learn": {
+                "weights": 0.02,
+                "weight_scales": 1e-3,
+                "zero_points": 0.01,
+                "biases": 1e-3,
+                "norms": 1e-3,
+            }
+        },
+        {"drop_activations": 0.0, "mix_inputs": 0.0, "cache": "bfloat16"},
+        {"precision": "bfloat16"},
+    ],
+    ids=str,
+)
+def test_every_option_trains(make_run: Callable[..., Run], options: dict[str, object]) -> None:
+    run = make_run()
+    before = feature_error(run)
+    Reconstruct.model_validate({**QUICK, **options}).apply(run)
+    assert feature_error(run) < before
+
+
+def test_leaves_nothing_trainable_and_no_dropping_behind(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    Reconstruct.model_validate(MGRQ).apply(run)
+    assert not any(p.requires_grad for p in run.student.module.parameters())
+    quantizers = [q for q in run.student.module.modules() if isinstance(q, Quantizer)]
+    assert len(quantizers) == len(run.student.quantizers)
+    assert all(q.drop is None for q in quantizers)
+
+
+def test_same_seed_same_result_other_seed_other_result(make_run: Callable[..., Run]) -> None:
+    first, second, other = make_run(), make_run(), make_run()
+    other.seed = 1
+    for run in (first, second, other):
+        Reconstruct.model_validate(QUICK).apply(run)
+    assert same(state(first), state(second))
+    assert not same(state(first), state(other))
+
+
+@pytest.mark.parametrize("segments", [1, 3])
+def test_a_killed_run_resumes_to_the_same_bits(make_run: Callable[..., Run], tmp_path: Path, segments: int) -> None:
+    step = Reconstruct.model_validate({**MGRQ, "schedule": ["unit", "block"], "steps": 8})
+    whole = make_run()
+    step.apply(whole)
+
+    killed = make_run(store=tmp_path / "run")
+    save, saved = killed.store.save, []
+
+    def save_then_die(*args: object) -> None:
+        save(*args)  # type: ignore[arg-type]
+        saved.append(args[0])
+        if len(saved) == segments:
+            raise KeyboardInterrupt
+
+    killed.store.save = save_then_die  # type: ignore[method-assign,assignment]
+    with pytest.raises(KeyboardInterrupt):
+        step.apply(killed)
+
+    with pytest.raises(ResumeError, match="--resume"):
+        make_run(store=tmp_path / "run")
+    resumed = make_run(store=tmp_path / "run", resume=True)
+    step.apply(resumed)
+    assert same(state(whole), state(resumed))
+
+
+def test_rolls_back_what_gets_worse(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    before = state(run)
+    Reconstruct.model_validate({**QUICK, "learn": {"weights": 1000.0, "activation_scales": 10.0}}).apply(run)
+    assert same(before, state(run))
+    assert {w.name for w in run.events.warnings} >= {"rolled-back"}
+
+
+def test_unknown_schedule_and_variable_name_the_choices(make_run: Callable[..., Run]) -> None:
+    with pytest.raises(RecipeError, match="block"):
+        Reconstruct.model_validate({**QUICK, "schedule": ["blok"]}).apply(make_run())
+    with pytest.raises(ValueError, match="rounding"):
+        Reconstruct.model_validate({"learn": {"weight": 1.0}})

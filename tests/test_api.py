@@ -1,0 +1,189 @@
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import vitq
+from vitq.errors import ArtifactError, DataError, ModelError, RecipeError, ResumeError
+from vitq.models.torchvision_shim import ensure_torchvision
+from vitq.quantizers import packed_size
+from vitq.store import Store
+
+QUICK = {"reconstruct.steps": 4, "reconstruct.batch": 8, "reconstruct.held_out": 8}
+
+
+@pytest.fixture(scope="module")
+def vit() -> nn.Module:
+    ensure_torchvision()
+    import timm
+
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+    model: nn.Module = timm.create_model("vit_tiny_patch16_224", num_classes=10, **options)
+    return model
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def quantize(vit: nn.Module, images: torch.Tensor) -> Callable[..., vitq.QuantizedModel]:
+    def run(recipe: str = "rtn", **options: Any) -> vitq.QuantizedModel:
+        overrides = QUICK if recipe not in ("rtn", "repq") else {}
+        options = {"overrides": overrides, "progress": False, **options}
+        return vitq.quantize(vit, images, recipe=recipe, **options)
+
+    return run
+
+
+@pytest.mark.parametrize("recipe", ["rtn", "repq", "brecq", "qdrop", "pd-quant", "mgrq"])
+def test_every_recipe_quantizes_saves_and_reloads_bit_for_bit(
+    quantize: Callable[..., vitq.QuantizedModel], images: torch.Tensor, tmp_path: Path, recipe: str
+) -> None:
+    model = quantize(recipe, out=tmp_path / "run", bits="w3a4")
+    again = vitq.load(tmp_path / "run")
+    assert torch.equal(model(images), again(images))
+    assert again.config == model.config
+    assert again.metrics["agreement"] == model.metrics["agreement"]
+    assert [row for row in again.scope_table() if row.kind == "weight"][0].bits == 3
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert "<html" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_reloads_in_a_new_process_without_timm(
+    quantize: Callable[..., vitq.QuantizedModel], images: torch.Tensor, tmp_path: Path
+) -> None:
+    model = quantize(out=tmp_path / "run")
+    torch.save(model(images), tmp_path / "logits.pt")
+    torch.save(images, tmp_path / "images.pt")
+    code = (
+        "import sys, torch, vitq; m = vitq.load(sys.argv[1] + '/run'); x = torch.load(sys.argv[1] + '/images.pt');"
+        "assert torch.equal(m(x), torch.load(sys.argv[1] + '/logits.pt')); assert 'timm' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+def test_same_seed_same_artifact_byte_for_byte(quantize: Callable[..., vitq.QuantizedModel], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        quantize("mgrq", out=tmp_path / name, seed=3)
+    for file in ("config.json", "graph.json", "model.safetensors", "metrics.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+
+def test_weights_take_their_real_width_on_disk(quantize: Callable[..., vitq.QuantizedModel], tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    quantize(bits="w4a8", out=tmp_path / "run")
+    with safe_open(tmp_path / "run" / "model.safetensors", "pt") as file:
+        codes = file.get_tensor("blocks.0.mlp.fc1.weight.codes")
+        assert "blocks.0.mlp.fc1.weight" not in file.keys()  # noqa: SIM118
+    assert codes.dtype == torch.uint8
+    assert codes.numel() == packed_size(48 * 192, 4) == 48 * 192 // 2
+
+
+def test_the_users_model_is_not_changed(vit: nn.Module, quantize: Callable[..., vitq.QuantizedModel]) -> None:
+    before = copy.deepcopy(vit.state_dict())
+    quantize("mgrq")
+    assert all(torch.equal(before[key], value) for key, value in vit.state_dict().items())
+    assert vit.training
+
+
+def test_32_bits_leave_floating_point(quantize: Callable[..., vitq.QuantizedModel], images: torch.Tensor, vit: nn.Module) -> None:
+    model = quantize(bits="w32a32")
+    with torch.no_grad():
+        expected = copy.deepcopy(vit).eval()(images)
+    assert torch.allclose(model(images), expected, atol=1e-5)
+    assert model.metrics["agreement"] == 100.0
+
+
+def test_more_bits_agree_more(quantize: Callable[..., vitq.QuantizedModel]) -> None:
+    errors = [quantize(bits=bits).metrics["mean_segment_error"] for bits in ("w2a2", "w4a4", "w8a8")]
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_labels_give_accuracy(quantize: Callable[..., vitq.QuantizedModel], images: torch.Tensor, tmp_path: Path) -> None:
+    labels = quantize(bits="w32a32")(images).argmax(-1)
+    model = quantize(bits="w8a8", validation=(images, labels), out=tmp_path / "run")
+    assert model.metrics["fp_top1"] == 100.0
+    assert 50.0 < model.metrics["top1"] <= 100.0
+    assert vitq.load(tmp_path / "run").evaluate((images, labels)).top1 == model.metrics["top1"]
+    with pytest.raises(DataError, match="label"):
+        model.evaluate((images, labels + 10))
+
+
+def test_a_finished_folder_is_kept(quantize: Callable[..., vitq.QuantizedModel], tmp_path: Path) -> None:
+    quantize(out=tmp_path / "run")
+    with pytest.raises(ArtifactError, match="overwrite"):
+        quantize(out=tmp_path / "run")
+    assert quantize(out=tmp_path / "run", resume=True).config.bits == "w4a4"
+    quantize(out=tmp_path / "run", bits="w8a8", overwrite=True)
+    assert vitq.load(tmp_path / "run").config.bits == "w8a8"
+
+
+@pytest.mark.parametrize("saved_before_the_kill", [1, 2, 4])
+def test_a_killed_run_resumes_to_the_same_artifact(
+    quantize: Callable[..., vitq.QuantizedModel],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    saved_before_the_kill: int,
+) -> None:
+    quantize("mgrq", out=tmp_path / "whole")
+    save, count = Store.save, []
+
+    def save_then_die(self: Store, *args: Any) -> None:
+        save(self, *args)
+        count.append(args[0])
+        if len(count) == saved_before_the_kill:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "save", save_then_die)
+        with pytest.raises(KeyboardInterrupt):
+            quantize("mgrq", out=tmp_path / "killed")
+    with pytest.raises(ResumeError, match="seed"):
+        quantize("mgrq", out=tmp_path / "killed", resume=True, seed=9)
+    quantize("mgrq", out=tmp_path / "killed", resume=True)
+    for file in ("config.json", "graph.json", "model.safetensors"):
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "killed" / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("file", ["config.json", "graph.json", "model.safetensors"])
+def test_a_damaged_artifact_is_refused(quantize: Callable[..., vitq.QuantizedModel], tmp_path: Path, file: str) -> None:
+    quantize(out=tmp_path / "run")
+    path = tmp_path / "run" / file
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ArtifactError, match=file.replace(".", r"\.")):
+        vitq.load(tmp_path / "run")
+    path.unlink()
+    with pytest.raises(ArtifactError):
+        vitq.load(tmp_path / "run")
+
+
+def test_another_schema_version_is_refused(quantize: Callable[..., vitq.QuantizedModel], tmp_path: Path) -> None:
+    quantize(out=tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
+    with pytest.raises(ArtifactError, match="schema version 99"):
+        vitq.load(tmp_path / "run")
+
+
+def test_bad_input_is_named(quantize: Callable[..., vitq.QuantizedModel], images: torch.Tensor) -> None:
+    with pytest.raises(RecipeError, match="w4a4"):
+        quantize(bits="4bit")
+    with pytest.raises(RecipeError, match="mgrq"):
+        quantize("mgrk")
+    with pytest.raises(RecipeError, match=r"reconstruct\.steps"):
+        quantize("mgrq", overrides={"reconstruct.stepz": 3})
+    with pytest.raises(DataError, match="cuda"):
+        quantize(device="cuda:99")
+    with pytest.raises(ModelError, match="deit_tiny_patch16_224"):
+        vitq.quantize("deit_tiny_patch16_22", images, progress=False)
