@@ -22,6 +22,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
     def forward(self, x_BTC: Tensor) -> Tensor:
+        """Tokens in, tokens out."""
         qkv_3BHTD = self.qkv(self.norm1(x_BTC)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         a_BHTD = nn.functional.scaled_dot_product_attention(*qkv_3BHTD.unbind(0))
         x_BTC = x_BTC + self.proj(a_BHTD.transpose(1, 2).flatten(2))
@@ -39,6 +40,7 @@ class SmallViT(nn.Module):
         self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, classes)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Images in, logits (B, K) out."""
         x_BTC = self.patches(x_BCHW).flatten(2).transpose(1, 2) + self.position
         for block in self.blocks:
             x_BTC = block(x_BTC)

@@ -15,7 +15,7 @@ from PIL import Image
 import vitq
 
 
-def random_pictures(folder: Path, count: int = 16) -> Path:
+def random_pictures(folder: Path, count: int = 8) -> Path:
     generator = np.random.default_rng(0)
     for i in range(count):
         pixels_HWC = generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -30,7 +30,7 @@ def main() -> None:
     else:
         name, images, weights = "test_vit", random_pictures(out), "random"
 
-    model = vitq.quantize(name, images, weights=weights, recipe="repq", bits="w6a6", limit=32, out=out / "artifact")
+    model = vitq.quantize(name, images, weights=weights, recipe="repq", bits="w6a6", limit=100, out=out / "artifact")
     for row in model.scope_table():
         print(f"{row.role:16} {row.sites:4} sites  {row.format} {row.bits} bits per {row.granularity}")
     print(f"agreement with the original: {model.metrics['agreement']:.1f} %")

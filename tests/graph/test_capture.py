@@ -11,6 +11,7 @@ from torch import nn
 import vitq.graph
 from vitq.errors import ModelError
 from vitq.graph import Role, capture
+from vitq.models.torchvision_shim import ensure_torchvision
 
 
 class TwoOutputs(nn.Module):
@@ -149,6 +150,7 @@ def test_moving_a_graph_moves_the_tensors_it_makes() -> None:
 
 
 def test_a_hugging_face_classifier() -> None:
+    ensure_torchvision()
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
         hidden_size=32,
@@ -176,8 +178,6 @@ def test_a_hugging_face_classifier() -> None:
 
 
 def test_a_torchvision_classifier_has_units_and_blocks() -> None:
-    from vitq.models.torchvision_shim import ensure_torchvision
-
     ensure_torchvision()
     from torchvision.models import VisionTransformer
 
@@ -189,7 +189,7 @@ def test_a_torchvision_classifier_has_units_and_blocks() -> None:
 
 def test_no_file_of_the_graph_names_a_model_family() -> None:
     family = re.compile(
-        r"swin|deit|beit|\beva|dino|clip|levit|maxvit|mobilevit|\bpvt|cait|tiny_?vit|hiera|convnext|timm",
+        r"swin|deit|beit|\beva(?:02)?\b|dino|clip|levit|maxvit|mobilevit|\bpvt|cait|tiny_?vit|hiera|convnext|timm",
         re.IGNORECASE,
     )
     folder = Path(vitq.graph.__file__).parent

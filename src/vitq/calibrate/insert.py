@@ -25,26 +25,33 @@ from vitq.step import Step, register_step
 if TYPE_CHECKING:
     from vitq.run import Run
 
+WIDE_BITS = 6
+
 
 class SiteFormat(BaseModel):
-    """Number format of the sites of one role; its bits come from the run."""
+    """Number format of the sites of one role; its bits come from the run.
+
+    ``wide_format`` takes over from six bits on: more bits widen a logarithm's range but never its step of a factor 2.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: str = "affine"
+    wide_format: str | None = None
     granularity: Granularity = Granularity.TENSOR
     symmetric: bool = False
 
-    @field_validator("format")
+    @field_validator("format", "wide_format")
     @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in FORMATS:
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and name not in FORMATS:
             raise ValueError(f"number format '{name}' does not exist{did_you_mean(name, FORMATS)}")
         return name
 
     def at(self, bits: int, granularity: Granularity) -> Format:
         """Return the format with ``bits``, at the granularity that the site's tensor allows."""
-        return Format(self.format, bits, granularity, self.symmetric)
+        wide = bits >= WIDE_BITS and self.wide_format is not None
+        return Format((self.wide_format if wide else None) or self.format, bits, granularity, self.symmetric)
 
 
 class SiteBits(BaseModel):

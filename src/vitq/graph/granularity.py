@@ -132,15 +132,20 @@ class Granularity:
         return sorted({*self._grouped(1), *residual}, key=self.cuts.index)
 
     def _chain(self, ends: list[str]) -> tuple[Span, ...]:
-        """Turn kept cuts into spans from input to output; a piece without weights joins its successor."""
+        """Turn kept cuts into spans from input to output; a piece without weights joins what is before it."""
         weighted = {end: count for end, _, count in self._pieces}
         spans: list[Span] = []
         start, total = self.cuts[0], 0
         kept = set(ends) | {self.cuts[-1]}
         for cut in self.cuts[1:]:
             total += weighted[cut]
-            if cut in kept and total:
+            if cut not in kept:
+                continue
+            if total:
                 spans.append(Span(self._span_name(start, cut), start, cut, start))
+            elif spans:
+                spans[-1] = replace(spans[-1], end=cut)
+            if spans:
                 start, total = cut, 0
         if not spans:
             return (Span(self.cuts[-1], self.cuts[0], self.cuts[-1], self.cuts[0]),)
