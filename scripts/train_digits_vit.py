@@ -19,7 +19,7 @@ from torch.nn import functional as F
 import vitq.demo
 from vitq.demo.digits_vit import CHECKPOINT, digits_images, digits_module
 
-STEPS = 800
+STEPS = 1000
 BATCH = 64
 LEARNING_RATE = 2e-3
 NORM_LEARNING_RATE = 2e-2  # norm gains grow uneven, as they are in large pretrained transformers

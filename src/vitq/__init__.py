@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitq.api import evaluate, load, quantize
-    from vitq.quantized import QuantizedModel
+    from vitq.api import evaluate, quantize
+    from vitq.quantized import QuantizedModel, load
 
 __all__ = ["QuantizedModel", "evaluate", "load", "quantize"]
 

@@ -64,7 +64,7 @@ def quantize(
     Raises a VitqError that names what is wrong with model, images, recipe or folder.
     """
     began = time.monotonic()
-    width = bits if isinstance(bits, Bits) else Bits.parse(bits)
+    wanted = bits if isinstance(bits, Bits) else Bits.parse(bits)
     plan = load_recipe(recipe, budget=budget, overrides={"insert.scope": scope, **(overrides or {})})
     folder = None if out is None else Path(out)
     if folder is not None and (folder / "config.json").exists() and not overwrite:
@@ -76,17 +76,19 @@ def quantize(
     with Events(None if folder is None else folder / "events.jsonl", console=progress) as events:
         loaded = _load(model, weights, num_classes, preprocessing)
         if isinstance(images, torch.Tensor) and preprocessing is None:
-            loaded = replace(loaded, preprocessing=replace(loaded.preprocessing, input_size=tuple(images.shape[-3:])))
+            channels, height, width = images.shape[-3:]
+            own = replace(loaded.preprocessing, input_size=(channels, height, width))
+            loaded = replace(loaded, preprocessing=own)
         events.show(f"{loaded.name}: {loaded.preprocessing.describe()}")
         x_NCHW = draw_calibration(
             open_images(images), loaded.preprocessing, limit=limit, views=views, seed=seed, warn=events.warn
         )
-        about = _about(loaded, x_NCHW, plan, width, scope, seed)
+        about = _about(loaded, x_NCHW, plan, wanted, scope, seed)
         store = Store(None if folder is None else folder / "checkpoints", about.model_dump(mode="json"), resume)
         teacher = _capture(loaded, x_NCHW, place)
         judge = _Judge(loaded, validation, x_NCHW, place, events)
         floating = judge(teacher, "floating point")
-        run = Run(teacher, teacher.clone(), x_NCHW, width, seed, place, events, store)
+        run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, store)
         frozen = run_steps(run, plan.steps)
         errors = segment_errors(run)
         score = judge(run.student, "quantized")

@@ -45,7 +45,8 @@ class QuantizedModel:
     @property
     def device(self) -> torch.device:
         """Where the model's tensors are."""
-        return next(iter(self.graph.module.state_dict().values())).device
+        tensor: torch.Tensor = next(iter(self.graph.module.state_dict().values()))
+        return tensor.device
 
     def to(self, device: torch.device | str) -> "QuantizedModel":
         """Move the model and return it."""

@@ -22,10 +22,15 @@ class SharedInput(nn.Module):
         return y + attention @ self.v(y)
 
 
-@pytest.fixture
-def graph() -> Graph:
+@pytest.fixture(scope="module")
+def captured() -> Graph:
     torch.manual_seed(0)
     return capture(SharedInput(), torch.randn(2, 3, 4))
+
+
+@pytest.fixture
+def graph(captured: Graph) -> Graph:
+    return captured.clone()
 
 
 @pytest.fixture

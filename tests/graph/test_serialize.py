@@ -30,10 +30,15 @@ class Tiny(nn.Module):
         return self.fc(y.clamp(-4, 4) + self.offset) * rows + y[:, :1].clamp(-4, 4)
 
 
-@pytest.fixture
-def graph() -> Graph:
+@pytest.fixture(scope="module")
+def captured() -> Graph:
     torch.manual_seed(0)
     return capture(Tiny(), torch.randn(2, 6))
+
+
+@pytest.fixture
+def graph(captured: Graph) -> Graph:
+    return captured.clone()
 
 
 @pytest.fixture
@@ -152,7 +157,7 @@ TAMPER: dict[str, Callable[[dict[str, Any]], Any]] = {
     "placeholder name": lambda d: _first(d, "placeholder").update(name="x=print('hacked')"),
     "node name": lambda d: _first(d, "call_function").update(name="a\nimport os"),
     "keyword name": lambda d: _first(d, "call_function").update(name="import"),
-    "two names": lambda d: d["nodes"].insert(1, {"op": "get_attr", "name": "x_B6", "target": "fc.weight"}),
+    "two names": lambda d: d["nodes"].insert(1, {"op": "get_attr", "name": "x_b6", "target": "fc.weight"}),
     "path": lambda d: _first(d, "get_attr").update(target='fc"); print("'),
     "path of a method": lambda d: _first(d, "get_attr").update(target="forward"),
     "dunder path": lambda d: _first(d, "get_attr").update(target="__class__.__init__"),

@@ -25,13 +25,13 @@ from vitq.step import Step, register_step
 if TYPE_CHECKING:
     from vitq.run import Run
 
-WIDE_BITS = 6
+WIDE_BITS = 7
 
 
 class SiteFormat(BaseModel):
     """Number format of the sites of one role; its bits come from the run.
 
-    ``wide_format`` takes over from six bits on: more bits widen a logarithm's range but never its step of a factor 2.
+    ``wide_format`` takes over from seven bits on: more bits widen a logarithm's range but never its step of a factor 2.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,6 +1,7 @@
 """Images in: folders, arrays and tensors, decoded, preprocessed and drawn with a seed."""
 
-from vitq.data.calibration import check_images, draw_calibration, load_batches, load_labelled
+from vitq.data.batches import load_batches, load_labelled
+from vitq.data.calibration import check_images, draw_calibration
 from vitq.data.sources import ImageItem, ImagesLike, ImageSource, open_images
 
 __all__ = [

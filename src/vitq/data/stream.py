@@ -8,12 +8,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 from vitq.data.decode import to_rgb
-from vitq.data.sources import ImageItem
+from vitq.data.sources import ImageItem, ImageSource
 from vitq.errors import DataError
+from vitq.models.preprocessing import Preprocessing
 
 Warn = Callable[[str, str], None]
 """Takes a warning's name and its message; ``Events.warn`` is one."""
@@ -73,6 +75,20 @@ def prepare(
         warn("unusable-images", f"{len(broken)} skipped: {_listed(broken)}")
     for note, names in noted.items():
         warn("converted-images", f"{note}: {len(names)} images ({_listed(names)})")
+
+
+def check_shape(one: Prepared, others: torch.Size, preprocessing: Preprocessing) -> None:
+    """Raise DataError naming an image that does not fit the model, or the others where that is unknown."""
+    expected = others if preprocessing.assumed else torch.Size(preprocessing.input_size)
+    if one.x.shape[-3:] != expected:
+        shape, fitting = ("x".join(map(str, sizes)) for sizes in (one.x.shape[-3:], expected))
+        raise DataError(f"{one.item.name}: a tensor of {shape}, expected {fitting}; give preprocessing= to change it")
+
+
+def forward_notes(source: ImageSource, warn: Warn) -> None:
+    """Warn of what was noticed when the source was opened."""
+    for name, message in source.notes:
+        warn(name, message)
 
 
 def _read(item: ImageItem, transform: Callable[[ImageItem, Image.Image], Tensor]) -> Prepared | DataError:

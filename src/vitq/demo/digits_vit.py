@@ -38,12 +38,12 @@ def digits() -> tuple[LoadedModel, Tensor, tuple[Tensor, Tensor]]:
 
 
 def digits_module() -> nn.Module:
-    """Return the untrained architecture: timm's ViT, 8 blocks of width 48, 36 patches of 4 x 4 pixels."""
+    """Return the untrained architecture: timm's ViT, 8 blocks of width 64, 36 patches of 4 x 4 pixels."""
     ensure_torchvision()
     import timm
 
     module = timm.create_model(
-        "vit_tiny_patch16_224", img_size=24, patch_size=4, embed_dim=48, depth=8, num_heads=3, num_classes=10
+        "vit_tiny_patch16_224", img_size=24, patch_size=4, embed_dim=64, depth=8, num_heads=4, num_classes=10
     )
     return cast(nn.Module, module)
 

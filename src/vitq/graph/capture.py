@@ -1,6 +1,7 @@
 """Capture any model as one flat graph of ATen operations with a dynamic batch."""
 
 import copy
+import warnings
 from typing import Any
 
 import torch
@@ -18,21 +19,29 @@ def capture(model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
     """
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     example = example_BCHW if len(example_BCHW) > 1 else torch.cat((example_BCHW, example_BCHW))
-    batch = torch.export.Dim("batch", min=1, max=65536)
     try:
-        program = torch.export.export(frozen, (example,), dynamic_shapes=({0: batch},))
+        module = _export(frozen, example)
     except Exception as error:  # torch.export raises many unrelated types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
             f"torch.export cannot capture {type(model).__name__}: {reason}; "
             "vitq needs a model without branches on values or on the batch size (x.shape[0], not len(x))"
         ) from error
-    module = program.run_decompositions({}).module()
     _check_signature(module, type(model).__name__)
     plain = fx.GraphModule(module, _without_guards(module.graph))
     fold_constants(plain)
     simplify(plain)
     return plain.eval()
+
+
+def _export(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
+    """Export with a dynamic batch and nothing in place, without torch's remarks about its own inside."""
+    batch = torch.export.Dim("batch", min=1, max=65536)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+        module: fx.GraphModule = program.run_decompositions({}).module()
+    return module
 
 
 def _check_signature(module: fx.GraphModule, name: str) -> None:

@@ -56,6 +56,10 @@ class Graph:
         """
         return extract(self.module, start, end, taps, floating=floating)
 
+    def refresh(self) -> None:
+        """Find the sites again after a rewrite put operations before one; cuts and spans stay."""
+        self.sites = find_sites(without_quantizers(self.module.graph))
+
     def insert(self, quantizers: Mapping[str, nn.Module]) -> None:
         """Quantize the named sites; raise GraphError for an unknown or already quantized site."""
         for name in quantizers:

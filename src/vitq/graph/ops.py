@@ -86,6 +86,11 @@ def origin(node: fx.Node) -> fx.Node:
     return node
 
 
+def constant_factor(node: fx.Node) -> bool:
+    """Tell whether ``node`` multiplies its first argument by a stored constant, which keeps the role of its values."""
+    return is_op(node, {aten.mul.Tensor}) and isinstance(node.args[1], fx.Node) and node.args[1].op == "get_attr"
+
+
 def leads_to(node: fx.Node, targets: set[Any], through: Callable[[fx.Node], bool], limit: int = 12) -> fx.Node | None:
     """Return the first user of ``node`` that calls one of ``targets``, reached by ``through`` nodes only."""
     frontier = [node]

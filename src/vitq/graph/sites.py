@@ -16,6 +16,8 @@ from vitq.graph.ops import (
     NORM,
     SCALE,
     SOFTMAX,
+    constant_factor,
+    first_input,
     is_op,
     leads_to,
     module_path,
@@ -103,6 +105,8 @@ def _operands(op: fx.Node, dependent: set[fx.Node]) -> list[tuple[fx.Node, str, 
 
 def _role(node: fx.Node) -> Role:
     source = origin(node)
+    while constant_factor(source):
+        source = origin(first_input(source))
     if source.op == "placeholder":
         return Role.IMAGE
     for targets, role in (

@@ -13,9 +13,8 @@ from vitq.models.hub import hub
 from vitq.models.loaded import LoadedModel
 from vitq.models.preprocessing import Preprocessing
 from vitq.models.torchvision_shim import ensure_torchvision
-from vitq.models.weights import file_sha256, load_strictly, read_state_dict
+from vitq.models.weights import RANDOM_WEIGHTS_SEED, load_weights, seeded_weights
 
-RANDOM_WEIGHTS_SEED = 0
 _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers, timm's words
 
 
@@ -44,8 +43,7 @@ def load_huggingface(name: str, weights: Path | str | None, num_classes: int | N
     transformers = _transformers(name)
     local = Path(name).is_dir()
     changes = {} if num_classes is None else {"num_labels": num_classes}
-    with torch.random.fork_rng(devices=[]), hub(f"'{name}'"):
-        torch.manual_seed(RANDOM_WEIGHTS_SEED)
+    with seeded_weights(), hub(f"'{name}'"):
         config = transformers.AutoConfig.from_pretrained(name, **(changes if weights is not None else {}))
         if weights is None:
             model, report = transformers.AutoModelForImageClassification.from_pretrained(
@@ -64,9 +62,7 @@ def load_huggingface(name: str, weights: Path | str | None, num_classes: int | N
     if weights == "random":
         source |= {"weights": "random", "weights_seed": RANDOM_WEIGHTS_SEED}
     elif weights is not None:
-        path = Path(weights)
-        load_strictly(model, read_state_dict(path), f"weights '{path.name}'")
-        source |= {"weights": "file", "file": path.name, "file_sha256": file_sha256(path)}
+        source |= load_weights(model, Path(weights))
     preprocessing = processor_preprocessing(processor) if processor else assumed_preprocessing(config)
     module = LogitsOf(model, bgr=bool(processor.get("do_flip_channel_order", False)))
     return LoadedModel(module, preprocessing, source["name"], source, classes)

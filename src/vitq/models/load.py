@@ -15,7 +15,7 @@ from vitq.models.loaded import LoadedModel
 from vitq.models.preprocessing import Preprocessing
 from vitq.models.timm_models import load_timm, load_timm_folder, timm_preprocessing
 from vitq.models.torchvision_shim import ensure_torchvision
-from vitq.models.weights import check_finite, file_sha256, load_strictly, read_state_dict, state_sha256
+from vitq.models.weights import check_finite, load_weights, state_sha256
 
 
 def load_model(
@@ -68,9 +68,7 @@ def _copy_of_module(module: nn.Module, weights: Path | str | None, num_classes: 
         raise ModelError(f"the {name} cannot be copied ({error}); give a module in its plain, untraced form") from error
     source: dict[str, Any] = {"kind": "module", "name": name, "weights": "module"}
     if weights is not None:
-        path = Path(weights)
-        load_strictly(mine, read_state_dict(path), f"weights '{path.name}'")
-        source |= {"weights": "file", "file": path.name, "file_sha256": file_sha256(path)}
+        source |= load_weights(mine, Path(weights))
     config = getattr(mine, "config", None)
     if _is_huggingface(mine):
         classes = num_classes or getattr(config, "num_labels", None)

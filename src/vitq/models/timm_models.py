@@ -5,7 +5,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from vitq.errors import ModelError
@@ -13,9 +12,7 @@ from vitq.models.hub import hub
 from vitq.models.loaded import LoadedModel
 from vitq.models.preprocessing import Preprocessing
 from vitq.models.torchvision_shim import ensure_torchvision
-from vitq.models.weights import file_sha256, load_strictly, read_state_dict
-
-RANDOM_WEIGHTS_SEED = 0
+from vitq.models.weights import RANDOM_WEIGHTS_SEED, load_weights, seeded_weights
 
 
 def list_models(pattern: str = "") -> list[str]:
@@ -45,8 +42,7 @@ def load_timm(name: str, weights: Path | str | None, num_classes: int | None) ->
     if weights is None and not on_hub:
         _check_pretrained(registry_name, num_classes)
 
-    with torch.random.fork_rng(devices=[]), hub(f"'{name}'"):
-        torch.manual_seed(RANDOM_WEIGHTS_SEED)
+    with seeded_weights(), hub(f"'{name}'"):
         module = timm.create_model(registry_name, pretrained=weights is None, **_given(num_classes=num_classes))
     return _finish(module, name, weights, "hub")
 
@@ -61,8 +57,7 @@ def load_timm_folder(folder: Path, weights: Path | str | None, num_classes: int 
     config = json.loads((folder / "config.json").read_text())
     _check_known(config["architecture"])
     classes = num_classes if num_classes is not None else config.get("num_classes")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RANDOM_WEIGHTS_SEED)
+    with seeded_weights():
         module = timm.create_model(
             config["architecture"],
             pretrained_cfg_overlay=config.get("pretrained_cfg"),
@@ -92,9 +87,7 @@ def _finish(module: nn.Module, name: str, weights: Path | str | None, origin: st
     if weights == "random":
         source |= {"weights": "random", "weights_seed": RANDOM_WEIGHTS_SEED}
     elif weights is not None:
-        path = Path(weights)
-        load_strictly(module, read_state_dict(path), f"weights '{path.name}'")
-        source |= {"weights": "file", "file": path.name, "file_sha256": file_sha256(path)}
+        source |= load_weights(module, Path(weights))
     num_classes = getattr(module, "num_classes", None)
     return LoadedModel(module, timm_preprocessing(module), name, source, num_classes)
 

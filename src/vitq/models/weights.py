@@ -4,6 +4,8 @@ loaded.
 
 import hashlib
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from vitq.errors import ModelError
 
+RANDOM_WEIGHTS_SEED = 0
 PICKLED_SUFFIXES = (".pth", ".pt", ".bin")
 _WRAPPERS = ("state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
@@ -49,7 +52,38 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return _unwrap(checkpoint, path)
 
 
-def load_strictly(module: nn.Module, state: dict[str, Tensor], origin: str) -> None:
+def load_weights(module: nn.Module, path: Path) -> dict[str, str]:
+    """Copy a weights file into ``module``, strictly, and return what an artifact says of it: file name and SHA-256."""
+    _load_strictly(module, read_state_dict(path), path.name)
+    return {"weights": "file", "file": path.name, "file_sha256": _file_sha256(path)}
+
+
+@contextmanager
+def seeded_weights() -> Iterator[None]:
+    """Initialise modules inside with a fixed seed, and leave the global random generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_WEIGHTS_SEED)
+        yield
+
+
+def check_finite(module: nn.Module, origin: str) -> None:
+    """Raise ModelError naming the first tensor of ``module`` that holds NaN or infinity."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"{origin}: '{name}' holds NaN or infinity; the weights are damaged")
+
+
+def state_sha256(module: nn.Module) -> str:
+    """Return the SHA-256 of all names, types, shapes and bytes of ``module.state_dict()``."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _load_strictly(module: nn.Module, state: dict[str, Tensor], file_name: str) -> None:
     """Copy ``state`` into ``module``; raise ModelError that lists every missing, unexpected or misshapen
     tensor.
     """
@@ -71,28 +105,13 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], origin: str) -> N
         ]
         text = "; ".join(problem for problem in problems if problem)
         only_shapes = not (missing or unexpected)
-        raise ModelError(f"{origin} does not fit the model: {text}{_head_hint(misshapen) if only_shapes else ''}")
+        raise ModelError(
+            f"weights '{file_name}' do not fit the model: {text}{_head_hint(misshapen) if only_shapes else ''}"
+        )
     module.load_state_dict(state, strict=True)
 
 
-def check_finite(module: nn.Module, origin: str) -> None:
-    """Raise ModelError naming the first tensor of ``module`` that holds NaN or infinity."""
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ModelError(f"{origin}: '{name}' holds NaN or infinity; the weights are damaged")
-
-
-def state_sha256(module: nn.Module) -> str:
-    """Return the SHA-256 of all names, types, shapes and bytes of ``module.state_dict()``."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def file_sha256(path: Path) -> str:
+def _file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, as ``sha256sum`` prints it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

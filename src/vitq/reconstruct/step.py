@@ -16,7 +16,6 @@ from vitq.reconstruct.train import Data, Settings, train
 from vitq.run import Run
 from vitq.step import Step, register_step
 
-
 Learnable = Literal["weights", "rounding", "weight_scales", "activation_scales", "zero_points", "biases", "norms"]
 
 
@@ -32,7 +31,7 @@ class Reconstruct(Step):
     schedule: tuple[str, ...] = ("block",)
     steps: int = Field(500, ge=0)
     batch: int = Field(32, ge=1)
-    learn: dict[Learnable, float] = Field(default_factory=lambda: {"weights": 0.03, "activation_scales": 0.01})
+    learn: dict[Learnable, float] = Field({"weights": 0.03, "activation_scales": 0.03})
     block: float = Field(1.0, ge=0)
     global_: float = Field(0.0, ge=0, alias="global")
     global_on: Literal["feature", "logits"] = "feature"
@@ -85,7 +84,8 @@ class Reconstruct(Step):
         segment = prepare(run.student, run.teacher, span, goal, self._rates(), self.local > 0)
         target = forward_all(run.teacher.segment(span.start, span.end), here.teacher_N, run.device)
         visible = goals if segment.supervision.reachable else None
-        train_images = max(len(target) - self.held_out, min(len(target), self.batch))
+        held_out = self.held_out * len(target) // len(run.images_NCHW)
+        train_images = max(len(target) - held_out, min(len(target), self.batch))
         data = Data(here.student_N, here.teacher_N, target, visible, train_images)
         generator = run.generator(key)
         outcome = train(

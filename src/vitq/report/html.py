@@ -81,8 +81,9 @@ def result_lines(metrics: Mapping[str, Any], bits: str) -> list[Line]:
     get = metrics.get
     lines = [Line("bits", "w32a32", bits)]
     for label, key in (("top-1", "top1"), ("top-5", "top5")):
-        if get(key) is not None:
-            lines.append(Line(label, percent(get(f"fp_{key}")), percent(get(key)), _points(get(f"fp_{key}"), get(key))))
+        before, after = get(f"fp_{key}"), get(key)
+        if after is not None:
+            lines.append(Line(label, percent(before), percent(after), _points(before, after)))
     if get("agreement") is not None:
         lines.append(Line("agreement with floating point", "", percent(get("agreement"))))
     if get("mean_segment_error") is not None:

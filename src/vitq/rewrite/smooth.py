@@ -1,0 +1,127 @@
+"""Step ``smooth``: divide the outlier channels of an activation and multiply the next layer's columns by as much.
+
+x W = (x / r) (diag(r) W): the function stays, the activation's range shrinks. Where a norm stands before the layer its
+scale transfer does this for free; behind a GELU nothing can absorb 1 / r, so it stays as one elementwise product.
+Source: SmoothQuant (arXiv 2211.10438), equation 3; only channels far above the median are touched (r ≥ 1, as in
+UQ-ViT), and how far they are pulled in is chosen per layer by output error at the run's bits (vitq).
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field
+from torch import fx
+
+from vitq.errors import GraphError
+from vitq.graph import Graph, Role, Site
+from vitq.graph.ops import LINEAR, aten, is_op, value
+from vitq.quantizers import affine_from_range
+from vitq.step import Step, register_step
+
+if TYPE_CHECKING:
+    from vitq.run import Run
+
+MAX_TOKENS = 2048
+CLIPS = (0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)
+
+
+@register_step("smooth")
+class Smooth(Step):
+    """Smooth every site of ``roles`` that feeds one linear; run it before ``insert``.
+
+    A channel is an outlier when its largest value exceeds ``threshold`` times the median over channels. ``strengths``
+    are tried as powers of the excess; 0 leaves the site as it is and is always tried.
+    """
+
+    images: int = Field(32, ge=1)
+    roles: tuple[Role, ...] = (Role.POST_ACTIVATION,)
+    threshold: float = Field(4.0, ge=1)
+    strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+
+    def apply(self, run: "Run") -> None:
+        """Rewrite ``run.student`` where that lowers the error of a layer's output."""
+        graph, x = run.student, run.images_NCHW[: self.images].to(run.device)
+        if graph.quantizers:
+            raise GraphError("smooth changes what is quantized: put it before 'insert' in the recipe")
+        wanted = {s.consumers[0]: s for s in graph.sites.values() if s.role in self.roles and len(s.consumers) == 1}
+        linears = {n.name: n for n in graph.module.graph.nodes if is_op(n, LINEAR) and n.name in wanted}
+        chosen: dict[str, float] = {}
+        for span in graph.spans("unit"):
+            own = [s for name, s in wanted.items() if name in linears and _inside(graph, span.end, linears[name])]
+            module = graph.segment(span.start, span.end, [s.node for s in own])
+            with torch.no_grad():
+                x, *tensors = (torch.cat(t) for t in zip(*(_tuple(module(c)) for c in x.split(16)), strict=True))
+            for site, tensor in zip(own, tensors, strict=True):
+                del wanted[site.consumers[0]]
+                strength = self._smooth(run, site, linears[site.consumers[0]], tensor.reshape(-1, tensor.shape[-1]))
+                chosen |= {site.name: strength} if strength else {}
+        graph.refresh()
+        run.events.log("smooth", sites=chosen)
+
+    @torch.no_grad()
+    def _smooth(self, run: "Run", site: Site, linear: fx.Node, x_TC: torch.Tensor) -> float:
+        """Choose the best strength for one site, rewrite the graph with it and return it."""
+        excess_C = outlier_excess(x_TC, self.threshold)
+        if bool((excess_C == 1).all()):
+            return 0.0
+        weight = run.student.parameter(str(linear.args[1]))[1]
+        rows_TC = x_TC[:: max(len(x_TC) // MAX_TOKENS, 1)]
+        bits = (min(run.bits.activations, 8), min(run.bits.weights, 8))
+        errors = {s: output_error(rows_TC, weight, excess_C**s, *bits) for s in (0.0, *self.strengths)}
+        best = min(errors, key=lambda s: errors[s])
+        if best > 0:
+            _divide(run.student, site, linear, excess_C**best)
+            weight.mul_(excess_C**best)
+        return best
+
+
+def outlier_excess(x_TC: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Return per channel how many times its largest value exceeds ``threshold`` medians over channels, at least 1."""
+    peak_C = x_TC.abs().amax(0)
+    return (peak_C / (threshold * peak_C.median()).clamp(min=1e-12)).clamp(min=1.0)
+
+
+def output_error(x_TC: torch.Tensor, w_OC: torch.Tensor, r_C: torch.Tensor, a_bits: int, w_bits: int) -> float:
+    """Return the least squared error of x Wᵀ over clip ratios when x / r and W diag(r) are quantized."""
+    exact_TO = x_TC @ w_OC.T
+    x, w = x_TC / r_C, w_OC * r_C
+    scale, zero = affine_from_range(w.amin(1, keepdim=True), w.amax(1, keepdim=True), w_bits)
+    w_hat = _round(w, scale, zero, w_bits)
+    errors = []
+    for clip in CLIPS:
+        step, origin = affine_from_range(x.min() * clip, x.max() * clip, a_bits)
+        errors.append(float((_round(x, step, origin, a_bits) @ w_hat.T - exact_TO).square().mean()))
+    return min(errors)
+
+
+def _round(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int) -> torch.Tensor:
+    return (((x / scale).round() + zero).clamp(0, 2**bits - 1) - zero) * scale
+
+
+def _divide(graph: Graph, site: Site, linear: fx.Node, r_C: torch.Tensor) -> None:
+    """Put x · (1 / r) between the site's tensor and its linear."""
+    module, source = graph.module, next(n for n in graph.module.graph.nodes if n.name == site.node)
+    name = f"{linear.name}_smooth"
+    module.register_buffer(name, r_C.reciprocal())
+    with module.graph.inserting_before(linear):
+        factor = module.graph.create_node("get_attr", name)
+        product = module.graph.call_function(aten.mul.Tensor, (source, factor))
+    with value(source).fake_mode:
+        factor.meta["val"] = torch.empty(len(r_C), device=value(source).device)
+    product.meta = {"val": value(source), "nn_module_stack": source.meta.get("nn_module_stack")}
+    linear.replace_input_with(source, product)
+    module.graph.lint()
+    module.recompile()
+
+
+def _inside(graph: Graph, end: str, node: fx.Node) -> bool:
+    for other in graph.module.graph.nodes:
+        if other is node:
+            return True
+        if other.name == end:
+            return False
+    return False
+
+
+def _tuple(result: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
