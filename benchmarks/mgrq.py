@@ -1,4 +1,4 @@
-"""Measure recipes on real models: one `vitq quantize` and one `vitq evaluate` per cell, results appended to a JSONL file.
+"""Measure recipes on real models: one `vitq quantize` and one `vitq evaluate` per cell, appended to a JSONL file.
 
     python benchmarks/mgrq.py run --data ../shared/data --recipes rtn repq --bits w8a8 w6a6
     python benchmarks/mgrq.py table

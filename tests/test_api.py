@@ -54,7 +54,7 @@ def test_every_recipe_quantizes_saves_and_reloads_bit_for_bit(
     assert torch.equal(model(images), again(images))
     assert again.config == model.config
     assert again.metrics["agreement"] == model.metrics["agreement"]
-    assert [row for row in again.scope_table() if row.kind == "weight"][0].bits == 3
+    assert next(row for row in again.scope_table() if row.kind == "weight").bits == 3
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert "<html" in (tmp_path / "run" / "report.html").read_text()
 
@@ -97,7 +97,9 @@ def test_the_users_model_is_not_changed(vit: nn.Module, quantize: Callable[..., 
     assert vit.training
 
 
-def test_32_bits_leave_floating_point(quantize: Callable[..., vitq.QuantizedModel], images: torch.Tensor, vit: nn.Module) -> None:
+def test_32_bits_leave_floating_point(
+    quantize: Callable[..., vitq.QuantizedModel], images: torch.Tensor, vit: nn.Module
+) -> None:
     model = quantize(bits="w32a32")
     with torch.no_grad():
         expected = copy.deepcopy(vit).eval()(images)
@@ -110,7 +112,9 @@ def test_more_bits_agree_more(quantize: Callable[..., vitq.QuantizedModel]) -> N
     assert errors[0] > errors[1] > errors[2]
 
 
-def test_labels_give_accuracy(quantize: Callable[..., vitq.QuantizedModel], images: torch.Tensor, tmp_path: Path) -> None:
+def test_labels_give_accuracy(
+    quantize: Callable[..., vitq.QuantizedModel], images: torch.Tensor, tmp_path: Path
+) -> None:
     labels = quantize(bits="w32a32")(images).argmax(-1)
     model = quantize(bits="w8a8", validation=(images, labels), out=tmp_path / "run")
     assert model.metrics["fp_top1"] == 100.0

@@ -29,7 +29,7 @@ def test_an_unfinished_run_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_a_wrong_resume_is_refused_and_says_what_differs(tmp_path: Path) -> None:
     Store(tmp_path / "run", {"seed": 0, "bits": "w4a4"})
-    with pytest.raises(ResumeError, match="bits: was \"w4a4\", now \"w3a3\""):
+    with pytest.raises(ResumeError, match='bits: was "w4a4", now "w3a3"'):
         Store(tmp_path / "run", {"seed": 0, "bits": "w3a3"}, resume=True)
 
 

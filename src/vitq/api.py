@@ -28,7 +28,7 @@ from vitq.quantized import COSTS, QuantizedModel, as_mapping, load
 from vitq.recipes import ResolvedRecipe, load_recipe
 from vitq.report.html import write_report
 from vitq.run import Run
-from vitq.store import Store
+from vitq.store import Store, require_same
 
 AGREEMENT_IMAGES = 256
 
@@ -67,9 +67,8 @@ def quantize(
     wanted = bits if isinstance(bits, Bits) else Bits.parse(bits)
     plan = load_recipe(recipe, budget=budget, overrides={"insert.scope": scope, **(overrides or {})})
     folder = None if out is None else Path(out)
-    if folder is not None and (folder / "config.json").exists() and not overwrite:
-        if resume:
-            return load(folder)
+    finished = folder is not None and (folder / "config.json").exists() and not overwrite
+    if finished and not resume:
         raise ArtifactError(f"{folder} already holds a finished artifact; choose another --out, or --overwrite it")
     place = choose_device(device)
     torch.manual_seed(seed)
@@ -84,6 +83,8 @@ def quantize(
             open_images(images), loaded.preprocessing, limit=limit, views=views, seed=seed, warn=events.warn
         )
         about = _about(loaded, x_NCHW, plan, wanted, scope, seed)
+        if folder is not None and finished:
+            return _finished(folder, about, place)
         store = Store(None if folder is None else folder / "checkpoints", about.model_dump(mode="json"), resume)
         teacher = _capture(loaded, x_NCHW, place)
         judge = _Judge(loaded, validation, x_NCHW, place, events)
@@ -106,7 +107,8 @@ def quantize(
         if folder is not None:
             result.save(folder)
             write_files(folder, {"run.json": to_json_bytes({key: metrics[key] for key in COSTS})})
-            write_report(folder / "report.html", result)
+            kept = {key: value for key, value in result.metrics.items() if key not in COSTS}
+            write_report(folder / "report.html", QuantizedModel(run.student, frozen, result.config, kept))
             store.clear()
         events.log("finished", **{k: v for k, v in metrics.items() if isinstance(v, float | int)})
     return result
@@ -218,6 +220,14 @@ def _capture(loaded: LoadedModel, x_NCHW: torch.Tensor, device: torch.device) ->
         )
     graph.module.to(device)
     return graph
+
+
+def _finished(folder: Path, about: ArtifactConfig, device: torch.device) -> QuantizedModel:
+    """Load the artifact that a run of the same inputs has left; ResumeError where it was made of others."""
+    result = load(folder, device)
+    own = {"sites": {}, "hashes": {}}
+    require_same(result.config.model_copy(update=own).model_dump(mode="json"), about.model_dump(mode="json"), folder)
+    return result
 
 
 def _about(

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Store:
                     f"{path} holds the checkpoints of an unfinished run; continue it with --resume, "
                     "or choose another --out, or delete that folder"
                 )
-            _compare(json.loads(known.read_text()), wanted, path)
+            require_same(json.loads(known.read_text()), wanted, path)
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(known, json.dumps(wanted, indent=1, sort_keys=True).encode())
 
@@ -82,13 +83,15 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise ResumeError(
             f"cannot write {path}: {error.strerror}; free some space or choose another --out, then --resume"
         ) from error
 
 
-def _compare(known: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
+def require_same(known: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
+    """Raise ResumeError, naming every difference, where a folder's run was made of other inputs."""
     different = sorted(k for k in {*known, *wanted} if known.get(k) != wanted.get(k))
     if different:
         detail = "; ".join(f"{k}: was {_short(known.get(k))}, now {_short(wanted.get(k))}" for k in different)

@@ -39,6 +39,7 @@ def test_every_option_reaches_the_python_interface(vitq_cli: Any, api: Any) -> N
                 "device": "cpu",
                 "out": Path("runs/x"),
                 "resume": True,
+                "overwrite": False,
                 "validation": "val",
                 "progress": False,
             },

@@ -2,12 +2,12 @@
 
 Layer after layer, behind a quantized prefix. X: a layer's input in floating point; X̂: what reaches it now,
 quantized; rows are tokens, both centred where the layer has a bias. The float weights that fit best are
-    W* = W + α W (X - X̂)ᵀX̂ (H + λI)⁻¹,   H_II = X̂ᵀX̂,
+    W* = W + W (X - X̂)ᵀX̂ (H + λI)⁻¹,   H_II = X̂ᵀX̂,
 and W* is rounded column by column, the error of each column moved to those still to come (GPTQ, arXiv 2210.17323;
 the asymmetric target is that of ERQ, ICML 2024, and GPTAQ, arXiv 2504.02692). The bias absorbs what is left on average.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -31,13 +31,12 @@ if TYPE_CHECKING:
 class Compensate(Step):
     """Refit and round the weights of every quantized layer, given calibrated activations.
 
-    ``images``: how many of the run's images; ``damping``: λ in parts of the mean diagonal of H; ``strength``: α;
+    ``images``: how many of the run's images; ``dampings``: λ to choose from, in parts of the mean diagonal of H;
     ``sites``: "all" or a glob over weight sites. Weights end on their quantizer's grid.
     """
 
     images: int = Field(default=128, ge=1)
-    damping: float = Field(default=0.05, gt=0)
-    strength: float = Field(default=1.0, ge=0)
+    dampings: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
     sites: str = "all"
 
     @torch.no_grad()
@@ -76,10 +75,8 @@ class Compensate(Step):
             mean_I, now_mean_I = x_NI.mean(0), now_NI.mean(0)
             if bias_O is not None:
                 x_NI, now_NI = x_NI - mean_I, now_NI - now_mean_I
-            gram_II = damped(now_NI.T @ now_NI, self.damping)
-            shift_II = torch.linalg.solve(gram_II, now_NI.T @ (x_NI - now_NI)).T
             old_OI = w_OI.double()
-            best_OI = old_OI + self.strength * old_OI @ shift_II
+            best_OI, gram_II = refit(old_OI, x_NI, now_NI, self.dampings)
             weight.copy_(_like(best_OI, weight, layer))
             member = Member(site, weight, quantizer)
             search_alone(member, "mse")
@@ -87,6 +84,26 @@ class Compensate(Step):
             weight.copy_(_like(new_OI, weight, layer))
             if bias_O is not None:
                 bias_O.add_((old_OI @ mean_I - new_OI @ now_mean_I).to(bias_O.dtype))
+
+
+def refit(
+    w_OI: torch.Tensor, x_NI: torch.Tensor, now_NI: torch.Tensor, dampings: Sequence[float]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the weights that turn ``now`` into x Wᵀ best, and the damped Gram matrix of ``now``.
+
+    The damping is the one under which a fit to the first half of the rows does best on the second.
+    """
+    half = len(x_NI) // 2
+    gram_II, cross_II = now_NI.T @ now_NI, (x_NI - now_NI).T @ now_NI
+    first_II, first_cross_II = now_NI[:half].T @ now_NI[:half], (x_NI - now_NI)[:half].T @ now_NI[:half]
+    rest_NI, missing_NO = now_NI[half:], (x_NI - now_NI)[half:] @ w_OI.T
+    errors = []
+    for damping in dampings:
+        change_OI = w_OI @ torch.linalg.solve(damped(first_II, damping), first_cross_II, left=False)
+        errors.append(float((rest_NI @ change_OI.T - missing_NO).square().sum()))
+    chosen = dampings[errors.index(min(errors))]
+    solid_II = damped(gram_II, chosen)
+    return w_OI + w_OI @ torch.linalg.solve(solid_II, cross_II, left=False), solid_II
 
 
 def damped(gram_II: torch.Tensor, damping: float) -> torch.Tensor:
@@ -111,9 +128,7 @@ def round_columns(
     return out_OI
 
 
-def _run(
-    segment: fx.GraphModule, x_NCHW: torch.Tensor, device: torch.device, outputs: int = 1
-) -> list[torch.Tensor]:
+def _run(segment: fx.GraphModule, x_NCHW: torch.Tensor, device: torch.device, outputs: int = 1) -> list[torch.Tensor]:
     """Run ``segment`` in chunks and return its outputs, joined."""
     parts: list[list[torch.Tensor]] = [[] for _ in range(outputs)]
     for chunk in x_NCHW.split(CHUNK):

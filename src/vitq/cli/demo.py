@@ -39,6 +39,7 @@ def demo(
             validation=validation,
             seed=seed,
             out=folder,
+            overwrite=True,
             progress=not quiet,
         )
         results[recipe] = {"path": folder, "bits": bits, **quantized.metrics}

@@ -30,7 +30,7 @@ def evaluate(
         typer.Option(metavar="DIR", help="Labelled images: a folder (labels.csv or class folders) or a .npz file."),
     ],
     weights: Weights = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many images. Default: all.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use so many images, evenly spaced. Default: all.")] = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
     num_classes: NumClasses = None,

@@ -48,6 +48,9 @@ def quantize(
         typer.Option(help="Folder of the artifact, the log and the checkpoints. Default: runs/MODEL-RECIPE-BITS."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the stopped run in --out.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the finished artifact that --out already holds.")
+    ] = False,
     override: Annotated[
         list[str] | None,
         typer.Option(
@@ -93,6 +96,7 @@ def quantize(
         device=device,
         out=folder,
         resume=resume,
+        overwrite=overwrite,
         validation=validation,
         progress=not quiet,
     )

@@ -18,6 +18,9 @@ from vitq.step import Step, register_step
 
 Learnable = Literal["weights", "rounding", "weight_scales", "activation_scales", "zero_points", "biases", "norms"]
 
+WORTH_COMPILING = 50_000_000
+"""Pixels seen per segment from which compiling the quantization kernels pays for itself."""
+
 
 @register_step("reconstruct")
 class Reconstruct(Step):
@@ -55,7 +58,7 @@ class Reconstruct(Step):
         goals = self._goals(run, goal) if self.global_ > 0 else None
         done = 0
         with (
-            use_compiled_kernels(),
+            use_compiled_kernels(self._compiles(run)),
             run.events.task("reconstruct", sum(len(spans) for _, spans in plan)) as task,
         ):
             for name, spans in plan:
@@ -65,6 +68,10 @@ class Reconstruct(Step):
                     pair = self._reconstruct(run, span, pair, goal, goals, key)
                     done += 1
                     task.advance()
+
+    def _compiles(self, run: Run) -> bool:
+        """Whether compiled quantization kernels, which take about half a minute to build, are worth it."""
+        return self.steps * self.batch * run.images_NCHW[0, 0].numel() >= WORTH_COMPILING
 
     def _goals(self, run: Run, goal: str) -> torch.Tensor:
         suffix = run.teacher.segment(run.teacher.cuts[0], goal)

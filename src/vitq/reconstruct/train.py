@@ -15,6 +15,9 @@ from vitq.reconstruct.objectives import Fusion, relative_square
 from vitq.reconstruct.rounding import rectified_sigmoid, rounding_penalty
 from vitq.reconstruct.segment import TrainingSegment
 
+POOL = 1 << 16
+"""First size of a pool of random masks; it grows to twice the largest tensor."""
+
 
 @dataclass(frozen=True)
 class Data:
@@ -131,7 +134,7 @@ def _optimize(
         return
     optimizer = torch.optim.Adam(groups, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(settings.steps))
-    choose = DropMask(1 - settings.mix_inputs, generator=generator) if settings.mix_inputs > 0 else None
+    choose = DropMask(1 - settings.mix_inputs, POOL, generator) if settings.mix_inputs > 0 else None
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16)
     with _dropping(segment, settings, generator), events.task(segment.span.name, settings.steps) as task:
         for step in range(settings.steps):
@@ -170,7 +173,7 @@ def _dropping(segment: TrainingSegment, settings: Settings, generator: torch.Gen
     if settings.drop_activations <= 0:
         yield
         return
-    mask = DropMask(settings.drop_activations, generator=generator)
+    mask = DropMask(settings.drop_activations, POOL, generator)
     weights = set(segment.variables.weight_targets)
     activations = [m for n, m in segment.student.named_modules() if isinstance(m, Quantizer) and n not in weights]
     for quantizer in activations:
