@@ -70,40 +70,42 @@ class Compensate(Step):
             w_OI = weight_matrix(layer, weight)
             if quantizer is None or w_OI is None or len(site.consumers) > 1 or not fnmatchcase(site.name, pattern):
                 continue
-            x_NI, now_NI = input_matrix(layer, x, weight).double(), input_matrix(layer, now, weight).double()
+            x_NI, now_NI = input_matrix(layer, x, weight), input_matrix(layer, now, weight)
             bias_O = _bias(graph, layer)
             mean_I, now_mean_I = x_NI.mean(0), now_NI.mean(0)
             if bias_O is not None:
                 x_NI, now_NI = x_NI - mean_I, now_NI - now_mean_I
-            old_OI = w_OI.double()
-            best_OI, gram_II = refit(old_OI, x_NI, now_NI, self.dampings)
+            best_OI, gram_II = refit(w_OI, x_NI, now_NI, self.dampings)
             weight.copy_(_like(best_OI, weight, layer))
             member = Member(site, weight, quantizer)
             search_alone(member, "mse")
             new_OI = round_columns(best_OI, gram_II, _rounder(member))
             weight.copy_(_like(new_OI, weight, layer))
             if bias_O is not None:
-                bias_O.add_((old_OI @ mean_I - new_OI @ now_mean_I).to(bias_O.dtype))
+                bias_O.add_(w_OI @ mean_I - new_OI.float() @ now_mean_I)
 
 
 def refit(
     w_OI: torch.Tensor, x_NI: torch.Tensor, now_NI: torch.Tensor, dampings: Sequence[float]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weights that turn ``now`` into x Wᵀ best, and the damped Gram matrix of ``now``.
+    """Return the weights that turn ``now`` into x Wᵀ best, and the damped Gram matrix of ``now``, in float64.
 
     The damping is the one under which a fit to the first half of the rows does best on the second.
     """
-    half = len(x_NI) // 2
-    gram_II, cross_II = now_NI.T @ now_NI, (x_NI - now_NI).T @ now_NI
-    first_II, first_cross_II = now_NI[:half].T @ now_NI[:half], (x_NI - now_NI)[:half].T @ now_NI[:half]
-    rest_NI, missing_NO = now_NI[half:], (x_NI - now_NI)[half:] @ w_OI.T
-    errors = []
-    for damping in dampings:
-        change_OI = w_OI @ torch.linalg.solve(damped(first_II, damping), first_cross_II, left=False)
-        errors.append(float((rest_NI @ change_OI.T - missing_NO).square().sum()))
-    chosen = dampings[errors.index(min(errors))]
-    solid_II = damped(gram_II, chosen)
-    return w_OI + w_OI @ torch.linalg.solve(solid_II, cross_II, left=False), solid_II
+    halves = list(zip(x_NI.chunk(2), now_NI.chunk(2), strict=True))
+    grams = [(now.T @ now).double() for _, now in halves]
+    crosses = [((x - now).T @ now).double() for x, now in halves]
+    w = w_OI.double()
+
+    def change(gram_II: torch.Tensor, cross_II: torch.Tensor) -> torch.Tensor:
+        return w @ torch.linalg.solve(gram_II, cross_II, left=False)
+
+    def unseen_error(damping: float) -> float:
+        change_OI = change(damped(grams[0], damping), crosses[0])
+        return float(((change_OI @ grams[-1] - 2 * w @ crosses[-1]) * change_OI).sum())
+
+    solid_II = damped(grams[0] + grams[-1], min(dampings, key=unseen_error))
+    return w + change(solid_II, crosses[0] + crosses[-1]), solid_II
 
 
 def damped(gram_II: torch.Tensor, damping: float) -> torch.Tensor:

@@ -11,6 +11,8 @@ from vitq.cli.options import AsJson, Quiet
 
 RECIPES = ("rtn", "mgrq")
 BITS = "w3a3"
+STEPS = {"reconstruct.steps": 60}
+"""Enough for a model this small, and quick."""
 
 
 @guarded
@@ -37,6 +39,7 @@ def demo(
             recipe=recipe,
             bits=bits,
             validation=validation,
+            overrides=STEPS if recipe == "mgrq" else {},
             seed=seed,
             out=folder,
             overwrite=True,
