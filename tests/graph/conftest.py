@@ -1,12 +1,8 @@
-"""What graph tests share: the least that a quantizer can be, and running a chain of spans."""
-
-from collections.abc import Callable, Iterable
+"""What graph tests share: the least that a quantizer can be."""
 
 import pytest
 import torch
 from torch import nn
-
-from vitq.graph import Graph, Span
 
 
 class Rounding(nn.Module):
@@ -23,13 +19,3 @@ class Rounding(nn.Module):
 @pytest.fixture(scope="session")
 def rounding() -> type[Rounding]:
     return Rounding
-
-
-@pytest.fixture(scope="session")
-def run_spans() -> Callable[[Graph, Iterable[Span], torch.Tensor], torch.Tensor]:
-    def run(graph: Graph, spans: Iterable[Span], x: torch.Tensor) -> torch.Tensor:
-        for span in spans:
-            x = graph.segment(span.start, span.end)(x)
-        return x
-
-    return run

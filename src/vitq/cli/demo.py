@@ -11,7 +11,8 @@ from vitq.cli.options import AsJson, Quiet
 
 RECIPES = ("rtn", "mgrq")
 BITS = "w3a3"
-STEPS = {"reconstruct.steps": 60}
+IMAGES = 512
+STEPS = {"reconstruct.steps": 30}
 """Enough for a model this small, and quick."""
 
 
@@ -39,6 +40,7 @@ def demo(
             recipe=recipe,
             bits=bits,
             validation=validation,
+            limit=IMAGES,
             overrides=STEPS if recipe == "mgrq" else {},
             seed=seed,
             out=folder,
