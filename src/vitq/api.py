@@ -225,7 +225,7 @@ def _capture(loaded: LoadedModel, x_NCHW: torch.Tensor, device: torch.device) ->
 def _finished(folder: Path, about: ArtifactConfig, device: torch.device) -> QuantizedModel:
     """Load the artifact that a run of the same inputs has left; ResumeError where it was made of others."""
     result = load(folder, device)
-    own = {"sites": {}, "hashes": {}}
+    own: dict[str, Any] = {"sites": {}, "hashes": {}}
     require_same(result.config.model_copy(update=own).model_dump(mode="json"), about.model_dump(mode="json"), folder)
     return result
 

@@ -38,7 +38,7 @@ MODELS: dict[str, tuple[int, dict[str, Any]]] = {
     "pvt_v2_b0": (64, {"depths": (1, 2), **PYRAMID}),
     "tiny_vit_5m_224": (56, {"depths": (1, 2), **TWO_STAGES}),
     "cait_xxs24_224": (32, {"img_size": 32, "depth": 2}),
-    "convnext_atto": (32, {"depths": (1, 2), "dims": (8, 16)}),
+    "convnext_atto": (32, {"depths": (1, 1, 1, 2), "dims": (8, 16, 24, 32)}),
 }
 PLAIN_ROUND_TRIPS = (
     "vit_tiny_patch16_224",

@@ -75,6 +75,7 @@ class Compensate(Step):
             mean_I, now_mean_I = x_NI.mean(0), now_NI.mean(0)
             if bias_O is not None:
                 x_NI, now_NI = x_NI - mean_I, now_NI - now_mean_I
+            w_OI = w_OI.clone()
             best_OI, gram_II = refit(w_OI, x_NI, now_NI, self.dampings)
             weight.copy_(_like(best_OI, weight, layer))
             member = Member(site, weight, quantizer)
@@ -98,7 +99,8 @@ def refit(
     w = w_OI.double()
 
     def change(gram_II: torch.Tensor, cross_II: torch.Tensor) -> torch.Tensor:
-        return w @ torch.linalg.solve(gram_II, cross_II, left=False)
+        fitted_OI: torch.Tensor = w @ torch.linalg.solve(gram_II, cross_II, left=False)
+        return fitted_OI
 
     def unseen_error(damping: float) -> float:
         change_OI = change(damped(grams[0], damping), crosses[0])

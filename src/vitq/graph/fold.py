@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from vitq.graph.ops import IDENTITY, VIEW, aten, attribute, is_op, is_size, is_tensor
+from vitq.graph.ops import IDENTITY, PAD, VIEW, aten, attribute, is_op, is_size, is_tensor
 
 
 def depends_on_input(graph: fx.Graph) -> set[fx.Node]:
@@ -51,11 +51,12 @@ def fold_constants(module: fx.GraphModule) -> None:
 
 
 def simplify(module: fx.GraphModule) -> None:
-    """Drop clones, aliases and inactive dropouts, which keep every value; let views copy where they must."""
+    """Drop clones, aliases, idle dropouts and empty pads, which keep every value; let views copy where they must."""
     for node in list(module.graph.nodes):
         if is_op(node, VIEW):
             node.target = aten.reshape.default
-        if is_op(node, IDENTITY) and "memory_format" not in node.kwargs and is_tensor(node):
+        empty_pad = is_op(node, PAD) and not any(node.args[1])
+        if empty_pad or (is_op(node, IDENTITY) and "memory_format" not in node.kwargs and is_tensor(node)):
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
     module.recompile()

@@ -26,6 +26,7 @@ ADD = {aten.add.Tensor}
 IDENTITY = {aten.clone.default, aten.alias.default, aten.detach.default, aten.dropout.default}
 """Operations that keep every value and every position."""
 
+PAD = {aten.pad.default, aten.constant_pad_nd.default}
 VIEW = {aten.view.default, aten._unsafe_view.default}
 MOVE = (
     IDENTITY
