@@ -73,3 +73,14 @@ def test_the_scope_table_counts_every_site(vit: Graph, make_run: MakeRun) -> Non
     assert (image.bits, image.format, image.sites) == (32, "floating point", 1)
     probabilities = next(row for row in rows if row.role == "probabilities")
     assert (probabilities.format, probabilities.sites, probabilities.bits) == ("log2", 2, 4)
+
+
+def test_a_role_may_take_another_format_from_some_bits_on() -> None:
+    form = SiteFormat(format="log2_flush", from_bits={7: "affine", 6: "piecewise"})
+    names = [form.at(bits, Granularity.TENSOR).name for bits in range(2, 9)]
+    assert names == ["log2_flush"] * 4 + ["piecewise"] + ["affine"] * 2
+
+
+def test_an_unknown_format_from_some_bits_on_is_named() -> None:
+    with pytest.raises(ValidationError, match="piecewise"):
+        SiteFormat(from_bits={6: "piecewis"})

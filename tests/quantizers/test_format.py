@@ -63,8 +63,8 @@ def test_axis_must_fit_the_granularity(granularity: str, axis: int | None) -> No
         make_quantizer(Format("affine", 4, Granularity(granularity)), axis)
 
 
-@pytest.mark.parametrize("name", ["log2", "log2_flush", "log_sqrt2"])
-def test_logarithmic_formats_have_no_sign(name: str) -> None:
+@pytest.mark.parametrize("name", ["log2", "log2_flush", "log_sqrt2", "piecewise"])
+def test_one_sided_formats_have_no_sign(name: str) -> None:
     with pytest.raises(RecipeError, match="symmetric"):
         make_quantizer(Format(name, 4, symmetric=True))
 

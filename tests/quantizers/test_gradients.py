@@ -27,7 +27,7 @@ def slow_log(name: str, x: torch.Tensor, s: torch.Tensor, qmax: int) -> torch.Te
     kernel = FORMATS[name].kernel
     ends = kernel.values(torch.tensor([0.0, qmax]), qmax, torch.ones(()), None)
     ratio = torch.minimum(torch.maximum(x / s, ends.min()), ends.max())
-    codes = kernel.raw_codes(x.detach(), s.detach(), None).clamp(0, qmax)
+    codes = kernel.raw_codes(x.detach(), qmax, s.detach(), None).clamp(0, qmax)
     return ste(kernel.values(codes, qmax, torch.ones(()), None), ratio) * s
 
 
@@ -71,8 +71,9 @@ def test_logarithmic_matches_slow_autograd(name: str, bits: int, shape: tuple[in
 def test_scale_gradient_is_the_slope_over_many_elements(name: str, bits: int) -> None:
     """Rounding jumps average out over a dense tensor: the straight-through slope is the true one."""
     x = torch.linspace(0, 3, 300_001, dtype=torch.float32)
-    top, zero = (1.0, torch.tensor(0.0)) if name == "affine" else (1.0, None)
-    s0 = top / (2**bits - 1) if name == "affine" else top
+    linear = "zero_point" in FORMATS[name].parameter_names
+    zero = torch.tensor(0.0) if linear else None
+    s0 = 1 / FORMATS[name].steps(bits) if linear else 1.0
     kernel, qmax, h = FORMATS[name].kernel, 2**bits - 1, 0.05
 
     def mean(scale: float) -> float:
@@ -96,9 +97,10 @@ def test_zero_point_gradient_is_the_slope_over_many_elements() -> None:
 def test_gradient_descent_on_the_scale_reduces_the_error(name: str) -> None:
     x = torch.randn(20_000, generator=torch.Generator().manual_seed(0)).abs()
     kernel = FORMATS[name].kernel
-    zero = torch.tensor(0.0) if name == "affine" else None
-    s = torch.tensor(0.02 if name == "affine" else 0.3, requires_grad=True)
-    optimizer = torch.optim.Adam([s], lr=0.01 if name == "affine" else 0.05)
+    linear = "zero_point" in FORMATS[name].parameter_names
+    zero = torch.tensor(0.0) if linear else None
+    s = torch.tensor(0.02 if linear else 0.3, requires_grad=True)
+    optimizer = torch.optim.Adam([s], lr=0.01 if linear else 0.05)
     losses = []
     for _ in range(60):
         loss = (fake_quantize(kernel, x, 15, s, zero) - x).square().mean()

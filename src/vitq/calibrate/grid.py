@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vitq.quantizers import SMALLEST_SCALE, Format, Kernel, affine_from_range
+from vitq.quantizers import SMALLEST_SCALE, Format, Kernel, Quantizer
 from vitq.quantizers.base import FORMATS
 
 
@@ -56,14 +56,23 @@ class Target:
     anchored: bool = True
 
     @property
+    def _type(self) -> type[Quantizer]:
+        return FORMATS[self.format.name]
+
+    @property
+    def steps(self) -> int:
+        """How many scales wide the range of a format with a zero point is."""
+        return self._type.steps(self.format.bits)
+
+    @property
     def kernel(self) -> Kernel:
         """The two functions of the format."""
-        return FORMATS[self.format.name].kernel
+        return self._type.kernel
 
     @property
     def logarithmic(self) -> bool:
         """True for formats with a scale only, where the range's upper end is all that counts."""
-        return "zero_point" not in FORMATS[self.format.name].parameter_names
+        return "zero_point" not in self._type.parameter_names
 
     @property
     def one_sided(self) -> bool:
@@ -75,10 +84,10 @@ class Target:
         if self.logarithmic:
             return Grid(high_KG.clamp(min=SMALLEST_SCALE), None)
         if self.anchored or self.format.symmetric:
-            return Grid(*affine_from_range(low_KG, high_KG, self.format.bits, self.format.symmetric))
+            return Grid(*self._type.from_range(low_KG, high_KG, self.format.bits, self.format.symmetric))
         width_KG = high_KG - low_KG
         width_KG = torch.maximum(width_KG, NARROWEST * width_KG.median(1, keepdim=True).values)
-        scale_KG = (width_KG / self.format.qmax).clamp(min=SMALLEST_SCALE)
+        scale_KG = (width_KG / self.steps).clamp(min=SMALLEST_SCALE)
         return Grid(scale_KG, (-low_KG / scale_KG).round())
 
     def range(self, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,11 +95,11 @@ class Target:
         if grid.zero_KG is None:
             return -grid.scale_KG, grid.scale_KG
         if self.format.symmetric:
-            half_KG = grid.scale_KG * self.format.qmax / 2
+            half_KG = grid.scale_KG * self.steps / 2
             return -half_KG, half_KG
-        return -grid.zero_KG * grid.scale_KG, (self.format.qmax - grid.zero_KG) * grid.scale_KG
+        return -grid.zero_KG * grid.scale_KG, (self.steps - grid.zero_KG) * grid.scale_KG
 
     def simulate(self, x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> torch.Tensor:
         """Return x̂ for parameters that broadcast against x."""
-        codes = self.kernel.raw_codes(x, scale, zero).clamp_(0, self.format.qmax)
+        codes = self.kernel.raw_codes(x, self.format.qmax, scale, zero).clamp_(0, self.format.qmax)
         return self.kernel.values(codes, self.format.qmax, scale, zero)

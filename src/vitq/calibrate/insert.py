@@ -25,33 +25,33 @@ from vitq.step import Step, register_step
 if TYPE_CHECKING:
     from vitq.run import Run
 
-WIDE_BITS = 7
-
 
 class SiteFormat(BaseModel):
     """Number format of the sites of one role; its bits come from the run.
 
-    ``wide_format`` takes over from seven bits on: more bits widen a logarithm's range but never its step of a factor 2.
+    ``from_bits`` names other formats for more bits ({6: piecewise, 7: affine}): more bits widen a logarithm's range
+    but never its step of a factor 2, and what beats affine codes at few bits gains little at eight.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: str = "affine"
-    wide_format: str | None = None
+    from_bits: dict[int, str] = Field(default_factory=dict)
     granularity: Granularity = Granularity.TENSOR
     symmetric: bool = False
 
-    @field_validator("format", "wide_format")
+    @field_validator("format", "from_bits")
     @classmethod
-    def _known(cls, name: str | None) -> str | None:
-        if name is not None and name not in FORMATS:
-            raise ValueError(f"number format '{name}' does not exist{did_you_mean(name, FORMATS)}")
-        return name
+    def _known(cls, names: str | dict[int, str]) -> str | dict[int, str]:
+        for name in [names] if isinstance(names, str) else names.values():
+            if name not in FORMATS:
+                raise ValueError(f"number format '{name}' does not exist{did_you_mean(name, FORMATS)}")
+        return names
 
     def at(self, bits: int, granularity: Granularity) -> Format:
         """Return the format with ``bits``, at the granularity that the site's tensor allows."""
-        wide = bits >= WIDE_BITS and self.wide_format is not None
-        return Format((self.wide_format if wide else None) or self.format, bits, granularity, self.symmetric)
+        names = {0: self.format, **self.from_bits}
+        return Format(names[max(least for least in names if least <= bits)], bits, granularity, self.symmetric)
 
 
 class SiteBits(BaseModel):

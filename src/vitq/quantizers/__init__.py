@@ -10,6 +10,7 @@ from vitq.quantizers.kernels import LARGEST_SCALE, SMALLEST_SCALE, Kernel, clamp
 from vitq.quantizers.log2 import Log2FlushQuantizer, Log2Quantizer
 from vitq.quantizers.log_sqrt2 import LogSqrt2Quantizer
 from vitq.quantizers.packing import pack, packed_size, unpack
+from vitq.quantizers.piecewise import PiecewiseQuantizer
 
 __all__ = [
     "FORMATS",
@@ -23,6 +24,7 @@ __all__ = [
     "Log2FlushQuantizer",
     "Log2Quantizer",
     "LogSqrt2Quantizer",
+    "PiecewiseQuantizer",
     "Quantizer",
     "activation_axis",
     "affine_from_range",

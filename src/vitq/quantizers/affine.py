@@ -9,7 +9,7 @@ from vitq.quantizers.base import Quantizer, register_format
 from vitq.quantizers.kernels import LARGEST_SCALE, SMALLEST_SCALE, Kernel, clamp_scale, fake_quantize
 
 
-def affine_raw_codes(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
+def affine_raw_codes(x: torch.Tensor, qmax: int, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
     """Return round_half_even(x / s) + round(z), before clamping; division, never multiplication by 1 / s."""
     assert zero_point is not None
     return (x / clamp_scale(scale)).round_().add_(zero_point.round())
@@ -62,6 +62,18 @@ class AffineQuantizer(Quantizer):
     )
     parameter_names: ClassVar[tuple[str, ...]] = ("scale", "zero_point")
     zero_point: nn.Parameter
+
+    @classmethod
+    def steps(cls, bits: int) -> int:
+        """Return how many s lie between the lowest and the highest value."""
+        return int(2**bits) - 1
+
+    @classmethod
+    def from_range(
+        cls, low: torch.Tensor, high: torch.Tensor, bits: int, symmetric: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See ``affine_from_range``."""
+        return affine_from_range(low, high, bits, symmetric)
 
     def set_parameters(self, **tensors: torch.Tensor) -> None:
         """Set scale and zero point; a symmetric quantizer fixes its zero point itself."""

@@ -29,6 +29,18 @@ class Quantizer(nn.Module):
     lowering: ClassVar[str]
     parameter_names: ClassVar[tuple[str, ...]] = ("scale",)
 
+    @classmethod
+    def steps(cls, bits: int) -> int:
+        """Return how many scales lie between the lowest and the highest value of a format with a zero point."""
+        raise NotImplementedError(f"{cls.__name__} has no zero point")
+
+    @classmethod
+    def from_range(
+        cls, low: torch.Tensor, high: torch.Tensor, bits: int, symmetric: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return scale and zero point, in [0, 2^bits - 1], that cover [low, high] and hold 0."""
+        raise NotImplementedError(f"{cls.__name__} has no zero point")
+
     def __init__(self, format: Format, axis: int | None = None) -> None:
         super().__init__()
         if axis is not None and axis > 0:
@@ -57,7 +69,10 @@ class Quantizer(nn.Module):
         if not bool(torch.isfinite(x).all()):
             raise CalibrationError(f"{self._where}: NaN or infinity has no code; find where the model produces it")
         with torch.no_grad():
-            return self.kernel.raw_codes(x.float(), *self._arguments()).clamp_(0, self.format.qmax).to(torch.uint8)
+            return self._codes(x.float()).to(torch.uint8)
+
+    def _codes(self, x: torch.Tensor) -> torch.Tensor:
+        return self.kernel.raw_codes(x, self.format.qmax, *self._arguments()).clamp_(0, self.format.qmax)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the float32 values of uint8 codes."""

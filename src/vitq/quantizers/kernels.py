@@ -1,7 +1,7 @@
 """The straight-through simulation of any format, and its gradients, as one autograd function.
 
 A format is two pure functions on float32 tensors (``Kernel``), codes being integers in float32 here:
-    raw_codes(x, scale, zero_point) -> codes before clamping to [0, qmax]
+    raw_codes(x, qmax, scale, zero_point) -> codes before clamping to [0, qmax]
     values(codes, qmax, scale, zero_point) -> x̂
 so that simulation and decode(encode(x)) are the same operations. Gradients: LSQ and LSQ+
 (arXiv 1902.08153, 2004.09576), which clip before they round; with inside = (x is in the range of x̂),
@@ -34,7 +34,7 @@ class Kernel:
     """The two pure functions that define a format; see the top of the file."""
 
     name: str
-    raw_codes: Callable[[torch.Tensor, torch.Tensor, MaybeTensor], torch.Tensor]
+    raw_codes: Callable[[torch.Tensor, int, torch.Tensor, MaybeTensor], torch.Tensor]
     values: Callable[[torch.Tensor, int, torch.Tensor, MaybeTensor], torch.Tensor]
 
 
@@ -61,7 +61,7 @@ def simulate(
     zero_point: MaybeTensor,
 ) -> torch.Tensor:
     """Return x̂ (x where ``mask`` is 0) in the dtype of x; the maths is float32."""
-    codes = kernel.raw_codes(x.float(), scale, zero_point).clamp_(0, qmax)
+    codes = kernel.raw_codes(x.float(), qmax, scale, zero_point).clamp_(0, qmax)
     values = kernel.values(codes, qmax, scale, zero_point)
     return (values if mask is None else torch.where(_nonzero(mask), values, x)).to(x.dtype)
 
@@ -80,7 +80,7 @@ def gradients(
     """Return the gradients of x, scale and zero point (None without one); [low, high] is the range of x̂."""
     x_float, s = x.float(), clamp_scale(scale)
     inside = (x_float >= low) & (x_float <= high)
-    codes = kernel.raw_codes(x_float, scale, zero_point).clamp_(0, qmax)
+    codes = kernel.raw_codes(x_float, qmax, scale, zero_point).clamp_(0, qmax)
     error = kernel.values(codes, qmax, scale, zero_point) - torch.where(inside, x_float, 0.0)
     through = grad.float()
     grad_x = torch.where(inside, grad, 0.0)

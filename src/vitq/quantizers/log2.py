@@ -10,7 +10,7 @@ from vitq.quantizers.format import Format
 from vitq.quantizers.kernels import Kernel, clamp_scale
 
 
-def log2_raw_codes(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
+def log2_raw_codes(x: torch.Tensor, qmax: int, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
     """Return round(-log2(x / s)); infinity for x <= 0, which clamps to the last code."""
     return (x / clamp_scale(scale)).clamp_(min=0.0).log2_().neg_().round_()
 

@@ -10,7 +10,9 @@ from vitq.quantizers.kernels import Kernel, clamp_scale
 from vitq.quantizers.log2 import LogQuantizer
 
 
-def log_sqrt2_raw_codes(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
+def log_sqrt2_raw_codes(
+    x: torch.Tensor, qmax: int, scale: torch.Tensor, zero_point: torch.Tensor | None
+) -> torch.Tensor:
     """Return round(-2 log2(x / s)); infinity for x <= 0, which clamps to the last code."""
     return (x / clamp_scale(scale)).clamp_(min=0.0).log2_().mul_(-2.0).round_()
 

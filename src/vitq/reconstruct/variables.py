@@ -84,8 +84,13 @@ def learnable(student: Graph, segment: fx.GraphModule, rates: Mapping[str, float
                     rates.get("activation_scales"),
                     relative=True,
                 )
-                if isinstance(quantizer, AffineQuantizer) and not quantizer.format.symmetric:
-                    _add(variables, f"{node.target}.zero_point", quantizer.zero_point, rates.get("zero_points"))
+                if "zero_point" in quantizer.parameter_names and not quantizer.format.symmetric:
+                    _add(
+                        variables,
+                        f"{node.target}.zero_point",
+                        quantizer.get_parameter("zero_point"),
+                        rates.get("zero_points"),
+                    )
     _vectors(segment, rates, variables)
     return variables
 
