@@ -23,6 +23,7 @@ from rich.progress import (
 )
 
 HEARTBEAT_SECONDS = 10.0
+LOG_WIDTH = 120
 
 
 class Warned(NamedTuple):
@@ -60,6 +61,14 @@ class Task:
         return {**state, **{key: value for key, value in self.fields.items() if key not in state}}
 
 
+def wide_console(stderr: bool = False, quiet: bool = False) -> Console:
+    """Return a console as wide as the terminal; in a log file, wide enough for a table of sites."""
+    console = Console(stderr=stderr, quiet=quiet, highlight=False)
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return Console(stderr=stderr, quiet=quiet, highlight=False, width=LOG_WIDTH)
+
+
 class Events:
     """The event log of one run; close it, or use it as a context manager.
 
@@ -69,7 +78,7 @@ class Events:
 
     def __init__(self, path: Path | None = None, console: bool = False) -> None:
         self.path = path
-        self.console = Console(stderr=True, quiet=not console, highlight=False)
+        self.console = wide_console(stderr=True, quiet=not console)
         self.warnings: list[Warned] = []
         self._file = None if path is None else _open_log(path)
         self._progress: Progress | None = None

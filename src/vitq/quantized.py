@@ -13,7 +13,7 @@ from vitq.config import ArtifactConfig
 from vitq.evaluate import Metrics, measure
 from vitq.events import Events
 from vitq.graph import Graph
-from vitq.quantizers import Quantizer
+from vitq.quantizers import Quantizer, use_compiled_kernels, worth_compiling
 
 COSTS = ("seconds", "peak_memory_bytes")
 """Metrics that differ from run to run."""
@@ -92,7 +92,8 @@ class QuantizedModel:
             num_classes=self.config.source.get("num_classes"),
         )
         total = len(source) if limit is None else min(limit, len(source))
-        with Events(console=progress) as events, events.task("evaluate", total) as task:
+        fast = use_compiled_kernels(worth_compiling(total, preprocessing.input_size))
+        with fast, Events(console=progress) as events, events.task("evaluate", total) as task:
             return measure(self, batches, self.device, progress=task.advance)[0]
 
 

@@ -65,6 +65,18 @@ def test_log_sqrt2_per_tensor() -> None:
     compare("log_sqrt2", x, torch.tensor(0.9), None, None)
 
 
+@needs_compiler
+def test_piecewise_per_tensor_with_and_without_gradients() -> None:
+    x = torch.nn.functional.gelu(torch.randn(4, 50, 96, generator=torch.Generator().manual_seed(0)) * 2)
+    s, z = torch.tensor(0.07), torch.tensor(2.0)
+    compare("piecewise", x, s, z, None)
+    kernel = FORMATS["piecewise"].kernel
+    with torch.no_grad(), use_compiled_kernels():
+        assert torch.equal(
+            fake_quantize(kernel, x, 15, s, z), kernel.values(kernel.raw_codes(x, 15, s, z).clamp(0, 15), 15, s, z)
+        )
+
+
 def test_without_a_compiler_it_warns_once_and_stays_eager(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         raise RuntimeError("no compiler here")

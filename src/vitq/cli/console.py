@@ -6,12 +6,12 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from vitq.events import plain
+from vitq.events import plain, wide_console
 
 
 def show(renderable: RenderableType) -> None:
     """Print a result for people to stdout."""
-    Console(highlight=False).print(renderable)
+    wide_console().print(renderable)
 
 
 def note(text: str, style: str | None = None) -> None:

@@ -10,9 +10,9 @@ from vitq.cli.guard import guarded
 from vitq.cli.options import AsJson, Quiet
 
 RECIPES = ("rtn", "mgrq")
-BITS = "w3a3"
+BITS = "w2a2"
 IMAGES = 512
-STEPS = {"reconstruct.steps": 30}
+STEPS = {"reconstruct.steps": 60}
 """Enough for a model this small, and quick."""
 
 

@@ -18,6 +18,14 @@ EXACT_DIVISION = (
 )  # Triton's x / s is inexact by default
 
 
+WORTH_COMPILING = 50_000_000
+
+
+def worth_compiling(passes: int, x_NCHW_shape: torch.Size | tuple[int, ...]) -> bool:
+    """Tell whether running so many images of this shape repays the half minute that compiling takes."""
+    return passes * x_NCHW_shape[-1] * x_NCHW_shape[-2] >= WORTH_COMPILING
+
+
 @dataclass
 class _State:
     enabled: bool = False

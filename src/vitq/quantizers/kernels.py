@@ -117,6 +117,29 @@ def _key(kernel: Kernel, way: str, like: Arrangement, x: torch.Tensor, mask: May
     return kernel.name, way, like.kind, "plain" if mask is None else "masked", x.dtype, x.device.type
 
 
+def _arrangement(x: torch.Tensor, scale: torch.Tensor) -> Arrangement | None:
+    """Return how a compiled kernel sees x, None where eager mode does as well."""
+    return arrangement(x, scale) if compiling() and x.numel() >= SMALLEST_COMPILED else None
+
+
+def _simulate(
+    kernel: Kernel,
+    x: torch.Tensor,
+    mask: MaybeTensor,
+    qmax: int,
+    scale: torch.Tensor,
+    zero_point: MaybeTensor,
+    like: Arrangement | None,
+) -> torch.Tensor:
+    if like is None:
+        return simulate(kernel, x, mask, qmax, scale, zero_point)
+    key = _key(kernel, "forward", like, x, mask)
+    views = like.arrange(x), _bytes(mask, like)
+    s, z = _parameters(scale, zero_point, like)
+    out: torch.Tensor = call_compiled(key, simulate, kernel, *views, qmax, s, z)
+    return like.restore(out)
+
+
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -129,16 +152,8 @@ class _FakeQuantize(torch.autograd.Function):
         zero_point: MaybeTensor,
     ) -> torch.Tensor:
         ctx.save_for_backward(x, mask, scale, zero_point)
-        ctx.kernel, ctx.qmax = kernel, qmax
-        worth_it = compiling() and x.numel() >= SMALLEST_COMPILED
-        ctx.like = like = arrangement(x, scale) if worth_it else None
-        if like is None:
-            return simulate(kernel, x, mask, qmax, scale, zero_point)
-        key = _key(kernel, "forward", like, x, mask)
-        views = like.arrange(x), _bytes(mask, like)
-        s, z = _parameters(scale, zero_point, like)
-        out: torch.Tensor = call_compiled(key, simulate, kernel, *views, qmax, s, z)
-        return like.restore(out)
+        ctx.kernel, ctx.qmax, ctx.like = kernel, qmax, _arrangement(x, scale)
+        return _simulate(kernel, x, mask, qmax, scale, zero_point, ctx.like)
 
     @staticmethod
     @once_differentiable
@@ -170,10 +185,10 @@ def fake_quantize(
 ) -> torch.Tensor:
     """Simulate quantization of x with gradients for x, scale and zero point.
 
-    ``keep_mask``: bool of the shape of x; True quantizes, False keeps x. Always eager where gradients are
-    disabled; compiled affine values equal eager ones bit for bit.
+    ``keep_mask``: bool of the shape of x; True quantizes, False keeps x. Eager but in ``use_compiled_kernels``;
+    compiled affine and piecewise values equal eager ones bit for bit.
     """
     if not torch.is_grad_enabled():
-        return simulate(kernel, x, keep_mask, qmax, scale, zero_point)
+        return _simulate(kernel, x, keep_mask, qmax, scale, zero_point, _arrangement(x, scale))
     apply: Callable[..., torch.Tensor] = _FakeQuantize.apply
     return apply(kernel, x, keep_mask, qmax, scale, zero_point)

@@ -54,23 +54,30 @@ class TrainingSegment:
     layers: tuple[str, ...]
 
     def batch(
-        self, x: torch.Tensor, x_teacher: torch.Tensor, target: torch.Tensor, target_goal: torch.Tensor | None
+        self,
+        x: torch.Tensor,
+        x_teacher: torch.Tensor,
+        target: torch.Tensor,
+        target_goal: torch.Tensor | None,
+        local_images: int,
     ) -> Batch:
         """Run the student on ``x`` and collect what the objective terms need.
 
-        The goal is computed for as many images, the first ones, as ``target_goal`` has.
+        The goal is computed for as many images, the first ones, as ``target_goal`` has; the layers inside are
+        compared on the first ``local_images``.
         """
         output, *taps = _as_list(self.student(x))
         target_taps: list[torch.Tensor] = []
         if self.layers:
             with torch.no_grad():
-                target_taps = _as_list(self.teacher(x_teacher))[1 : 1 + len(self.layers)]
+                target_taps = _as_list(self.teacher(x_teacher[:local_images]))[1 : 1 + len(self.layers)]
         goal = None
         if target_goal is not None and self.supervision.reachable:
             end = taps[-1] if self.supervision.tap else output
             suffix = self.supervision.suffix or torch.nn.Identity()
             goal = suffix(end[: len(target_goal)])
-        return Batch(output, target, tuple(taps[: len(self.layers)]), tuple(target_taps), goal, target_goal)
+        local_taps = tuple(tap[: len(like)] for tap, like in zip(taps, target_taps, strict=False))
+        return Batch(output, target, local_taps, tuple(target_taps), goal, target_goal)
 
 
 def prepare(

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from vitq.graph import Span
 from vitq.graph.insert import set_attribute
-from vitq.quantizers import use_compiled_kernels
+from vitq.quantizers import use_compiled_kernels, worth_compiling
 from vitq.reconstruct.activations import Forward, Pair, forward_all, supports_bfloat16
 from vitq.reconstruct.objectives import BlockTerm, FeatureTerm, Fusion, LocalTerm, LogitsTerm, Term
 from vitq.reconstruct.schedule import levels
@@ -17,9 +17,6 @@ from vitq.run import Run
 from vitq.step import Step, register_step
 
 Learnable = Literal["weights", "rounding", "weight_scales", "activation_scales", "zero_points", "biases", "norms"]
-
-WORTH_COMPILING = 50_000_000
-"""Pixels seen per segment from which compiling the quantization kernels pays for itself."""
 
 
 @register_step("reconstruct")
@@ -41,6 +38,7 @@ class Reconstruct(Step):
     global_batch: int = Field(32, ge=1)
     temperature: float = Field(4.0, gt=0)
     local: float = Field(0.0, ge=0)
+    local_batch: int = Field(8, ge=1)
     local_by: Literal["moments", "kl", "mse"] = "moments"
     drop_activations: float = Field(0.5, ge=0, le=1)
     mix_inputs: float = Field(0.5, ge=0, le=1)
@@ -58,7 +56,7 @@ class Reconstruct(Step):
         goals = self._goals(run, goal) if self.global_ > 0 else None
         done = 0
         with (
-            use_compiled_kernels(self._compiles(run)),
+            use_compiled_kernels(worth_compiling(self.steps * self.batch, run.images_NCHW.shape)),
             run.events.task("reconstruct", sum(len(spans) for _, spans in plan)) as task,
         ):
             for name, spans in plan:
@@ -68,10 +66,6 @@ class Reconstruct(Step):
                     pair = self._reconstruct(run, span, pair, goal, goals, key)
                     done += 1
                     task.advance()
-
-    def _compiles(self, run: Run) -> bool:
-        """Whether compiled quantization kernels, which take about half a minute to build, are worth it."""
-        return self.steps * self.batch * run.images_NCHW[0, 0].numel() >= WORTH_COMPILING
 
     def _goals(self, run: Run, goal: str) -> torch.Tensor:
         suffix = run.teacher.segment(run.teacher.cuts[0], goal)
@@ -131,6 +125,7 @@ class Reconstruct(Step):
             self.steps,
             self.batch,
             self.global_batch,
+            self.local_batch,
             self.drop_activations,
             self.mix_inputs,
             self.rounding_weight,

@@ -43,6 +43,7 @@ class Settings:
     steps: int
     batch: int
     global_batch: int
+    local_batch: int
     drop_activations: float
     mix_inputs: float
     rounding_weight: float
@@ -75,11 +76,11 @@ def train(
     began = time.monotonic()
     variables = segment.variables
     initial = variables.snapshot()
-    before = evaluate(segment, data.held_out(), device)
+    before = evaluate(segment, data.held_out(), device, settings.bfloat16)
     variables.stand_in(segment.student)
     _optimize(segment, data, fusion, settings, device, generator, events)
     variables.commit(segment.student)
-    after = evaluate(segment, data.held_out(), device)
+    after = evaluate(segment, data.held_out(), device, settings.bfloat16)
     better = _score(after, before) <= _score(before, before)  # False for NaN
     if not better:
         variables.restore(initial)
@@ -93,8 +94,11 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(segment: TrainingSegment, data: Data, device: torch.device) -> tuple[float, float]:
-    """Return the relative squared errors of the segment's output and of the goal (0 where it is not reachable)."""
+def evaluate(segment: TrainingSegment, data: Data, device: torch.device, bfloat16: bool) -> tuple[float, float]:
+    """Return the relative squared errors of the segment's output and of the goal (0 where it is not reachable).
+
+    ``bfloat16`` runs the frozen suffix as training does.
+    """
     x, target = data.x_student, data.target
     whole = segment.student
     tap = segment.supervision.tap
@@ -108,7 +112,8 @@ def evaluate(segment: TrainingSegment, data: Data, device: torch.device) -> tupl
     if data.goal is None or not segment.supervision.reachable:
         return error, 0.0
     if segment.supervision.suffix is not None:
-        goal = forward_all(segment.supervision.suffix, output, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            goal = forward_all(segment.supervision.suffix, output, device)
     elif tap is not None:
         goal = forward_all(lambda chunk: whole(chunk)[-1], x, device)
     else:
@@ -143,7 +148,7 @@ def _optimize(
             goal = None if data.goal is None else data.goal[chosen[: settings.global_batch]].to(device).float()
             mixed = x if choose is None else torch.where(choose(x), x_teacher, x)
             with autocast:
-                loss = fusion(segment.batch(mixed, x_teacher, target, goal))
+                loss = fusion(segment.batch(mixed, x_teacher, target, goal, settings.local_batch))
             optimizer.zero_grad(set_to_none=True)
             (loss + _penalty(segment, settings, step)).backward()
             optimizer.step()
