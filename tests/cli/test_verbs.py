@@ -149,4 +149,4 @@ def test_demo_compares_plain_rounding_with_mgrq(vitq_cli: Any, api: Any, tmp_pat
 def test_demo_as_json(vitq_cli: Any, api: Any, tmp_path: Path) -> None:
     data = json.loads(vitq_cli("demo", "--out", str(tmp_path), "--json").stdout)
     assert list(data["results"]) == ["rtn", "mgrq"]
-    assert data["results"]["mgrq"]["path"] == str(tmp_path / "mgrq-w3a3")
+    assert data["results"]["mgrq"]["path"] == str(tmp_path / "mgrq-w2a2")

@@ -1,5 +1,6 @@
 """The recipe step that reconstructs the student, segment by segment."""
 
+from dataclasses import fields
 from typing import Literal
 
 import torch
@@ -121,17 +122,8 @@ class Reconstruct(Step):
 
     def _settings(self, run: Run) -> Settings:
         fast = supports_bfloat16(run.device) if self.precision == "auto" else self.precision == "bfloat16"
-        return Settings(
-            self.steps,
-            self.batch,
-            self.global_batch,
-            self.local_batch,
-            self.drop_activations,
-            self.mix_inputs,
-            self.rounding_weight,
-            self.rounding_warmup,
-            fast,
-        )
+        own = {field.name: getattr(self, field.name) for field in fields(Settings) if field.name != "bfloat16"}
+        return Settings(**own, bfloat16=fast)
 
 
 def _advance(run: Run, pair: Pair, end: str) -> Pair:
