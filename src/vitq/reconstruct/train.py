@@ -149,9 +149,8 @@ def _optimize(
             mixed = x if choose is None else torch.where(choose(x), x_teacher, x)
             with autocast:
                 loss = fusion(segment.batch(mixed, x_teacher, target, goal, settings.local_batch))
-            optimizer.zero_grad(set_to_none=True)
             (loss + _penalty(segment, settings, step)).backward()
-            optimizer.step()
+            segment.variables.step(optimizer)
             schedule.step()
             if step % 20 == 0:
                 task.advance(0, loss=float(loss.detach()))

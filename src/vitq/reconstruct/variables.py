@@ -15,12 +15,39 @@ from vitq.reconstruct.rounding import AdaRound
 KINDS = ("weights", "rounding", "weight_scales", "activation_scales", "zero_points", "biases", "norms")
 
 
+LEAST_SCALE = 0.05
+"""A learnt scale stays above this part of its initial value: it can never reach zero."""
+
+
+@dataclass(frozen=True)
+class Rescaled:
+    """A tensor that Adam sees in units of its own: ``seen`` = tensor / unit, element by element."""
+
+    tensor: torch.Tensor
+    unit: torch.Tensor
+    seen: nn.Parameter
+    least: float | None
+
+    def pull(self) -> None:
+        """Turn the tensor's gradient into that of ``seen``."""
+        if self.tensor.grad is not None:
+            self.seen.grad, self.tensor.grad = self.tensor.grad * self.unit, None
+
+    @torch.no_grad()
+    def push(self) -> None:
+        """Write ``seen`` back into the tensor."""
+        if self.least is not None:
+            self.seen.clamp_(min=self.least)
+        torch.mul(self.seen, self.unit, out=self.tensor)
+
+
 @dataclass(frozen=True)
 class Variables:
     """The learnable tensors of one segment: Adam groups, AdaRound stand-ins, and the tensors that end up changed.
 
-    Learning rates of ``weights``, scales and zero points are relative: weights in units of their own quantization
-    step, scales in units of their initial value, zero points in codes. So one recipe fits any width and bit-width.
+    Learning rates of ``weights``, scales and zero points are relative: weights in units of their own channel's
+    quantization step, each scale in units of its initial value, zero points in codes. So one recipe fits any width,
+    any bit-width and channels of any size.
     """
 
     groups: list[dict[str, object]] = field(default_factory=list)
@@ -28,6 +55,16 @@ class Variables:
     stand_ins: dict[str, AdaRound] = field(default_factory=dict)
     weight_targets: list[str] = field(default_factory=list)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    rescaled: list[Rescaled] = field(default_factory=list)
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let ``optimizer`` take one step on the gradients that a backward pass has left."""
+        for variable in self.rescaled:
+            variable.pull()
+        optimizer.step()
+        for variable in self.rescaled:
+            variable.push()
+        optimizer.zero_grad(set_to_none=True)
 
     def penalty_inputs(self) -> Iterator[torch.Tensor]:
         """Yield the V of every AdaRound stand-in."""
@@ -77,13 +114,7 @@ def learnable(student: Graph, segment: fx.GraphModule, rates: Mapping[str, float
             if site.is_weight:
                 _weight(student, site.node, quantizer, node.target, rates, variables)
             else:
-                _add(
-                    variables,
-                    f"{node.target}.scale",
-                    quantizer.scale,
-                    rates.get("activation_scales"),
-                    relative=True,
-                )
+                _add_scale(variables, f"{node.target}.scale", quantizer.scale, rates.get("activation_scales"))
                 if "zero_point" in quantizer.parameter_names and not quantizer.format.symmetric:
                     _add(
                         variables,
@@ -105,7 +136,6 @@ def _weight(
 ) -> None:
     path, weight = student.parameter(node)
     variables.weight_targets.append(target)
-    step = float(quantizer.scale.detach().mean())
     if "rounding" in rates:
         if not isinstance(quantizer, AffineQuantizer):
             raise RecipeError(
@@ -116,9 +146,9 @@ def _weight(
         variables.tensors[path] = weight
         variables.groups.append({"params": [stand_in.v], "lr": rates["rounding"]})
     elif "weights" in rates:
-        _add(variables, path, weight, rates["weights"] * step)
+        _add_rescaled(variables, path, weight, rates["weights"], quantizer.scale.detach().clone())
     if "rounding" not in rates:
-        _add(variables, f"{target}.scale", quantizer.scale, rates.get("weight_scales"), relative=True)
+        _add_scale(variables, f"{target}.scale", quantizer.scale, rates.get("weight_scales"))
 
 
 def _vectors(segment: fx.GraphModule, rates: Mapping[str, float], variables: Variables) -> None:
@@ -138,10 +168,26 @@ def _vectors(segment: fx.GraphModule, rates: Mapping[str, float], variables: Var
             _add(variables, str(node.target), tensor, rates.get(kind))
 
 
-def _add(variables: Variables, path: str, tensor: torch.Tensor, rate: float | None, relative: bool = False) -> None:
+def _add(variables: Variables, path: str, tensor: torch.Tensor, rate: float | None) -> None:
     if rate is None or path in variables.tensors:
         return
-    lr = rate * float(tensor.detach().abs().mean()) if relative else rate
     tensor.requires_grad_(True)
     variables.tensors[path] = tensor
-    variables.groups.append({"params": [tensor], "lr": lr})
+    variables.groups.append({"params": [tensor], "lr": rate})
+
+
+def _add_scale(variables: Variables, path: str, scale: torch.Tensor, rate: float | None) -> None:
+    if rate is not None:
+        _add_rescaled(variables, path, scale, rate, scale.detach().clone(), LEAST_SCALE)
+
+
+def _add_rescaled(
+    variables: Variables, path: str, tensor: torch.Tensor, rate: float, unit: torch.Tensor, least: float | None = None
+) -> None:
+    if path in variables.tensors:
+        return
+    tensor.requires_grad_(True)
+    seen = nn.Parameter(tensor.detach() / unit)
+    variables.tensors[path] = tensor
+    variables.rescaled.append(Rescaled(tensor, unit, seen, least))
+    variables.groups.append({"params": [seen], "lr": rate})
