@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from vitq.calibrate.scope import ScopeRow
-from vitq.report import comparison_table, print_scope
+from vitq.report import comparison_table, scope_table
 from vitq.report.units import duration, memory, number, percent, size, size_with_ratio
 
 
@@ -17,7 +17,7 @@ def test_scope_table_shows_floating_point_as_such() -> None:
         ScopeRow("image", "activation", 1, "floating point", 32, "-", "patch_embed.proj/input"),
         ScopeRow("other", "activation", 2, "log2", 3, "tensor", "x[0]/input"),
     )
-    print_scope(rows, "paper scope, w4a4", console)
+    console.print(scope_table(rows, "paper scope, w4a4"))
     lines = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
     assert ["weight", "weight", "50", "affine", "4", "channel", "blocks.0.attn.qkv/weight"] in lines
     assert ["image", "activation", "1", "floating", "point", "32", "-", "patch_embed.proj/input"] in lines

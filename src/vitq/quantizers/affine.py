@@ -83,6 +83,3 @@ class AffineQuantizer(Quantizer):
                 "zero_point": torch.full_like(tensors["scale"], 2 ** (self.format.bits - 1)),
             }
         super().set_parameters(**tensors)
-
-    def _arguments(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return self.scale, self.zero_point

@@ -69,10 +69,8 @@ class Quantizer(nn.Module):
         if not bool(torch.isfinite(x).all()):
             raise CalibrationError(f"{self._where}: NaN or infinity has no code; find where the model produces it")
         with torch.no_grad():
-            return self._codes(x.float()).to(torch.uint8)
-
-    def _codes(self, x: torch.Tensor) -> torch.Tensor:
-        return self.kernel.raw_codes(x, self.format.qmax, *self._arguments()).clamp_(0, self.format.qmax)
+            codes = self.kernel.raw_codes(x.float(), self.format.qmax, *self._arguments())
+            return codes.clamp_(0, self.format.qmax).to(torch.uint8)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the float32 values of uint8 codes."""
@@ -119,7 +117,7 @@ class Quantizer(nn.Module):
         return f"{self.site or 'no site'}, {self.format}, {state}"
 
     def _arguments(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return self.scale, None
+        return self.scale, getattr(self, "zero_point", None)
 
     @property
     def _where(self) -> str:

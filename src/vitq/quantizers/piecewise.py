@@ -15,6 +15,7 @@ from vitq.quantizers.format import Format
 from vitq.quantizers.kernels import Kernel, clamp_scale
 
 RATIO = 4
+"""How many times coarser the steps above the knee are."""
 
 
 def piecewise_raw_codes(
@@ -47,6 +48,7 @@ class PiecewiseQuantizer(Quantizer):
     kernel: ClassVar[Kernel] = Kernel("piecewise", piecewise_raw_codes, piecewise_values)
     lowering: ClassVar[str] = "two rounded ranges, joined by Min; their values are uint8 with one scale; int8 kernels"
     parameter_names: ClassVar[tuple[str, ...]] = ("scale", "zero_point")
+    zero_point: torch.nn.Parameter
 
     def __init__(self, format: Format, axis: int | None = None) -> None:
         super().__init__(format, axis)
@@ -67,8 +69,3 @@ class PiecewiseQuantizer(Quantizer):
         scale, _ = affine_from_range(low / coarser, high / coarser, bits)
         zero = (-low.clamp(max=0.0) / scale).round().clamp(0, 2 ** (bits - 1) - 1)
         return scale, zero
-
-    def _arguments(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return self.scale, self.zero_point
-
-    zero_point: torch.nn.Parameter

@@ -24,7 +24,7 @@ Learnable = Literal["weights", "rounding", "weight_scales", "activation_scales",
 class Reconstruct(Step):
     """Train each segment of a schedule on quantized-prefix inputs against floating-point targets.
 
-    ``learn`` maps what is learnt to its Adam rate: ``weights`` (straight-through; in units of a quantization step),
+    ``learn`` maps what is learnt to its Adam rate: ``weights`` (straight-through; in steps of their channel),
     ``rounding`` (AdaRound's V), ``weight_scales``, ``activation_scales`` (relative), ``zero_points`` (codes),
     ``biases``, ``norms``. ``block``, ``global`` and ``local`` weigh the terms of the objective; 0 switches one off.
     """

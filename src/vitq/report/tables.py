@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -40,11 +39,6 @@ def scope_table(rows: Sequence["ScopeRow"], title: str = "What is quantized") ->
     quantized = sum(row.sites for row in rows if row.bits != FLOATING_POINT)
     table.caption = f"{quantized} of {sum(row.sites for row in rows)} sites quantized"
     return table
-
-
-def print_scope(rows: Sequence["ScopeRow"], title: str = "What is quantized", console: Console | None = None) -> None:
-    """Print ``scope_table`` to ``console``, or to stderr."""
-    (console or Console(stderr=True)).print(scope_table(rows, title))
 
 
 def closing_table(result: Mapping[str, Any]) -> Table:
