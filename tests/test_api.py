@@ -191,3 +191,9 @@ def test_bad_input_is_named(quantize: Callable[..., vitq.QuantizedModel], images
         quantize(device="cuda:99")
     with pytest.raises(ModelError, match="deit_tiny_patch16_224"):
         vitq.quantize("deit_tiny_patch16_22", images, progress=False)
+
+
+@pytest.mark.parametrize("name", vitq.__all__)
+def test_a_public_name_stays_what_it_is_when_modules_are_imported(name: str) -> None:
+    first, second = getattr(vitq, name), getattr(vitq, name)
+    assert callable(first) and first is second

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vitq.api import evaluate, quantize
     from vitq.quantized import QuantizedModel, load
+    from vitq.slicing import granularity
 
-__all__ = ["QuantizedModel", "evaluate", "load", "quantize"]
+__all__ = ["QuantizedModel", "evaluate", "granularity", "load", "quantize"]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public verb when it is first used: ``import vitq`` and ``vitq --help`` stay quick."""
     if name not in __all__:
         raise AttributeError(f"module 'vitq' has no attribute '{name}'")
-    from vitq import api
+    from vitq import api, slicing
 
-    return getattr(api, name)
+    return getattr(slicing if name == "granularity" else api, name)

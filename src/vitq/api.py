@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from torch import nn
 from vitq.artifact import to_json_bytes, write_files
 from vitq.bits import Bits
 from vitq.config import ArtifactConfig
-from vitq.data import draw_calibration, load_batches, load_labelled, open_images
-from vitq.errors import ArtifactError, DataError, GraphError
-from vitq.evaluate import Metrics, measure
+from vitq.data import load_batches, load_labelled, open_images
+from vitq.errors import ArtifactError
 from vitq.events import Events
-from vitq.graph import Graph, capture
-from vitq.models import LoadedModel, Preprocessing, load_model
+from vitq.graph import Graph
+from vitq.inputs import capture_checked, choose_device, draw_images, load_source
+from vitq.measure import Metrics, measure
+from vitq.models import LoadedModel, Preprocessing
 from vitq.pipeline import run_steps, segment_errors
 from vitq.quantized import COSTS, QuantizedModel, as_mapping, load
 from vitq.recipes import ResolvedRecipe, load_recipe
@@ -73,20 +74,13 @@ def quantize(
     place = choose_device(device)
     torch.manual_seed(seed)
     with Events(None if folder is None else folder / "events.jsonl", console=progress) as events:
-        loaded = _load(model, weights, num_classes, preprocessing)
-        if isinstance(images, torch.Tensor) and preprocessing is None:
-            channels, height, width = images.shape[-3:]
-            own = replace(loaded.preprocessing, input_size=(channels, height, width))
-            loaded = replace(loaded, preprocessing=own)
-        events.show(f"{loaded.name}: {loaded.preprocessing.describe()}")
-        x_NCHW = draw_calibration(
-            open_images(images), loaded.preprocessing, limit=limit, views=views, seed=seed, warn=events.warn
-        )
+        loaded = load_source(model, weights, num_classes, preprocessing)
+        loaded, x_NCHW = draw_images(loaded, images, preprocessing is None, limit, views, seed, events)
         about = _about(loaded, x_NCHW, plan, wanted, scope, seed)
         if folder is not None and finished:
             return _finished(folder, about, place)
         store = Store(None if folder is None else folder / "checkpoints", about.model_dump(mode="json"), resume)
-        teacher = _capture(loaded, x_NCHW, place)
+        teacher = capture_checked(loaded, x_NCHW, place)
         judge = _Judge(loaded, validation, x_NCHW, place, events)
         floating = judge(teacher, "floating point")
         run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, store)
@@ -130,7 +124,7 @@ def evaluate(
     place = choose_device(device)
     if isinstance(target, str | Path) and (Path(target) / "graph.json").exists():
         return load(target, place).evaluate(images, limit=limit, batch_size=batch_size, progress=progress)
-    loaded = _load(target if isinstance(target, nn.Module) else str(target), weights, num_classes, preprocessing)
+    loaded = load_source(target if isinstance(target, nn.Module) else str(target), weights, num_classes, preprocessing)
     source = open_images(images)
     with Events(console=progress) as events:
         batches = load_labelled(
@@ -143,20 +137,6 @@ def evaluate(
         )
         with events.task("evaluate", len(source) if limit is None else min(limit, len(source))) as task:
             return measure(loaded.module.to(place), batches, place, progress=task.advance)[0]
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device called ``name`` ("auto": CUDA where there is one, else the CPU); DataError if it is missing."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(name)
-        torch.zeros(1, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise DataError(
-            f"device '{name}' is not available: {str(error).splitlines()[0]}; 'vitq doctor' lists devices"
-        ) from error
-    return place
 
 
 def peak_memory(device: torch.device) -> int:
@@ -193,33 +173,6 @@ class _Judge:
         if self.reference_N is None:
             self.reference_N = classes_N
         return metrics
-
-
-def _load(
-    model: str | nn.Module | LoadedModel,
-    weights: str | Path | None,
-    num_classes: int | None,
-    preprocessing: Preprocessing | Mapping[str, Any] | None,
-) -> LoadedModel:
-    loaded = model if isinstance(model, LoadedModel) else load_model(model, weights=weights, num_classes=num_classes)
-    if preprocessing is None:
-        return loaded
-    if isinstance(preprocessing, Mapping):
-        preprocessing = Preprocessing.from_dict({**loaded.preprocessing.to_dict(), **preprocessing})
-    return replace(loaded, preprocessing=preprocessing)
-
-
-def _capture(loaded: LoadedModel, x_NCHW: torch.Tensor, device: torch.device) -> Graph:
-    """Capture the model and check that the graph computes what the model computes."""
-    graph = capture(loaded.module, x_NCHW[:2])
-    with torch.no_grad():
-        expected, got = loaded.module(x_NCHW[:2]), graph(x_NCHW[:2])
-    if not torch.allclose(expected, got, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
-        raise GraphError(
-            f"the captured graph of {loaded.name} does not compute what the model computes; please report it"
-        )
-    graph.module.to(device)
-    return graph
 
 
 def _finished(folder: Path, about: ArtifactConfig, device: torch.device) -> QuantizedModel:

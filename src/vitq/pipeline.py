@@ -10,14 +10,20 @@ from vitq.graph import Graph
 from vitq.graph.insert import quantizer_target
 from vitq.quantizers import Quantizer
 from vitq.reconstruct.activations import forward_all
-from vitq.reconstruct.objectives import relative_square
+from vitq.reconstruct.distances import relative_square
 from vitq.report import scope_table
 from vitq.run import Run
 from vitq.step import Step
 
 
 def run_steps(run: Run, steps: Sequence[Step]) -> dict[str, Quantizer]:
-    """Apply ``steps`` to the student, freeze its weights and return their quantizers by site.
+    """Apply ``steps`` to the student, freeze its weights and return their quantizers by site."""
+    apply_steps(run, steps)
+    return freeze_weights(run.student)
+
+
+def apply_steps(run: Run, steps: Sequence[Step]) -> None:
+    """Apply ``steps`` to the student, one after another.
 
     A calibration is checkpointed whole, a reconstruction after each segment; the other steps are quick and exact,
     so a resumed run applies them again.
@@ -31,7 +37,6 @@ def run_steps(run: Run, steps: Sequence[Step]) -> dict[str, Quantizer]:
             step.apply(run)
         if step.step_name == "insert":
             run.events.show(scope_table(scope_rows(run.student), f"What is quantized ({run.bits})"))
-    return freeze_weights(run.student)
 
 
 def _calibrate(run: Run, step: Step) -> None:

@@ -10,9 +10,9 @@ import torch
 from vitq.artifact import describe_sites, read, size_on_disk, to_json_bytes, write_files, write_model
 from vitq.calibrate import ScopeRow, scope_rows
 from vitq.config import ArtifactConfig
-from vitq.evaluate import Metrics, measure
 from vitq.events import Events
 from vitq.graph import Graph
+from vitq.measure import Metrics, measure
 from vitq.quantizers import Quantizer, use_compiled_kernels, worth_compiling
 
 COSTS = ("seconds", "peak_memory_bytes")

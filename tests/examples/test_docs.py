@@ -23,7 +23,7 @@ from vitq.recipes import list_recipes, load_recipe, parse_assignments
 from vitq.recipes.known import known_steps
 from vitq.recipes.schema import option_keys
 from vitq.reconstruct.objectives import Batch
-from vitq.reconstruct.schedule import SCHEDULES, levels
+from vitq.reconstruct.schedule import SCHEDULES, plan
 from vitq.run import Run
 from vitq.step import STEPS
 
@@ -108,9 +108,9 @@ def test_the_rewrite_changes_weights_and_keeps_the_function(example: dict[str, A
 
 @pytest.mark.parametrize("example", ["schedule"], indirect=True)
 def test_the_schedule_names_the_last_half(example: dict[str, Any], graph: Graph) -> None:
-    ((name, spans),) = levels(graph, ["last_half"])
-    assert name == "last_half"
-    assert spans == graph.spans("block")[len(graph.spans("block")) // 2 :]
+    pieces = plan(graph, ["last_half"])
+    assert {piece.level for piece in pieces} == {"last_half"}
+    assert tuple(piece.span for piece in pieces) == graph.spans("block")[len(graph.spans("block")) // 2 :]
 
 
 @pytest.mark.parametrize("example", ["objective term"], indirect=True)

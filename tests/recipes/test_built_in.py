@@ -10,9 +10,12 @@ NAMES = [recipe.name for recipe in list_recipes()]
 RECONSTRUCTING = [name for name in NAMES if name not in ("rtn", "repq")]
 
 
+def steps(name: str, step_name: str, budget: str = "quick") -> list[dict[str, Any]]:
+    return [s[step_name] for s in load_recipe(name, budget=budget).to_dict()["steps"] if step_name in s]
+
+
 def step(name: str, step_name: str, budget: str = "quick") -> dict[str, Any]:
-    found: dict[str, Any]
-    (found,) = [s[step_name] for s in load_recipe(name, budget=budget).to_dict()["steps"] if step_name in s]
+    (found,) = steps(name, step_name, budget)
     return found
 
 
@@ -38,11 +41,12 @@ def test_every_key_can_be_overridden_with_its_own_value(name: str) -> None:
 
 @pytest.mark.parametrize("name", RECONSTRUCTING)
 def test_full_takes_more_steps_than_quick(name: str) -> None:
-    assert step(name, "reconstruct", "full")["steps"] > step(name, "reconstruct", "quick")["steps"] > 0
+    quick, full = ([s["steps"] for s in steps(name, "reconstruct", budget)] for budget in ("quick", "full"))
+    assert all(more > fewer > 0 for fewer, more in zip(quick, full, strict=True))
 
 
 def test_weights_keep_a_scale_per_channel() -> None:
-    assert {step(name, "insert")["weight"]["granularity"] for name in NAMES} == {"channel"}
+    assert {insert["weight"]["granularity"] for name in NAMES for insert in steps(name, "insert")} == {"channel"}
 
 
 def test_the_ideas() -> None:
@@ -55,3 +59,14 @@ def test_the_ideas() -> None:
     assert step("qdrop", "reconstruct")["drop_activations"] == 0.5
     assert step("pd-quant", "reconstruct")["global_on"] == "logits"
     assert all(step("mgrq", "reconstruct")[term] > 0 for term in ("block", "global", "local"))
+    assert step("block", "reconstruct")["global"] == step("block", "reconstruct")["local"] == 0
+    assert [s["inputs"] for s in steps("pfcr", "reconstruct")] == ["floating", "quantized"]
+    assert [s["only"] for s in steps("pfcr", "insert")] == ["activations", "weights"]
+    assert all(s["order"] == "fine_to_coarse" for s in steps("pfcr", "reconstruct"))
+    assert step("oas", "reconstruct")["choose"]["outlier_quantiles"]
+    weighing = {"fisher": "fisher", "aphq-vit": "perturbed", "fima-q": "low_rank", "ls-vit": "least_squares"}
+    assert {name: step(name, "reconstruct")["weigh"] for name in weighing} == weighing
+    assert step("apq-vit", "reconstruct")["drop_smallest"] > 0
+    assert step("sase", "reconstruct")["average"] > 0.9
+    assert step("adaquant", "reconstruct")["schedule"] == ["layer"]
+    assert step("qft", "reconstruct")["schedule"] == ["network"]

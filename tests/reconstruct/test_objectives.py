@@ -1,5 +1,6 @@
 import torch
 
+from vitq.reconstruct.distances import divergence, moment_distance
 from vitq.reconstruct.objectives import (
     LOCAL,
     Batch,
@@ -8,8 +9,6 @@ from vitq.reconstruct.objectives import (
     Fusion,
     LocalTerm,
     LogitsTerm,
-    divergence,
-    moment_distance,
 )
 
 

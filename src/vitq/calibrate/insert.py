@@ -73,10 +73,12 @@ class SiteBits(BaseModel):
 class Insert(Step):
     """Put a quantizer on every site of the scope; a role without its own format takes ``activation``'s.
 
-    Bits are the run's; ``overrides`` maps globs over site names to other bits, the last match wins.
+    Bits are the run's; ``only`` leaves weights or activations for a later step; ``overrides`` maps globs over site
+    names to other bits, the last match wins.
     """
 
     scope: Literal["paper"] = "paper"
+    only: Literal["all", "weights", "activations"] = "all"
     weight: SiteFormat = SiteFormat(granularity=Granularity.CHANNEL)
     activation: SiteFormat = SiteFormat()
     post_norm: SiteFormat | None = None
@@ -98,6 +100,8 @@ class Insert(Step):
         nodes = {node.name: node for node in run.student.module.graph.nodes}
         quantizers: dict[str, Quantizer] = {}
         for site in sites:
+            if self.only != "all" and site.is_weight != (self.only == "weights"):
+                continue
             bits = self._bits(site, run.bits.weights if site.is_weight else run.bits.activations)
             if bits != FLOATING_POINT:
                 quantizers[site.name] = self._quantizer(site, bits, nodes).to(run.device)

@@ -1,9 +1,12 @@
 """Cached activations at one cut, computed in chunks so that memory stays bounded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 import torch
 from torch import nn
+
+from vitq.graph import Graph, Span
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -32,14 +35,55 @@ def forward_all(module: nn.Module | Forward, x_N: torch.Tensor, device: torch.de
     return result
 
 
+def first_output(module: nn.Module) -> Forward:
+    """Return ``module`` without its taps."""
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor | tuple[torch.Tensor, ...] = module(x)
+        return result[0] if isinstance(result, tuple) else result
+
+    return forward
+
+
+@dataclass(frozen=True)
 class Pair:
     """The same images at one cut, on the quantized prefix (``student``) and in floating point (``teacher``)."""
 
-    def __init__(self, cut: str, student_N: torch.Tensor, teacher_N: torch.Tensor) -> None:
-        self.cut, self.student_N, self.teacher_N = cut, student_N, teacher_N
+    student_N: torch.Tensor
+    teacher_N: torch.Tensor
 
-    def through(
-        self, end: str, student: nn.Module | Forward, teacher: nn.Module | Forward, device: torch.device
-    ) -> "Pair":
-        """Return the pair after running both graphs' segments up to ``end``."""
-        return Pair(end, forward_all(student, self.student_N, device), forward_all(teacher, self.teacher_N, device))
+
+class Prefix:
+    """Cached activations at the cuts where segments to come begin, each computed from the nearest cut before it."""
+
+    def __init__(self, student: Graph, teacher: Graph, images_NCHW: torch.Tensor, device: torch.device) -> None:
+        self.student, self.teacher, self.device = student, teacher, device
+        self.place = {cut: i for i, cut in enumerate(teacher.cuts)}
+        self.pairs = {teacher.cuts[0]: Pair(images_NCHW, images_NCHW)}
+
+    def at(self, cut: str) -> Pair:
+        """Return the activations at ``cut`` and keep them."""
+        if cut not in self.pairs:
+            nearest = max((c for c in self.pairs if self.place[c] < self.place[cut]), key=self.place.__getitem__)
+            self.pairs[cut] = self.between(nearest, cut, self.pairs[nearest])
+        return self.pairs[cut]
+
+    def between(self, start: str, end: str, pair: Pair) -> Pair:
+        """Return ``pair`` after running both graphs from node ``start`` to node ``end``."""
+        student, teacher = self.student.segment(start, end), self.teacher.segment(start, end)
+        return Pair(
+            forward_all(student, pair.student_N, self.device), forward_all(teacher, pair.teacher_N, self.device)
+        )
+
+    def trained(self, span: Span, after: Pair | None, to_come: Collection[str]) -> None:
+        """Forget what the training of ``span`` made stale, and what lies at no cut ``to_come`` but the input.
+
+        ``after`` holds the activations at the span's end, where they are known.
+        """
+        first = self.teacher.cuts[0]
+        fresh = {c: pair for c, pair in self.pairs.items() if self.place[c] <= self.place[span.cut]}
+        if after is not None:
+            fresh[span.end] = after
+        needed = {c: pair for c, pair in fresh.items() if c == first or c in to_come}
+        last = max(fresh, key=self.place.__getitem__)
+        self.pairs = {**needed, last: fresh[last]} if to_come else {}

@@ -4,9 +4,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch.nn import functional as F
 
-EPSILON = 1e-8
+from vitq.reconstruct.curvature import Curvature
+from vitq.reconstruct.distances import (
+    EPSILON,
+    channel_divergence,
+    divergence,
+    mean_square,
+    moment_distance,
+    relative_square,
+)
 
 
 @dataclass(frozen=True)
@@ -19,6 +26,7 @@ class Batch:
     target_taps: tuple[torch.Tensor, ...]
     goal: torch.Tensor | None
     target_goal: torch.Tensor | None
+    curvature: Curvature | None = None
 
 
 class Term(Protocol):
@@ -28,53 +36,37 @@ class Term(Protocol):
         """Return the loss of ``batch``."""
 
 
-def mean_square(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return the mean squared difference in float32."""
-    return F.mse_loss(output.float(), target.float())
+@dataclass(frozen=True)
+class BlockTerm:
+    """Squared error at the segment's end, weighed by the diagonal of the batch's curvature where there is one.
 
-
-def divergence(logits_BK: torch.Tensor, target_BK: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """Return T² · KL(softmax(target / T) || softmax(logits / T)), averaged over the batch."""
-    student = F.log_softmax(logits_BK.float() / temperature, -1)
-    teacher = F.log_softmax(target_BK.float() / temperature, -1)
-    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-
-
-def moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and standard deviation per channel (the last axis) over all other axes."""
-    flat_TC = x.float().reshape(-1, x.shape[-1])
-    return flat_TC.mean(0), flat_TC.std(0, correction=0)
-
-
-def moment_distance(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return the mean over channels of (Δμ)² + (Δσ)², relative to the target's mean variance.
-
-    Source: MGRQ's intra-block local supervision (arXiv 2406.09229) aligns the distribution of each layer's output;
-    its statistic is not published: per-channel moments are vitq's choice, KL and MSE the alternatives.
+    Source: BRECQ (arXiv 2102.05426) without its Fisher weight; MGRQ's OBWR. ``drop_smallest`` leaves out that part of
+    the elements with the least weighed error, so that many tiny errors do not hide the decisive ones: APQ-ViT's bottom
+    elimination (arXiv 2303.14341), which its paper uses to choose scales.
     """
-    (mean, std), (target_mean, target_std) = moments(output), moments(target)
-    distance = (mean - target_mean).square() + (std - target_std).square()
-    return distance.mean() / (target_std.square().mean() + EPSILON)
 
+    drop_smallest: float = 0.0
 
-def channel_divergence(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return KL between the softmax over channels of both tensors, averaged over positions."""
-    k = output.shape[-1]
-    return divergence(output.reshape(-1, k), target.reshape(-1, k))
-
-
-def relative_square(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return the squared error relative to the target's energy."""
-    return mean_square(output, target) / (target.float().square().mean() + EPSILON)
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Return the mean over elements."""
+        errors = (batch.output.float() - batch.target.float()).square()
+        if batch.curvature is not None:
+            errors = batch.curvature.diagonal_N * errors
+        if self.drop_smallest > 0:
+            sample = errors.detach().flatten()
+            least = sample[:: max(len(sample) // 65536, 1)].quantile(self.drop_smallest)
+            errors = errors * (errors.detach() >= least)
+        return errors.mean()
 
 
 @dataclass(frozen=True)
-class BlockTerm:
-    """Squared error at the segment's end. Source: BRECQ (arXiv 2102.05426) without its Fisher weight; MGRQ's OBWR."""
+class LowRankTerm:
+    """The low-rank part of the batch's curvature. Source: FIMA-Q (arXiv 2506.11543), LS-ViT (CVPR 2026)."""
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        """Return the mean squared error of the output."""
-        return mean_square(batch.output, batch.target)
+        """Return the mean over images; batch.curvature must have rows."""
+        assert batch.curvature is not None
+        return batch.curvature.low_rank_loss(batch.output.float() - batch.target.float())
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from vitq.graph import Graph, Role, Span
 from vitq.graph.ops import CONV, LINEAR, MATMUL, is_op
@@ -52,6 +52,8 @@ class TrainingSegment:
     variables: Variables
     supervision: Supervision
     layers: tuple[str, ...]
+    to_logits: nn.Module | None
+    """The frozen floating-point model behind the segment; None where the logits do not follow from its output."""
 
     def batch(
         self,
@@ -89,7 +91,15 @@ def prepare(
     taps = layers + ((supervision.tap,) if supervision.tap else ())
     module = student.segment(span.start, span.end, taps)
     variables = learnable(student, module, rates)
-    return TrainingSegment(span, module, teacher.segment(span.start, span.end, layers), variables, supervision, layers)
+    inner = teacher.segment(span.start, span.end, layers)
+    return TrainingSegment(span, module, inner, variables, supervision, layers, _to_logits(teacher, span))
+
+
+def _to_logits(teacher: Graph, span: Span) -> nn.Module | None:
+    if span.end not in teacher.cuts:
+        return None
+    logits = teacher.cuts[-1]
+    return nn.Identity() if span.end == logits else teacher.segment(span.end, logits)
 
 
 def _layers(graph: Graph, span: Span) -> tuple[str, ...]:

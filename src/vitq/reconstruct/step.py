@@ -1,19 +1,24 @@
 """The recipe step that reconstructs the student, segment by segment."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Literal
 
 import torch
 from pydantic import Field
 
+from vitq.errors import RecipeError
 from vitq.graph import Span
 from vitq.graph.insert import set_attribute
 from vitq.quantizers import use_compiled_kernels, worth_compiling
-from vitq.reconstruct.activations import Forward, Pair, forward_all, supports_bfloat16
-from vitq.reconstruct.objectives import BlockTerm, FeatureTerm, Fusion, LocalTerm, LogitsTerm, Term
-from vitq.reconstruct.schedule import levels
+from vitq.reconstruct.activations import Pair, Prefix, first_output, forward_all, supports_bfloat16
+from vitq.reconstruct.choose import Choice, Choose, choose
+from vitq.reconstruct.curvature import LOW_RANK, Weigh
+from vitq.reconstruct.objectives import BlockTerm, FeatureTerm, Fusion, LocalTerm, LogitsTerm, LowRankTerm, Term
+from vitq.reconstruct.optimize import Data, Settings
+from vitq.reconstruct.schedule import Order, Piece, plan
 from vitq.reconstruct.segment import prepare
-from vitq.reconstruct.train import Data, Settings, train
+from vitq.reconstruct.train import train
 from vitq.run import Run
 from vitq.step import Step, register_step
 
@@ -30,10 +35,18 @@ class Reconstruct(Step):
     """
 
     schedule: tuple[str, ...] = ("block",)
+    order: Order = "level"
+    choose: Choose | None = None
+    inputs: Literal["quantized", "floating"] = "quantized"
     steps: int = Field(500, ge=0)
     batch: int = Field(32, ge=1)
     learn: dict[Learnable, float] = Field({"weights": 0.03, "activation_scales": 0.03})
     block: float = Field(1.0, ge=0)
+    weigh: Weigh = "none"
+    weigh_images: int = Field(128, ge=1)
+    refreshes: int = Field(1, ge=1)
+    low_rank: float = Field(0.0, ge=0)
+    drop_smallest: float = Field(0.0, ge=0, lt=1)
     global_: float = Field(0.0, ge=0, alias="global")
     global_on: Literal["feature", "logits"] = "feature"
     global_batch: int = Field(32, ge=1)
@@ -43,6 +56,7 @@ class Reconstruct(Step):
     local_by: Literal["moments", "kl", "mse"] = "moments"
     drop_activations: float = Field(0.5, ge=0, le=1)
     mix_inputs: float = Field(0.5, ge=0, le=1)
+    average: float = Field(0.0, ge=0, lt=1)
     rounding_weight: float = Field(0.01, ge=0)
     rounding_warmup: float = Field(0.2, ge=0, lt=1)
     held_out: int = Field(64, ge=0)
@@ -50,45 +64,67 @@ class Reconstruct(Step):
     cache: Literal["float32", "bfloat16"] = "float32"
 
     def apply(self, run: Run) -> None:
-        """Reconstruct every segment, checkpointing each; finished segments of a resumed run are read back."""
+        """Reconstruct every segment of the schedule, or of the slicing that is chosen."""
+        if self.choose is None:
+            self.sweep(run, plan(run.student, self.schedule, self.order))
+        else:
+            self.sweep(run, self.choice(run).best.pieces)
+
+    def choice(self, run: Run) -> Choice:
+        """Try the candidates of ``choose`` and return what was measured; the student stays as it is."""
+        options = self.choose or Choose()
+        short = self.model_copy(update={"choose": None, "steps": options.steps})
+        return choose(run, options, lambda copy, slicing: short.sweep(copy, slicing.pieces))
+
+    def sweep(self, run: Run, pieces: Sequence[Piece]) -> None:
+        """Reconstruct ``pieces`` in order, checkpointing each; finished ones of a resumed run are read back."""
         goal = run.teacher.feature if self.global_on == "feature" else run.teacher.cuts[-1]
         images = run.images_NCHW.to(torch.bfloat16 if self.cache == "bfloat16" else torch.float32)
-        plan = levels(run.student, self.schedule)
-        goals = self._goals(run, goal) if self.global_ > 0 else None
-        done = 0
+        goals = _outputs(run, goal) if self.global_ > 0 else None
+        logits = None if self.weigh == "none" else _outputs(run, run.teacher.cuts[-1])
+        prefix = Prefix(run.student, run.teacher, images, run.device)
         with (
             use_compiled_kernels(worth_compiling(self.steps * self.batch, run.images_NCHW.shape)),
-            run.events.task("reconstruct", sum(len(spans) for _, spans in plan)) as task,
+            run.events.task("reconstruct", len(pieces)) as task,
         ):
-            for name, spans in plan:
-                pair = Pair(run.teacher.cuts[0], images, images)
-                for span in spans:
-                    key = f"{run.stage}-{done:03d}-{name}"
-                    pair = self._reconstruct(run, span, pair, goal, goals, key)
-                    done += 1
-                    task.advance()
+            for done, piece in enumerate(pieces):
+                key = f"{run.stage}-{done:03d}-{piece.level}"
+                after = self._reconstruct(run, piece.span, prefix, goal, goals, logits, key)
+                prefix.trained(piece.span, after, {later.span.cut for later in pieces[done + 1 :]})
+                task.advance()
 
-    def _goals(self, run: Run, goal: str) -> torch.Tensor:
-        suffix = run.teacher.segment(run.teacher.cuts[0], goal)
-        return forward_all(suffix, run.images_NCHW, run.device)
-
-    def _reconstruct(self, run: Run, span: Span, pair: Pair, goal: str, goals: torch.Tensor | None, key: str) -> Pair:
-        """Bring the cached activations to the span's cut, then train or read back the span."""
-        if pair.cut != span.cut:
-            pair = _advance(run, pair, span.cut)
+    def _reconstruct(
+        self,
+        run: Run,
+        span: Span,
+        prefix: Prefix,
+        goal: str,
+        goals: torch.Tensor | None,
+        logits: torch.Tensor | None,
+        key: str,
+    ) -> Pair | None:
+        """Train the span or read it back; return the activations at its end where they are known."""
         saved = run.store.load(key)
         if saved is not None:
             for path, tensor in saved[0].items():
                 set_attribute(run.student.module, path, tensor.to(run.device))
             run.events.log("segment", name=span.name, resumed=True, **saved[1])
-            return pair
-        here = pair if span.start == span.cut else _advance(run, pair, span.start)
+            return None
+        here = prefix.at(span.cut)
+        if span.start != span.cut:
+            here = prefix.between(span.cut, span.start, here)
         segment = prepare(run.student, run.teacher, span, goal, self._rates(), self.local > 0)
         target = forward_all(run.teacher.segment(span.start, span.end), here.teacher_N, run.device)
         visible = goals if segment.supervision.reachable else None
         held_out = self.held_out * len(target) // len(run.images_NCHW)
         train_images = max(len(target) - held_out, min(len(target), self.batch))
-        data = Data(here.student_N, here.teacher_N, target, visible, train_images)
+        x_student = here.student_N if self.inputs == "quantized" else here.teacher_N
+        if logits is not None and (segment.to_logits is None or len(target) != len(logits)):
+            raise RecipeError(
+                f"reconstruct.weigh={self.weigh} needs segments that end where one activation is alive, with one row "
+                f"per image; '{span.name}' does not: choose schedule unit, block or coarser, or weigh=none"
+            )
+        data = Data(x_student, here.teacher_N, target, visible, logits, train_images)
         generator = run.generator(key)
         outcome = train(
             segment,
@@ -103,14 +139,18 @@ class Reconstruct(Step):
         run.store.save(key, segment.variables.snapshot(), facts)
         run.events.log("segment", name=span.name, **facts)
         if span.start != span.cut:
-            return pair
-        return Pair(span.end, forward_all(_without_taps(segment.student), pair.student_N, run.device), target)
+            return None
+        if self.inputs == "floating":
+            return Pair(target, target)
+        return Pair(forward_all(first_output(segment.student), here.student_N, run.device), target)
 
     def _rates(self) -> dict[str, float]:
         return {kind: rate for kind, rate in self.learn.items() if rate > 0}
 
     def _terms(self, goals: torch.Tensor | None) -> dict[str, tuple[float, Term]]:
-        terms: dict[str, tuple[float, Term]] = {"block": (self.block, BlockTerm())}
+        terms: dict[str, tuple[float, Term]] = {"block": (self.block, BlockTerm(self.drop_smallest))}
+        if self.weigh in LOW_RANK:
+            terms["low_rank"] = (self.low_rank, LowRankTerm())
         if goals is not None:
             terms["global"] = (
                 self.global_,
@@ -126,13 +166,6 @@ class Reconstruct(Step):
         return Settings(**own, bfloat16=fast)
 
 
-def _advance(run: Run, pair: Pair, end: str) -> Pair:
-    return pair.through(end, run.student.segment(pair.cut, end), run.teacher.segment(pair.cut, end), run.device)
-
-
-def _without_taps(module: torch.nn.Module) -> Forward:
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor | tuple[torch.Tensor, ...] = module(x)
-        return result[0] if isinstance(result, tuple) else result
-
-    return forward
+def _outputs(run: Run, node: str) -> torch.Tensor:
+    """Return the teacher's activations at ``node`` for every calibration image."""
+    return forward_all(run.teacher.segment(run.teacher.cuts[0], node), run.images_NCHW, run.device)

@@ -1,6 +1,6 @@
 """Variables: what a reconstruction may learn, each with its own learning rate."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -9,11 +9,15 @@ from torch import fx, nn
 from vitq.errors import RecipeError
 from vitq.graph import Graph
 from vitq.graph.insert import quantizer_target
+from vitq.graph.ops import CONV, LINEAR, attribute, is_op
 from vitq.quantizers import AffineQuantizer, Quantizer
 from vitq.reconstruct.rounding import AdaRound
 
 KINDS = ("weights", "rounding", "weight_scales", "activation_scales", "zero_points", "biases", "norms")
 
+
+FLOATING_STEP = 0.25
+"""A weight without a quantizer learns in units of this part of its channel's largest magnitude (3 bits' step)."""
 
 LEAST_SCALE = 0.05
 """A learnt scale stays above this part of its initial value: it can never reach zero."""
@@ -46,8 +50,8 @@ class Variables:
     """The learnable tensors of one segment: Adam groups, AdaRound stand-ins, and the tensors that end up changed.
 
     Learning rates of ``weights``, scales and zero points are relative: weights in units of their own channel's
-    quantization step, each scale in units of its initial value, zero points in codes. So one recipe fits any width,
-    any bit-width and channels of any size.
+    quantization step (without a quantizer: of what three bits would have), each scale in units of its initial value,
+    zero points in codes. So one recipe fits any width, any bit-width and channels of any size.
     """
 
     groups: list[dict[str, object]] = field(default_factory=list)
@@ -65,6 +69,18 @@ class Variables:
         for variable in self.rescaled:
             variable.push()
         optimizer.zero_grad(set_to_none=True)
+
+    def seen(self) -> list[torch.Tensor]:
+        """Return the tensors that the optimizer changes."""
+        return [tensor for group in self.groups for tensor in group["params"]]  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def load(self, values: Sequence[torch.Tensor]) -> None:
+        """Replace what ``seen`` returns."""
+        for tensor, value in zip(self.seen(), values, strict=True):
+            tensor.copy_(value)
+        for variable in self.rescaled:
+            variable.push()
 
     def penalty_inputs(self) -> Iterator[torch.Tensor]:
         """Yield the V of every AdaRound stand-in."""
@@ -122,8 +138,20 @@ def learnable(student: Graph, segment: fx.GraphModule, rates: Mapping[str, float
                         quantizer.get_parameter("zero_point"),
                         rates.get("zero_points"),
                     )
+    _floating_weights(segment, rates, variables)
     _vectors(segment, rates, variables)
     return variables
+
+
+def _floating_weights(segment: fx.GraphModule, rates: Mapping[str, float], variables: Variables) -> None:
+    """Weights of linears and convolutions that no quantizer reads; they can be learnt, but not their rounding."""
+    for node in segment.graph.nodes:
+        weight = node.args[1] if is_op(node, LINEAR | CONV) else None
+        if isinstance(weight, fx.Node) and weight.op == "get_attr" and "weights" in rates:
+            tensor = attribute(segment, str(weight.target))
+            unit = FLOATING_STEP * tensor.detach().flatten(1).abs().amax(1).clamp(min=1e-6)
+            unit = unit.reshape(-1, *[1] * (tensor.ndim - 1)).expand_as(tensor).clone()
+            _add_rescaled(variables, str(weight.target), tensor, rates["weights"], unit)
 
 
 def _weight(

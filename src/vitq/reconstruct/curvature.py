@@ -1,0 +1,119 @@
+"""Curvature: how much an error at a segment's output changes the prediction, as a quadratic form δᵀ H δ."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from vitq.reconstruct.gradients import Gradients
+
+Weigh = Literal["none", "fisher", "mean_fisher", "perturbed", "low_rank", "least_squares"]
+LOW_RANK = ("low_rank", "least_squares")
+"""Estimates that have rows beside their diagonal."""
+
+EPSILON = 1e-12
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """H as a diagonal, of mean 1, plus low-rank rows.
+
+    ``diagonal_N`` has one row for all images or one row per image; of the error δ (or |δ| where ``absolute``),
+    ``rows_R`` give the products a_r = u_r · δ and ``mixing_RR`` the form aᵀ M a.
+    """
+
+    diagonal_N: torch.Tensor
+    rows_R: torch.Tensor | None = None
+    mixing_RR: torch.Tensor | None = None
+    absolute: bool = False
+
+    def of(self, images: torch.Tensor) -> "Curvature":
+        """Return the curvature of some images, by their indices."""
+        if len(self.diagonal_N) == 1:
+            return self
+        return Curvature(self.diagonal_N[images.to(self.diagonal_N.device)], self.rows_R, self.mixing_RR, self.absolute)
+
+    def low_rank_loss(self, error: torch.Tensor) -> torch.Tensor:
+        """Return the mean over images of aᵀ M a."""
+        assert self.rows_R is not None and self.mixing_RR is not None
+        error = error.abs() if self.absolute else error
+        a_NR = error.flatten(1) @ self.rows_R.flatten(1).T
+        return ((a_NR @ self.mixing_RR) * a_NR).sum(1).mean()
+
+
+def fisher(gradients: Gradients) -> Curvature:
+    """Return the diagonal Fisher of every image. Source: BRECQ (arXiv 2102.05426), equation 10.
+
+    The paper's gradient is that of the task's loss; drawing the label from the teacher's prediction needs no labels.
+    """
+    return Curvature(_unit_mean(gradients.of_labels().square()))
+
+
+def mean_fisher(gradients: Gradients) -> Curvature:
+    """Return the diagonal Fisher averaged over images: the same weights for every image, so less noise (vitq)."""
+    return Curvature(_unit_mean(gradients.of_labels().square().mean(0, keepdim=True)))
+
+
+def perturbed(gradients: Gradients) -> Curvature:
+    """Return |g(z + ε) - g(z - ε)| averaged over images. Source: APHQ-ViT (arXiv 2504.02508).
+
+    g is the gradient of KL to the teacher's prediction. The paper's ε is 1e-6; 1e-2 of z's root mean square is
+    vitq's choice, since 1e-6 is lost in float32 beside large activations.
+    """
+    z = gradients.target_N
+    step = 1e-2 * z.square().mean().sqrt()
+    difference = gradients.of_divergence(z + step) - gradients.of_divergence(z - step)
+    return Curvature(_unit_mean(difference.abs().mean(0, keepdim=True)))
+
+
+def least_squares(gradients: Gradients) -> Curvature:
+    """Return the diagonal and the rank-1 row that map the present errors to the present gradients by least squares.
+
+    ĥ = Σ g δ / Σ δ², û = Σ g √(δᵀg) / Σ δᵀg over images. Source: LS-ViT (CVPR 2026); where sampling noise makes ĥ
+    negative it is taken as zero (vitq).
+    """
+    z = gradients.student_N
+    error, g = z - gradients.target_N, gradients.of_divergence(z)
+    diagonal = ((g * error).sum(0, keepdim=True) / (error.square().sum(0, keepdim=True) + EPSILON)).clamp(min=0)
+    along_N = (g * error).flatten(1).sum(1).clamp(min=0)
+    row = (g.flatten(1) * along_N.sqrt()[:, None]).sum(0) / (along_N.sum() + EPSILON)
+    return Curvature(_unit_mean(diagonal), row[None], torch.ones(1, 1, device=row.device))
+
+
+class LowRank:
+    """FIMA-Q's diagonal plus low rank: every call adds one row, taken at the student as it is then.
+
+    Rows G = mean |g| and D = mean |δ| over images; diagonal mean(G), low rank (|δ| Gᵀ) (D Dᵀ)⁺ (|δ| Gᵀ)ᵀ.
+    Source: FIMA-Q (arXiv 2506.11543); the pseudo-inverse, since the rows of D resemble each other, is vitq's.
+    """
+
+    def __init__(self) -> None:
+        self.gradients_R: list[torch.Tensor] = []
+        self.errors_R: list[torch.Tensor] = []
+
+    def __call__(self, gradients: Gradients) -> Curvature:
+        """Return the curvature of all rows so far."""
+        z = gradients.student_N
+        self.gradients_R.append(gradients.of_divergence(z).abs().mean(0))
+        self.errors_R.append((z - gradients.target_N).abs().mean(0))
+        rows_R, errors_R = torch.stack(self.gradients_R), torch.stack(self.errors_R).flatten(1)
+        mixing_RR = torch.linalg.pinv(errors_R @ errors_R.T, hermitian=True)
+        return Curvature(_unit_mean(rows_R.mean(0, keepdim=True)), rows_R, mixing_RR, absolute=True)
+
+
+def make_estimator(weigh: Weigh) -> Callable[[Gradients], Curvature]:
+    """Return what computes the curvature of one segment; called again at every refresh."""
+    return LowRank() if weigh == "low_rank" else ESTIMATORS[weigh]
+
+
+ESTIMATORS: dict[str, Callable[[Gradients], Curvature]] = {
+    "fisher": fisher,
+    "mean_fisher": mean_fisher,
+    "perturbed": perturbed,
+    "least_squares": least_squares,
+}
+
+
+def _unit_mean(diagonal: torch.Tensor) -> torch.Tensor:
+    return diagonal / (diagonal.mean() + EPSILON)

@@ -1,0 +1,46 @@
+"""Distances between what the student and the teacher computed: pure functions."""
+
+import torch
+from torch.nn import functional as F
+
+EPSILON = 1e-8
+
+
+def mean_square(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared difference in float32."""
+    return F.mse_loss(output.float(), target.float())
+
+
+def divergence(logits_BK: torch.Tensor, target_BK: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Return T² · KL(softmax(target / T) || softmax(logits / T)), averaged over the batch."""
+    student = F.log_softmax(logits_BK.float() / temperature, -1)
+    teacher = F.log_softmax(target_BK.float() / temperature, -1)
+    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation per channel (the last axis) over all other axes."""
+    flat_TC = x.float().reshape(-1, x.shape[-1])
+    return flat_TC.mean(0), flat_TC.std(0, correction=0)
+
+
+def moment_distance(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the mean over channels of (Δμ)² + (Δσ)², relative to the target's mean variance.
+
+    Source: MGRQ's intra-block local supervision (arXiv 2406.09229) aligns the distribution of each layer's output;
+    its statistic is not published: per-channel moments are vitq's choice, KL and MSE the alternatives.
+    """
+    (mean, std), (target_mean, target_std) = moments(output), moments(target)
+    distance = (mean - target_mean).square() + (std - target_std).square()
+    return distance.mean() / (target_std.square().mean() + EPSILON)
+
+
+def channel_divergence(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return KL between the softmax over channels of both tensors, averaged over positions."""
+    k = output.shape[-1]
+    return divergence(output.reshape(-1, k), target.reshape(-1, k))
+
+
+def relative_square(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the squared error relative to the target's energy."""
+    return mean_square(output, target) / (target.float().square().mean() + EPSILON)

@@ -1,0 +1,54 @@
+"""Plots of a choice of slicing: outliers over depth, and the error of every candidate, as bars in a table."""
+
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.bar import Bar
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.table import Table
+
+from vitq.artifact import write_files
+from vitq.report.units import number
+
+if TYPE_CHECKING:
+    from vitq.reconstruct import Choice
+
+
+def plots(choice: "Choice") -> Group:
+    """Return two tables with a bar in each row: the outliers behind every unit, and the trial's error per slicing."""
+    outliers = _table("Outliers over depth", ("behind unit", "energy in outliers", "max / median channel"))
+    top = max((place.share for place in choice.profile), default=0.0)
+    for place in choice.profile:
+        share = f"{100 * place.share:.2f} %"
+        outliers.add_row(escape(place.name), share, f"{place.ratio:.1f}", _bar(place.share, top))
+    scores = _table("Trials", ("slicing", "error of the final feature", ""))
+    worst = max(choice.scores.values(), default=0.0)
+    for name, score in choice.scores.items():
+        best = name == choice.best.name
+        scores.add_row(
+            escape(name), number(score), "best" if best else "", _bar(score, worst), style="bold" if best else ""
+        )
+    return Group(outliers, scores)
+
+
+def save_svg(path: Path, choice: "Choice") -> None:
+    """Write the plots to ``path``; ArtifactError where that fails."""
+    console = Console(record=True, width=120, file=StringIO())
+    console.print(plots(choice))
+    write_files(path.parent, {path.name: console.export_svg(title="vitq granularity").encode()})
+
+
+def _table(title: str, headers: tuple[str, str, str]) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table.add_column(headers[0], no_wrap=True)
+    table.add_column(headers[1], justify="right", no_wrap=True)
+    table.add_column(headers[2], justify="right", no_wrap=True)
+    table.add_column("", ratio=1)
+    return table
+
+
+def _bar(value: float, largest: float) -> Bar:
+    return Bar(size=max(largest, 1e-12), begin=0, end=value, width=40)
