@@ -22,6 +22,8 @@ class Gradients:
     logits_NK: torch.Tensor
     temperature: float
     generator: torch.Generator
+    bfloat16: bool = False
+    """Whether gradients of labels are taken with bfloat16 products; differences of gradients need float32."""
 
     def of_divergence(self, z_N: torch.Tensor) -> torch.Tensor:
         """Return the gradient at ``z_N`` of KL(teacher's prediction || the suffix's), per image, of z's shape."""
@@ -31,7 +33,8 @@ class Gradients:
         """Return the gradient at the teacher's output of log p(y), with y drawn from the teacher's prediction."""
         draws_N1 = torch.multinomial(self.logits_NK.float().softmax(-1).cpu(), 1, generator=self.generator)
         labels_N1 = draws_N1.to(self.logits_NK.device)
-        return self._of(self.target_N, labels_N1, lambda logits_BK, y_B1: logits_BK.log_softmax(-1).gather(-1, y_B1))
+        with torch.autocast(self.target_N.device.type, torch.bfloat16, enabled=self.bfloat16):
+            return self._of(self.target_N, labels_N1, _likelihood)
 
     def _of(
         self, z_N: torch.Tensor, like_N: torch.Tensor, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -45,6 +48,10 @@ class Gradients:
                 total = loss(self.suffix(z).float(), like_N[start : start + 32]).sum()
             (result[place],) = torch.autograd.grad(total, z)
         return result
+
+
+def _likelihood(logits_BK: torch.Tensor, y_B1: torch.Tensor) -> torch.Tensor:
+    return logits_BK.log_softmax(-1).gather(-1, y_B1)
 
 
 def _divergence(logits_BK: torch.Tensor, like_BK: torch.Tensor, temperature: float) -> torch.Tensor:

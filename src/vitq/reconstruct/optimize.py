@@ -116,6 +116,7 @@ def _gradients(
         data.logits_NK[:images].to(device),
         settings.temperature,
         generator,
+        settings.bfloat16,
     )
 
 
