@@ -14,6 +14,7 @@ import vitq
 from vitq.errors import ArtifactError, DataError, ModelError, RecipeError, ResumeError
 from vitq.models.torchvision_shim import ensure_torchvision
 from vitq.quantizers import packed_size
+from vitq.recipes import list_recipes, load_recipe
 from vitq.store import Store
 
 QUICK = {"reconstruct.steps": 4, "reconstruct.batch": 8, "reconstruct.held_out": 8}
@@ -39,13 +40,37 @@ def images() -> torch.Tensor:
 def quantize(vit: nn.Module, images: torch.Tensor) -> Callable[..., vitq.QuantizedModel]:
     def run(recipe: str = "rtn", **options: Any) -> vitq.QuantizedModel:
         overrides = QUICK if recipe not in ("rtn", "repq") else {}
+        if recipe == "oas":
+            overrides = {**QUICK, "reconstruct.choose.steps": 2, "reconstruct.choose.held_out": 8}
         options = {"overrides": overrides, "progress": False, **options}
         return vitq.quantize(vit, images, recipe=recipe, **options)
 
     return run
 
 
-@pytest.mark.parametrize("recipe", ["rtn", "repq", "brecq", "qdrop", "pd-quant", "mgrq"])
+@pytest.fixture(scope="module")
+def swin() -> nn.Module:
+    ensure_torchvision()
+    import timm
+
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"img_size": 32, "window_size": 4, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)}
+    model: nn.Module = timm.create_model("swin_tiny_patch4_window7_224", num_classes=10, **options)
+    return model
+
+
+@pytest.mark.parametrize("recipe", [recipe.name for recipe in list_recipes()])
+def test_every_recipe_runs_on_swin_as_it_is(swin: nn.Module, images: torch.Tensor, recipe: str) -> None:
+    names = {step.step_name for step in load_recipe(recipe).steps}
+    overrides = {**QUICK, "reconstruct.steps": 2} if "reconstruct" in names else {}
+    if recipe == "oas":
+        overrides |= {"reconstruct.choose.steps": 1, "reconstruct.choose.held_out": 8}
+    model = vitq.quantize(swin, images, recipe=recipe, bits="w4a4", overrides=overrides, progress=False)
+    assert torch.isfinite(model(images)).all()
+    assert 0 < model.metrics["mean_segment_error"] < 1
+
+
+@pytest.mark.parametrize("recipe", ["rtn", "repq", "brecq", "qdrop", "pd-quant", "mgrq", "pfcr", "oas"])
 def test_every_recipe_quantizes_saves_and_reloads_bit_for_bit(
     quantize: Callable[..., vitq.QuantizedModel], images: torch.Tensor, tmp_path: Path, recipe: str
 ) -> None:
