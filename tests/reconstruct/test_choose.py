@@ -8,6 +8,7 @@ import torch
 
 from vitq.errors import RecipeError
 from vitq.graph import Graph
+from vitq.models.torchvision_shim import ensure_torchvision
 from vitq.reconstruct import Reconstruct
 from vitq.reconstruct.outliers import Outliers, outlier_profile
 from vitq.reconstruct.slicings import adaptive, candidates
@@ -109,3 +110,20 @@ def test_too_few_images_to_choose(make_run: Callable[..., Run]) -> None:
     step = Reconstruct.model_validate({**QUICK, "choose": {**CHOOSE, "held_out": 48}})
     with pytest.raises(RecipeError, match="held_out"):
         step.apply(make_run())
+
+
+def test_the_python_verb_measures_a_model_and_refuses_a_recipe_without_a_choice() -> None:
+    ensure_torchvision()
+    import timm
+
+    import vitq
+
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=10, **options)
+    images = torch.randn(32, 3, 32, 32)
+    overrides = {f"reconstruct.choose.{key}": value for key, value in CHOOSE.items()}
+    overrides |= {"reconstruct.batch": 8, "reconstruct.held_out": 8}
+    choice = vitq.granularity(model, images, overrides=overrides, progress=False)
+    assert len(choice.profile) == 6 and choice.best.name in choice.scores
+    with pytest.raises(RecipeError, match="oas"):
+        vitq.granularity(model, images, recipe="mgrq", progress=False)
