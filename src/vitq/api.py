@@ -30,6 +30,7 @@ from vitq.recipes import ResolvedRecipe, load_recipe
 from vitq.report.html import write_report
 from vitq.run import Run
 from vitq.store import Store, require_same
+from vitq.targets import profile_of
 
 AGREEMENT_IMAGES = 256
 
@@ -42,6 +43,7 @@ def quantize(
     bits: str | Bits = "w4a4",
     budget: str = "quick",
     scope: str = "paper",
+    target: str | None = None,
     weights: str | Path | None = None,
     num_classes: int | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
@@ -60,13 +62,18 @@ def quantize(
 
     ``model`` is a timm name, a Hugging Face id or folder, or a module x_BCHW -> logits_BK, which is not changed.
     ``images`` is a folder, an ``.npz``, a preprocessed tensor x_NCHW or an iterable; ``validation`` likewise, with
-    labels. ``bits`` reads "w4a4"; ``overrides`` changes recipe options ({"reconstruct.steps": 500}). With ``out``
-    the run is checkpointed there, its artifact saved, and ``resume`` continues it after a kill.
+    labels. ``bits`` reads "w4a4"; ``target`` calibrates for a target of ``QuantizedModel.export``; ``overrides``
+    changes recipe options ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is checkpointed there, its
+    artifact saved, and ``resume`` continues it after a kill.
     Raises a VitqError that names what is wrong with model, images, recipe or folder.
     """
     began = time.monotonic()
     wanted = bits if isinstance(bits, Bits) else Bits.parse(bits)
-    plan = load_recipe(recipe, budget=budget, overrides={"insert.scope": scope, **(overrides or {})})
+    chosen: dict[str, Any] = {"insert.scope": scope}
+    if target is not None:
+        chosen |= profile_of(target).overrides
+    plan = load_recipe(recipe, budget=budget, overrides={**chosen, **(overrides or {})})
+    scope = str(chosen["insert.scope"])
     folder = None if out is None else Path(out)
     finished = folder is not None and (folder / "config.json").exists() and not overwrite
     if finished and not resume:

@@ -36,6 +36,10 @@ class ResumeError(VitqError):
     """A run cannot be resumed with what was given."""
 
 
+class ExportError(VitqError):
+    """A model cannot be lowered for a target, or its file does not compute what the simulation computes."""
+
+
 def did_you_mean(word: str, options: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the option nearest to ``word``, or the list of options if none is near."""
     choices = sorted(options)

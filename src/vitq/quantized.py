@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,6 +14,9 @@ from vitq.events import Events
 from vitq.graph import Graph
 from vitq.measure import Metrics, measure
 from vitq.quantizers import Quantizer, use_compiled_kernels, worth_compiling
+
+if TYPE_CHECKING:
+    from vitq.export import Exported
 
 COSTS = ("seconds", "peak_memory_bytes")
 """Metrics that differ from run to run."""
@@ -71,6 +74,22 @@ class QuantizedModel:
         measured = {k: v for k, v in self.metrics.items() if k not in COSTS}
         write_files(folder, {"metrics.json": to_json_bytes(measured)})
         return folder
+
+    def export(
+        self, out: str | Path, images: Any, *, target: str = "onnxruntime", limit: int = 64, force: bool = False
+    ) -> "Exported":
+        """Write an ONNX file for ``target`` and prove on ``limit`` of ``images`` that it computes what this model does.
+
+        ``images`` as in ``vitq.quantize``. Raises ExportError for what cannot be exported, a missing runtime, or,
+        unless ``force``, a file that fails its proof.
+        """
+        from vitq.data import draw_calibration, open_images
+        from vitq.export import export
+        from vitq.models import Preprocessing
+
+        preprocessing = Preprocessing.from_dict(self.config.preprocessing)
+        x_NCHW = draw_calibration(open_images(images), preprocessing, limit=limit)
+        return export(self, out, x_NCHW, target=target, force=force)
 
     def evaluate(
         self, images: Any, *, limit: int | None = None, batch_size: int = 32, progress: bool = False

@@ -33,7 +33,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_options_reach_the_python_verb(vitq_cli: Any, calls: list[dict[str, Any]]) -> None:
-    result = vitq_cli(*RUN, *["--bits", "w2a2", "--limit", "64", "--seed", "3", "--set", "reconstruct.choose.steps=5", "--quiet"])
+    result = vitq_cli(
+        *RUN, *["--bits", "w2a2", "--limit", "64", "--seed", "3", "--set", "reconstruct.choose.steps=5", "--quiet"]
+    )
     assert result.exit_code == 0, result.output
     (call,) = calls
     assert (call["model"], call["images"], call["recipe"]) == ("deit_tiny_patch16_224", "photos", "oas")

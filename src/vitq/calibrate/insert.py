@@ -77,7 +77,7 @@ class Insert(Step):
     names to other bits, the last match wins.
     """
 
-    scope: Literal["paper"] = "paper"
+    scope: Literal["paper", "deploy"] = "paper"
     only: Literal["all", "weights", "activations"] = "all"
     weight: SiteFormat = SiteFormat(granularity=Granularity.CHANNEL)
     activation: SiteFormat = SiteFormat()

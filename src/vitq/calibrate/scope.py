@@ -9,8 +9,13 @@ from vitq.quantizers import Quantizer
 
 SCOPES: Mapping[str, Callable[[Site], bool]] = {
     "paper": lambda site: site.role is not Role.IMAGE,
+    "deploy": lambda site: site.role not in (Role.IMAGE, Role.QUERY, Role.KEY, Role.VALUE, Role.PROBABILITIES),
 }
-"""Per scope, whether it holds a site. paper: every operand of linear, conv and matmul but the image."""
+"""Per scope, whether it holds a site.
+
+paper: every operand of linear, conv and matmul but the image. deploy: attention products stay in floating point, since
+CPU runtimes have no fused integer attention.
+"""
 
 
 @dataclass(frozen=True)

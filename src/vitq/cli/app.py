@@ -8,6 +8,7 @@ import typer
 from vitq.cli.demo import demo
 from vitq.cli.doctor import doctor
 from vitq.cli.evaluate import evaluate
+from vitq.cli.export import export
 from vitq.cli.granularity import granularity
 from vitq.cli.models import models
 from vitq.cli.quantize import quantize
@@ -51,6 +52,7 @@ def _vitq(
 
 app.command()(quantize)
 app.command()(evaluate)
+app.command()(export)
 app.command()(granularity)
 app.command()(models)
 app.add_typer(recipes_app, name="recipes")

@@ -33,8 +33,13 @@ def quantize(
         typer.Option(help="quick (minutes on a CPU) or full (for a GPU); what it means is in the recipe."),
     ] = "quick",
     scope: Annotated[
-        str, typer.Option(help="Which tensors are quantized: paper (linears, convs and attention matmuls).")
+        str,
+        typer.Option(help="Which tensors are quantized: paper (linears, convs, matmuls) or deploy (no matmuls)."),
     ] = "paper",
+    target: Annotated[
+        str | None,
+        typer.Option(help="Calibrate for a target of 'vitq export': scope deploy, symmetric weights."),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many calibration images to draw.")] = 1000,
     views: Annotated[
         int, typer.Option(min=1, help="Views of each calibration image; those after the first are augmented.")
@@ -86,6 +91,7 @@ def quantize(
         bits=bits,
         budget=budget,
         scope=scope,
+        target=target,
         weights=weights,
         num_classes=num_classes,
         preprocessing=preprocessing_from(crop_pct),

@@ -1,0 +1,47 @@
+"""``vitq export``: an artifact as an ONNX file, with its proof."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitq.cli.console import note, print_json, show
+from vitq.cli.guard import guarded
+from vitq.cli.options import AsJson
+
+
+@guarded
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="An artifact's folder, as 'vitq quantize' wrote it.")],
+    images: Annotated[
+        str, typer.Option(metavar="DIR", help="Images of the proof, labels not needed; calibration images will do.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, ending in .onnx.")],
+    target: Annotated[
+        str, typer.Option(help="onnxruntime, openvino; tensorrt, coreml, qnn are written but not run here.")
+    ] = "onnxruntime",
+    limit: Annotated[int, typer.Option(min=2, help="How many images the proof takes.")] = 64,
+    force: Annotated[bool, typer.Option("--force", help="Write the file even if it fails its proof.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write an artifact for stock integer kernels and prove that the file computes what the artifact does.
+
+    Example: vitq export runs/deit --images photos/ --target openvino --out deit.onnx
+    """
+    from vitq.targets import profile_of
+
+    profile_of(target)  # a typing error is told before anything slow is imported
+
+    import vitq
+
+    result = vitq.load(run).export(out, images, target=target, limit=limit, force=force)
+    if as_json:
+        print_json(asdict(result))
+        return
+    from vitq.report.exported import export_table
+
+    show(export_table(result))
+    for text in result.notes:
+        note(text)
+    note(f"saved {result.path}")

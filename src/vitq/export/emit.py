@@ -1,0 +1,82 @@
+"""Emission: a lowered graph as an ONNX model of standard operators, weights of four bits and fewer at half a byte."""
+
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import fx
+
+from vitq.errors import ExportError
+from vitq.export.operators import TRANSLATIONS
+
+INPUT, OUTPUT = "images", "logits"
+OPSET = 21
+"""The first opset with 4-bit integers."""
+
+
+def to_onnx(
+    module: fx.GraphModule, example_BCHW: torch.Tensor, weight_codes: Mapping[str, int], names: Mapping[str, str]
+) -> ir.Model:
+    """Return ``module`` as an ONNX model with a dynamic batch.
+
+    ``weight_codes`` gives the bits of code buffers. ``names`` maps nodes to the names that their tensors have in the
+    file, so that a segment can be found in it again.
+    """
+    tapped = _with_outputs(module, tuple(names))
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            tapped,
+            (example_BCHW,),
+            dynamo=True,
+            opset_version=OPSET,
+            custom_translation_table=TRANSLATIONS,
+            dynamic_shapes=({0: batch},),
+            input_names=[INPUT],
+            output_names=[OUTPUT, *names.values()],
+            optimize=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model
+    del model.graph.outputs[1:]
+    for name, bits in weight_codes.items():
+        if bits <= 4:
+            _halve(model, name)
+    return model
+
+
+def _with_outputs(module: fx.GraphModule, nodes: tuple[str, ...]) -> fx.GraphModule:
+    """Return a view of ``module`` that also returns the tensors of ``nodes``."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    result = graph.graph_copy(module.graph, copies)
+    by_name = {node.name: copy for node, copy in copies.items()}
+    graph.output((result, *(by_name[name] for name in nodes)))
+    return fx.GraphModule(module, graph)
+
+
+def _halve(model: ir.Model, name: str) -> None:
+    """Store int8 codes in [-8, 7] as INT4 and cast them back: a runtime folds the cast and uses its int8 kernel."""
+    value = model.graph.initializers.get(name)
+    if value is None or value.const_value is None:
+        raise ExportError(f"weight codes '{name}' are missing from the exported graph; please report it")
+    codes = value.const_value.numpy()
+    packed = ir.Value(
+        name=f"{name}_int4",
+        shape=ir.Shape(codes.shape),
+        type=ir.TensorType(ir.DataType.INT4),
+        const_value=ir.tensor(codes.astype(np.int8), dtype=ir.DataType.INT4, name=f"{name}_int4"),
+    )
+    cast = ir.node("Cast", [packed], {"to": ir.DataType.INT8}, name=f"{name}_cast")
+    cast.outputs[0].name = f"{name}_int8"
+    cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(ir.DataType.INT8), ir.Shape(codes.shape)
+    users = list(value.uses())
+    for user, index in users:
+        user.replace_input_with(index, cast.outputs[0])
+    model.graph.insert_before(model.graph[0], cast)
+    del model.graph.initializers[name]
+    model.graph.register_initializer(packed)

@@ -1,0 +1,184 @@
+"""Lowering: the student graph with each quantizer written as operations that a runtime knows."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from vitq.errors import ExportError
+from vitq.graph import Graph, Site
+from vitq.graph.ops import LINEAR, is_op, value
+from vitq.quantizers import Quantizer
+from vitq.targets import Profile
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The lowered module, and what to look for in the file: node of each activation site, path of weight codes."""
+
+    module: fx.GraphModule
+    sites: Mapping[str, str]
+    weight_codes: Mapping[str, int]
+    """Bits of each weight's codes, by the name of its buffer."""
+
+
+def refusals(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile) -> list[str]:
+    """Return a line for every site that ``profile`` cannot carry: which, and why."""
+    lines: list[str] = []
+    for name, site in graph.sites.items():
+        quantizer = weights.get(name) or graph.quantizers.get(name)
+        if isinstance(quantizer, Quantizer):
+            reason = _refusal(site, quantizer, profile)
+            if reason:
+                lines.append(f"{name}: {reason}")
+    return lines
+
+
+def _refusal(site: Site, quantizer: Quantizer, profile: Profile) -> str:
+    form = quantizer.format
+    if form.name not in LOWERINGS:
+        return f"format '{form.name}' has no lowering"
+    if site.is_weight and form.name != "affine":
+        return f"weights of format '{form.name}' have no integer codes of one scale"
+    if form.name == "piecewise" and form.bits > 6:
+        return "piecewise codes of more than 6 bits do not fit uint8; recalibrate with from_bits {7: affine}"
+    if profile.signed and not site.is_weight and not form.symmetric:
+        return f"{profile.name} takes symmetric activations only; quantize with --target {profile.name}"
+    if form.name not in profile.formats:
+        return f"{profile.name} has no kernel for format '{form.name}'"
+    return ""
+
+
+def lower(graph: Graph, weights: Mapping[str, Quantizer], signed: bool = False) -> Lowered:
+    """Return a copy of ``graph`` in which quantizers are vitq's export operations; ``graph`` stays as it is.
+
+    ``signed`` codes (int8) need symmetric activations. Raises ExportError for a quantizer without a lowering.
+    """
+    module = copy.deepcopy(graph.module)
+    targets = {id(m): path for path, m in graph.module.named_modules()}
+    calls = {node.target: node for node in module.graph.nodes if node.op == "call_module"}
+    nodes = {node.name: node for node in module.graph.nodes}
+    sites: dict[str, str] = {}
+    for name, quantizer in graph.quantizers.items():
+        assert isinstance(quantizer, Quantizer)
+        sites[name] = _activation(module, calls[targets[id(quantizer)]], name, quantizer, signed)
+    codes: dict[str, int] = {}
+    for name, quantizer in weights.items():
+        codes |= _weight(module, nodes[graph.sites[name].node], quantizer)
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    module.recompile()
+    return Lowered(module, sites, codes)
+
+
+Arguments = tuple[torch.Tensor | int | bool, ...]
+
+
+def _affine(quantizer: Quantizer, parameters: Mapping[str, torch.Tensor]) -> Arguments:
+    scale, zero = parameters["scale"], parameters["zero_point"].round()
+    return scale, zero.to(torch.uint8), -zero * scale, (quantizer.format.qmax - zero) * scale
+
+
+def _affine_signed(quantizer: Quantizer, parameters: Mapping[str, torch.Tensor]) -> Arguments:
+    scale, _, low, high = _affine(quantizer, parameters)
+    return scale, torch.zeros((), dtype=torch.int8), low, high
+
+
+def _affine_float(quantizer: Quantizer, parameters: Mapping[str, torch.Tensor]) -> Arguments:
+    return parameters["scale"], parameters["zero_point"].round(), quantizer.format.qmax
+
+
+def _piecewise(quantizer: Quantizer, parameters: Mapping[str, torch.Tensor]) -> Arguments:
+    zero = parameters["zero_point"].round().to(torch.uint8)
+    return parameters["scale"], zero, quantizer.format.qmax
+
+
+LOWERINGS: dict[str, tuple[str, Callable[[Quantizer, Mapping[str, torch.Tensor]], Arguments]]] = {
+    "affine": ("affine", _affine),
+    "piecewise": ("piecewise", _piecewise),
+    "log2": ("log2", lambda q, p: (p["scale"], q.format.qmax, False)),
+    "log2_flush": ("log2", lambda q, p: (p["scale"], q.format.qmax, True)),
+    "log_sqrt2": ("log_sqrt2", lambda q, p: (p["scale"], q.format.qmax)),
+}
+
+
+def _activation(module: fx.GraphModule, node: fx.Node, site: str, quantizer: Quantizer, signed: bool) -> str:
+    if quantizer.format.name not in LOWERINGS:
+        raise ExportError(f"site '{site}': format '{quantizer.format.name}' has no lowering")
+    operation, arguments = LOWERINGS[quantizer.format.name]
+    if quantizer.axis is not None and operation == "affine":
+        operation, arguments = "affine_float", _affine_float
+    elif quantizer.axis is not None and operation == "piecewise":
+        operation = "piecewise_float"
+    elif signed:
+        operation, arguments = "affine", _affine_signed
+    with module.graph.inserting_before(node):
+        given = [
+            _constant(module, f"{node.name}_{i}", a) if isinstance(a, torch.Tensor) else a
+            for i, a in enumerate(arguments(quantizer, quantizer.parameters_dict()))
+        ]
+        new = module.graph.call_function(getattr(torch.ops.vitq, operation).default, (node.args[0], *given))
+    name = node.name
+    node.replace_all_uses_with(new)
+    module.graph.erase_node(node)
+    new.name = name
+    new.meta = dict(node.meta)
+    return name
+
+
+def _weight(module: fx.GraphModule, source: fx.Node, quantizer: Quantizer) -> dict[str, int]:
+    """Replace a weight by its codes, offset to be signed; linears that read it become a product with its transpose."""
+    bits, parameters = quantizer.format.bits, quantizer.parameters_dict()
+    middle = 2 ** (bits - 1)
+    tensor = module.get_parameter(str(source.target))
+    codes = (quantizer.encode(tensor).to(torch.int16) - middle).to(torch.int8)
+    scale, zero = parameters["scale"], (parameters["zero_point"].round() - middle).to(torch.int8)
+    per_channel = scale.ndim > 0
+    flat_scale, flat_zero = (scale.flatten(), zero.flatten()) if per_channel else (scale, zero)
+    axis = int(quantizer.axis or 0) if per_channel else 0
+    found: dict[str, int] = {}
+    for user in list(source.users):
+        transposed = is_op(user, LINEAR)
+        name = f"{source.name}_codes" + ("_t" if transposed else "")
+        found[name] = bits
+        with module.graph.inserting_before(user):
+            held = codes.T.contiguous() if transposed else codes
+            place = 1 - axis if transposed and per_channel else axis
+            given = [
+                _constant(module, key, value)
+                for key, value in ((name, held), (f"{name}_scale", flat_scale), (f"{name}_zero", flat_zero))
+            ]
+            values = module.graph.call_function(torch.ops.vitq.weight.default, (*given, place))
+            if not transposed:
+                user.replace_input_with(source, values)
+                continue
+            product = _product(module.graph, user, values)
+        new_name = user.name
+        user.replace_all_uses_with(product)
+        module.graph.erase_node(user)
+        product.name = new_name
+    return found
+
+
+def _product(graph: fx.Graph, linear: fx.Node, values: fx.Node) -> fx.Node:
+    """Write a linear as product and sum.
+
+    With one row per image it gets a dimension more: ONNX Runtime makes a float Gemm of a flat product and sum.
+    """
+    x = linear.args[0]
+    flat = isinstance(x, fx.Node) and value(x).ndim == 2
+    if flat:
+        x = graph.call_function(torch.ops.aten.unsqueeze.default, (x, 1))
+    product = graph.call_function(torch.ops.vitq.linear.default, (x, values))
+    if len(linear.args) > 2 and linear.args[2] is not None:
+        product = graph.call_function(torch.ops.aten.add.Tensor, (product, linear.args[2]))
+    return graph.call_function(torch.ops.aten.squeeze.dim, (product, 1)) if flat else product
+
+
+def _constant(module: fx.GraphModule, name: str, tensor: torch.Tensor) -> fx.Node:
+    """Read a new buffer, once."""
+    if not hasattr(module, name):
+        module.register_buffer(name, tensor.detach().clone())
+    return module.graph.get_attr(name)

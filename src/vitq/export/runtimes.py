@@ -1,0 +1,110 @@
+"""Runtimes: run an ONNX file, and tell which of its products run in integer kernels."""
+
+import importlib
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from vitq.errors import ExportError
+
+INTEGER_OPS = ("MatMulIntegerToFloat", "QGemm", "QLinearMatMul", "MatMulInteger")
+
+
+class Session(Protocol):
+    """A compiled model."""
+
+    def __call__(self, x_BCHW: torch.Tensor) -> list[torch.Tensor]:
+        """Return every output."""
+
+    def integer_products(self) -> int:
+        """Return how many matrix products run in an integer kernel."""
+
+
+class OnnxRuntime:
+    """A session of ONNX Runtime on the CPU."""
+
+    def __init__(self, content: bytes, outputs: Sequence[str] | None = None, threads: int = 0) -> None:
+        ort = require("onnxruntime")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
+        self._content, self._threads = content, threads
+        self.session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self.name = self.session.get_inputs()[0].name
+        self.outputs = list(outputs) if outputs else None
+
+    def __call__(self, x_BCHW: torch.Tensor) -> list[torch.Tensor]:
+        """Return every output."""
+        return [torch.from_numpy(y) for y in self.session.run(self.outputs, {self.name: x_BCHW.numpy()})]
+
+    def integer_products(self) -> int:
+        """Count integer kernels in the graph as ONNX Runtime has optimized it."""
+        import tempfile
+        from pathlib import Path
+
+        import onnx
+
+        ort = require("onnxruntime")
+        with tempfile.TemporaryDirectory() as folder:
+            options = ort.SessionOptions()
+            options.log_severity_level = 3
+            options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+            ort.InferenceSession(self._content, options, providers=["CPUExecutionProvider"])
+            nodes = onnx.load(options.optimized_model_filepath).graph.node
+        return sum(node.op_type in INTEGER_OPS for node in nodes)
+
+
+class OpenVino:
+    """A model compiled by OpenVINO for the CPU; ``bfloat16`` lets it use that where it likes."""
+
+    def __init__(
+        self, content: bytes, outputs: Sequence[str] | None = None, threads: int = 0, bfloat16: bool = False
+    ) -> None:
+        ov = require("openvino")
+        core = ov.Core()
+        options = {
+            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if threads:
+            options["INFERENCE_NUM_THREADS"] = str(threads)
+        self.model = core.compile_model(core.read_model(content), "CPU", options)
+
+    def __call__(self, x_BCHW: torch.Tensor) -> list[torch.Tensor]:
+        """Return every output."""
+        result = self.model([np.ascontiguousarray(x_BCHW.numpy())])
+        return [torch.from_numpy(np.array(result[port])) for port in self.model.outputs]
+
+    def integer_products(self) -> int:
+        """Count matrix products whose kernel is an int8 one."""
+        count = 0
+        for node in self.model.get_runtime_model().get_ops():
+            info = node.get_rt_info()
+            kind = info["layerType"].astype(str) if "layerType" in info else ""
+            kernel = info["primitiveType"].astype(str) if "primitiveType" in info else ""
+            count += kind in ("FullyConnected", "MatMul") and kernel.lower().endswith("i8")
+        return count
+
+
+SESSIONS: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
+
+
+def require(package: str):  # type: ignore[no-untyped-def]
+    """Import a runtime; ExportError says how to get it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ExportError(f"{package} is not installed; pip install 'vitq[export]'") from error
+
+
+def runtime_version(package: str) -> str | None:
+    """Return the installed version of a runtime, None where it is missing."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

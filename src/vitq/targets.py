@@ -1,0 +1,81 @@
+"""Targets: what each runtime can carry, and how a model has to be calibrated to run fast there."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vitq.errors import ExportError, did_you_mean
+
+ALL_FORMATS = frozenset({"affine", "piecewise", "log2", "log2_flush", "log_sqrt2"})
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Rules of one target.
+
+    ``runtime``: the package that runs its files here, None where vitq only writes them. ``formats``: what it can
+    carry at all. ``overrides``: recipe options with which ``vitq quantize --target`` calibrates for it.
+    """
+
+    name: str
+    runtime: str | None
+    formats: frozenset[str]
+    overrides: dict[str, Any]
+    note: str
+    signed: bool = False
+    """Whether activation codes are int8 around zero instead of uint8."""
+
+
+_CPU = {"insert.scope": "deploy", "insert.weight.symmetric": True}
+_AFFINE = {**_CPU, "insert.post_activation.format": "affine"}
+_ROLES = ("activation", "post_norm", "post_activation")
+_SYMMETRIC = {**_AFFINE, **{f"insert.{role}.symmetric": True for role in _ROLES}}
+
+PROFILES: dict[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            "onnxruntime",
+            "onnxruntime",
+            ALL_FORMATS,
+            _CPU,
+            "linears in int8 kernels, activations uint8, weights symmetric int8; attention stays in floating point",
+        ),
+        Profile(
+            "openvino",
+            "openvino",
+            ALL_FORMATS,
+            _CPU,
+            "as onnxruntime; OpenVINO reads the ONNX file, with a bf16 hint where the CPU has bf16",
+        ),
+        Profile(
+            "tensorrt",
+            None,
+            frozenset({"affine"}),
+            _SYMMETRIC,
+            "symmetric int8 on both sides; Q/DQ ONNX is written and checked, not run",
+            signed=True,
+        ),
+        Profile(
+            "coreml",
+            None,
+            frozenset({"affine"}),
+            _SYMMETRIC,
+            "symmetric int8 on both sides; Q/DQ ONNX is written and checked, not run",
+            signed=True,
+        ),
+        Profile(
+            "qnn",
+            None,
+            frozenset({"affine"}),
+            _AFFINE,
+            "uint8 activations, symmetric weights; Q/DQ ONNX is written and checked, not run",
+        ),
+    )
+}
+
+
+def profile_of(target: str) -> Profile:
+    """Return the rules of ``target``; ExportError names the known ones."""
+    if target not in PROFILES:
+        raise ExportError(f"target '{target}' does not exist{did_you_mean(target, PROFILES)}")
+    return PROFILES[target]

@@ -1,0 +1,178 @@
+"""Files of tiny models: what they compute, which kernels run them, and what is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("onnxscript")
+onnx = pytest.importorskip("onnx")
+
+import vitq  # noqa: E402
+from vitq.errors import ExportError  # noqa: E402
+from vitq.export import export  # noqa: E402
+from vitq.models.torchvision_shim import ensure_torchvision  # noqa: E402
+
+RUNTIMES = ("onnxruntime", "openvino")
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, nn.Module]:
+    ensure_torchvision()
+    import timm
+
+    torch.manual_seed(0)
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, num_classes=10
+    )
+    swin = timm.create_model(
+        "swin_tiny_patch4_window7_224",
+        img_size=32,
+        window_size=4,
+        embed_dim=24,
+        depths=(1, 1),
+        num_heads=(2, 4),
+        num_classes=10,
+    )
+    return {"vit": vit, "swin": swin}
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def quantized(models: dict[str, nn.Module], images: torch.Tensor) -> Callable[..., vitq.QuantizedModel]:
+    done: dict[str, vitq.QuantizedModel] = {}
+
+    def make(model: str, bits: str, recipe: str = "rtn", target: str | None = None, **overrides: Any) -> Any:
+        key = str((model, bits, recipe, target, overrides))
+        if key not in done:
+            done[key] = vitq.quantize(
+                models[model], images, recipe=recipe, bits=bits, target=target, overrides=overrides, progress=False
+            )
+        return done[key]
+
+    return make
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("model", ["vit", "swin"])
+def test_every_bit_width_runs_in_integer_kernels_and_is_proven(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, model: str, bits: int
+) -> None:
+    target = RUNTIMES[bits % 2]
+    result = quantized(model, f"w{bits}a{bits}", target=target).export(tmp_path / "m.onnx", images, target=target)
+    assert result.integer_products == result.promised > 4
+    assert max(proof.error for proof in result.segments) < 1e-5
+    assert max(proof.flipped for proof in result.segments) < 1e-3
+    assert (tmp_path / "m.onnx").stat().st_size == result.size_bytes
+
+
+@pytest.mark.parametrize("target", RUNTIMES)
+@pytest.mark.parametrize("probabilities", ["affine", "log2", "log2_flush", "log_sqrt2", "piecewise"])
+def test_every_format_is_proven_in_the_paper_scope(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, target: str, probabilities: str
+) -> None:
+    chosen = {"insert.probabilities.format": probabilities}
+    model = quantized("vit", "w4a4", "repq", **chosen)
+    result = model.export(tmp_path / "m.onnx", images, target=target)
+    assert max(proof.error for proof in result.segments) < 1e-5
+    assert sum(proof.sites for proof in result.segments) == len(model.graph.quantizers)
+    if target == "openvino":
+        assert any("zero points" in note for note in result.notes)
+
+
+def test_weights_of_four_bits_take_half_a_byte(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path
+) -> None:
+    sizes = {}
+    for bits in (4, 8):
+        quantized("vit", f"w{bits}a8", target="onnxruntime").export(tmp_path / f"{bits}.onnx", images)
+        model = onnx.load(tmp_path / f"{bits}.onnx")
+        sizes[bits] = sum(len(t.raw_data) for t in model.graph.initializer if "codes" in t.name and len(t.dims) > 1)
+    assert sizes[4] * 2 == sizes[8] > 1000
+
+
+def test_the_batch_is_free_and_the_file_says_what_it_is(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path
+) -> None:
+    from vitq.export.runtimes import OnnxRuntime
+
+    model = quantized("vit", "w8a8", target="onnxruntime")
+    model.export(tmp_path / "m.onnx", images)
+    session = OnnxRuntime((tmp_path / "m.onnx").read_bytes())
+    for batch in (1, 3, 16):
+        assert torch.allclose(session(images[:batch])[0], model(images[:batch]), atol=1e-5)
+    properties = {p.key: p.value for p in onnx.load(tmp_path / "m.onnx").metadata_props}
+    assert properties["vitq.bits"] == "w8a8" and properties["vitq.target"] == "onnxruntime"
+    assert json.loads(properties["vitq.preprocessing"])["input_size"] == [3, 32, 32]
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "coreml", "qnn"])
+def test_targets_that_do_not_run_here_are_written_and_say_so(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, target: str
+) -> None:
+    result = quantized("vit", "w8a8", target=target).export(tmp_path / "m.onnx", images, target=target)
+    assert result.agreement is None and any("not run" in note for note in result.notes)
+    codes = {i.name: i.data_type for i in onnx.load(tmp_path / "m.onnx").graph.initializer}
+    kinds = {onnx.TensorProto.DataType.Name(t) for t in codes.values()}
+    assert ("UINT8" in kinds) == (target == "qnn")
+
+
+def test_refusals_come_before_any_work(quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path) -> None:
+    model = quantized("vit", "w4a4", "repq")
+    with pytest.raises(ExportError, match="symmetric"):
+        model.export(tmp_path / "m.onnx", images, target="tensorrt")
+    with pytest.raises(ExportError, match="openvino"):
+        model.export(tmp_path / "m.onnx", images, target="openvin")
+    with pytest.raises(ExportError, match=r"\.onnx"):
+        model.export(tmp_path / "m.xml", images)
+    wide = quantized("vit", "w8a8", "repq", **{"insert.post_activation.from_bits": {7: "piecewise"}})
+    with pytest.raises(ExportError, match="more than 6 bits"):
+        wide.export(tmp_path / "m.onnx", images)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_runtime_and_an_unwritable_path(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitq.errors import ArtifactError
+    from vitq.export import runtimes
+
+    model = quantized("vit", "w8a8", target="onnxruntime")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="cannot write"):
+        model.export(tmp_path / "file" / "m.onnx", images)
+
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(runtimes.importlib, "import_module", missing)
+    with pytest.raises(ExportError, match=r"vitq\[export\]"):
+        model.export(tmp_path / "m.onnx", images)
+
+
+def test_a_file_that_fails_its_proof_is_written_only_by_force(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitq.export import lower
+
+    model = quantized("vit", "w8a8", target="onnxruntime")
+    right = lower.LOWERINGS["affine"][1]
+
+    def wrong(quantizer: Any, parameters: Any) -> Any:
+        scale, *rest = right(quantizer, parameters)
+        return (scale * 1.1, *rest)
+
+    monkeypatch.setitem(lower.LOWERINGS, "affine", ("affine", wrong))
+    with pytest.raises(ExportError, match="--force"):
+        model.export(tmp_path / "m.onnx", images)
+    assert not (tmp_path / "m.onnx").exists()
+    result = export(model, tmp_path / "m.onnx", images, target="onnxruntime", force=True)
+    assert (tmp_path / "m.onnx").exists() and "differ" in result.notes[0]

@@ -1,0 +1,46 @@
+"""The lowered operations are the quantizers, bit for bit."""
+
+import pytest
+import torch
+
+pytest.importorskip("onnxscript")
+
+from vitq.export import operators  # noqa: F401
+from vitq.export.lower import LOWERINGS, _affine_float
+from vitq.quantizers import Format, Granularity, make_quantizer
+
+X = torch.cat([torch.randn(4000, generator=torch.Generator().manual_seed(0)), torch.tensor([0.0, 1e-30, 9.0, -9.0])])
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("name", ["affine", "piecewise"])
+@pytest.mark.parametrize(("scale", "zero"), [(0.037, 1.0), (0.5, 2.0), (1e-3, 0.0)])
+def test_codes_of_one_scale(name: str, bits: int, scale: float, zero: float) -> None:
+    if name == "piecewise" and bits > 6:
+        pytest.skip("does not fit uint8, and export refuses it")
+    quantizer = make_quantizer(Format(name, bits))
+    quantizer.set_parameters(scale=torch.tensor(scale), zero_point=torch.tensor(min(zero, 2 ** (bits - 1) - 1)))
+    operation, arguments = LOWERINGS[name]
+    got = getattr(torch.ops.vitq, operation)(X, *arguments(quantizer, quantizer.parameters_dict()))
+    assert torch.equal(got, quantizer(X))
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("name", ["log2", "log2_flush", "log_sqrt2"])
+def test_logarithmic_codes(name: str, bits: int) -> None:
+    quantizer = make_quantizer(Format(name, bits))
+    quantizer.set_parameters(scale=torch.tensor(0.9))
+    operation, arguments = LOWERINGS[name]
+    probabilities = X.abs().clamp(max=1.0)
+    got = getattr(torch.ops.vitq, operation)(probabilities, *arguments(quantizer, quantizer.parameters_dict()))
+    assert torch.equal(got, quantizer(probabilities))
+
+
+def test_a_scale_per_head() -> None:
+    x_BHTD = torch.randn(2, 3, 5, 4)
+    quantizer = make_quantizer(Format("affine", 4, Granularity.HEAD), -3)
+    shape = (3, 1, 1)
+    zero = torch.tensor([8.0, 7.0, 3.0]).reshape(shape)
+    quantizer.set_parameters(scale=torch.tensor([0.1, 0.2, 0.3]).reshape(shape), zero_point=zero)
+    got = torch.ops.vitq.affine_float(x_BHTD, *_affine_float(quantizer, quantizer.parameters_dict()))
+    assert torch.equal(got, quantizer(x_BHTD))
