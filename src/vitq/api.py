@@ -124,13 +124,20 @@ def evaluate(
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     limit: int | None = None,
     batch_size: int = 32,
+    integer: bool = False,
     device: str = "auto",
     progress: bool = True,
 ) -> Metrics:
-    """Return top-1 and top-5 in percent of an artifact folder or of a floating-point model on labelled images."""
+    """Return top-1 and top-5 in percent of an artifact folder or of a floating-point model on labelled images.
+
+    ``integer`` runs an artifact's linears in integer arithmetic instead of simulating it.
+    """
     place = choose_device(device)
     if isinstance(target, str | Path) and (Path(target) / "graph.json").exists():
-        return load(target, place).evaluate(images, limit=limit, batch_size=batch_size, progress=progress)
+        model = load(target, place)
+        return model.evaluate(images, limit=limit, batch_size=batch_size, integer=integer, progress=progress)
+    if integer:
+        raise ArtifactError(f"{target} is no artifact, so it has no integer codes to run; quantize it first")
     loaded = load_source(target if isinstance(target, nn.Module) else str(target), weights, num_classes, preprocessing)
     source = open_images(images)
     with Events(console=progress) as events:

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from vitq.artifact import describe_sites, read, size_on_disk, to_json_bytes, write_files, write_model
 from vitq.calibrate import ScopeRow, scope_rows
 from vitq.config import ArtifactConfig
 from vitq.events import Events
 from vitq.graph import Graph
+from vitq.integer import integer_graph
 from vitq.measure import Metrics, measure
 from vitq.quantizers import Quantizer, use_compiled_kernels, worth_compiling
 
@@ -91,12 +93,26 @@ class QuantizedModel:
         x_NCHW = draw_calibration(open_images(images), preprocessing, limit=limit)
         return export(self, out, x_NCHW, target=target, force=force)
 
+    def integer(self) -> nn.Module:
+        """Return the model with linears that multiply int8 codes and add in int32; the rest is floating point.
+
+        Raises ExportError where no linear has integer codes on both sides.
+        """
+        return integer_graph(self.graph, self.weights)[0]
+
     def evaluate(
-        self, images: Any, *, limit: int | None = None, batch_size: int = 32, progress: bool = False
+        self,
+        images: Any,
+        *,
+        limit: int | None = None,
+        batch_size: int = 32,
+        integer: bool = False,
+        progress: bool = False,
     ) -> Metrics:
         """Return top-1 and top-5 in percent on labelled images: a folder, ``.npz`` or (x_NCHW, labels_N) pair.
 
-        Raises DataError where images or labels cannot be used.
+        ``integer`` measures ``self.integer()`` instead of the simulation. Raises DataError where images or labels
+        cannot be used.
         """
         from vitq.data import load_labelled, open_images
         from vitq.models import Preprocessing
@@ -113,7 +129,8 @@ class QuantizedModel:
         total = len(source) if limit is None else min(limit, len(source))
         fast = use_compiled_kernels(worth_compiling(total, preprocessing.input_size))
         with fast, Events(console=progress) as events, events.task("evaluate", total) as task:
-            return measure(self, batches, self.device, progress=task.advance)[0]
+            model = self.integer() if integer else self
+            return measure(model, batches, self.device, progress=task.advance)[0]
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> QuantizedModel:

@@ -11,8 +11,8 @@ import vitq
 
 pytest.importorskip("onnxscript")
 
-from vitq.export import Exported  # noqa: E402
-from vitq.export.parity import SegmentProof  # noqa: E402
+from vitq.export import Exported
+from vitq.export.parity import SegmentProof
 
 RUN = ("export", "runs/deit", "--images", "photos", "--out", "deit.onnx")
 
@@ -32,7 +32,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_options_reach_the_model(vitq_cli: Any, calls: list[Any]) -> None:
-    result = vitq_cli(*RUN, *"--target openvino --limit 8 --force".split())
+    result = vitq_cli(*RUN, *["--target", "openvino", "--limit", "8", "--force"])
     assert result.exit_code == 0, result.output
     assert calls == [(Path("deit.onnx"), "photos", {"target": "openvino", "limit": 8, "force": True})]
 

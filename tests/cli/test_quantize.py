@@ -121,7 +121,7 @@ def test_images_are_required(vitq_cli: Any, api: Any) -> None:
 
 
 def test_evaluate_passes_its_options_and_prints_a_line(vitq_cli: Any, api: Any) -> None:
-    result = vitq_cli("evaluate", "runs/x", "--images", "val", "--limit", "10", "--batch-size", "4", "--quiet")
+    result = vitq_cli("evaluate", "runs/x", "--images", "val", "--limit", "10", "--batch-size", "4", "--integer", "-q")
     assert result.exit_code == 0
     assert result.stdout == "top-1 84.1 %, top-5 97.0 % (1,000 images)\n"
     ((name, arguments, options),) = api.calls
@@ -132,6 +132,7 @@ def test_evaluate_passes_its_options_and_prints_a_line(vitq_cli: Any, api: Any) 
         "preprocessing": None,
         "limit": 10,
         "batch_size": 4,
+        "integer": True,
         "device": "auto",
         "progress": False,
     }

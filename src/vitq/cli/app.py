@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from vitq.cli.bench import bench
 from vitq.cli.demo import demo
 from vitq.cli.doctor import doctor
 from vitq.cli.evaluate import evaluate
@@ -53,6 +54,7 @@ def _vitq(
 app.command()(quantize)
 app.command()(evaluate)
 app.command()(export)
+app.command()(bench)
 app.command()(granularity)
 app.command()(models)
 app.add_typer(recipes_app, name="recipes")

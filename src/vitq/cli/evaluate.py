@@ -32,6 +32,9 @@ def evaluate(
     weights: Weights = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use so many images, evenly spaced. Default: all.")] = None,
     batch_size: BatchSize = 32,
+    integer: Annotated[
+        bool, typer.Option("--integer", help="Run an artifact's linears in integer arithmetic, not as a simulation.")
+    ] = False,
     device: Device = "auto",
     num_classes: NumClasses = None,
     crop_pct: CropPct = None,
@@ -52,6 +55,7 @@ def evaluate(
         preprocessing=preprocessing_from(crop_pct),
         limit=limit,
         batch_size=batch_size,
+        integer=integer,
         device=device,
         progress=not quiet,
     )

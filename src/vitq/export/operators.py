@@ -71,7 +71,8 @@ def _piecewise(x: Any, scale: Any, zero_point: Any, qmax: int) -> Any:
 @torch.library.custom_op("vitq::piecewise_float", mutates_args=())
 def piecewise_float(x: Tensor, scale: Tensor, zero_point: Tensor, qmax: int) -> Tensor:
     """Do as ``piecewise`` with parameters of broadcast shape, in floating point."""
-    return piecewise(x, scale, zero_point, qmax)
+    result: Tensor = piecewise(x, scale, zero_point, qmax)
+    return result
 
 
 @_translated_by(piecewise_float)

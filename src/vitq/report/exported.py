@@ -1,15 +1,17 @@
-"""Table of an export: what was proven, segment by segment."""
+"""Tables of an export (what was proven, segment by segment) and of a benchmark."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from vitq.report.units import number, size
+from vitq.report.units import number, percent, size
 
 if TYPE_CHECKING:
     from vitq.export import Exported
+    from vitq.export.bench import Measured
 
 
 def export_table(result: "Exported") -> Table:
@@ -26,4 +28,26 @@ def export_table(result: "Exported") -> Table:
         return table
     kernels = f"{result.integer_products} products in integer kernels ({result.promised} promised)"
     table.caption = f"{kernels}; top-1 agrees with the simulation on {result.agreement:.1f} % of {result.images} images"
+    return table
+
+
+def bench_table(rows: Sequence["Measured"], threads: int) -> Table:
+    """Return one row per contender: milliseconds a batch, in brackets how many times faster than float32."""
+    title = f"median milliseconds a batch, {threads} thread{'s' if threads > 1 else ''}; in brackets: times float32"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("runtime", no_wrap=True)
+    table.add_column("model", no_wrap=True)
+    batches = list(rows[0].milliseconds) if rows else []
+    for header in (*(f"batch {batch}" for batch in batches), "top-1", "file", "integer products"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in rows:
+        times = [f"{row.milliseconds[batch]:.1f} ({row.ratios[batch]:.2f})" for batch in batches]
+        table.add_row(
+            row.runtime,
+            escape(row.name),
+            *times,
+            percent(row.top1),
+            size(row.size_bytes or None),
+            str(row.integer_products),
+        )
     return table

@@ -1,0 +1,65 @@
+"""``vitq bench``: accuracy, size and speed of exported artifacts in one table."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitq.cli.console import print_json, show
+from vitq.cli.guard import guarded
+from vitq.cli.options import AsJson, Quiet
+
+
+@guarded
+def bench(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Artifacts of one model, by folder.")],
+    images: Annotated[
+        str, typer.Option(metavar="DIR", help="Images to run; calibration data of the runtimes' own int8 models.")
+    ],
+    validation: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Labelled images: also measure the files' accuracy.")
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Batch sizes. Default: 1 and 16.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved repetitions; medians are shown.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="How many of --images to take.")] = 64,
+    rivals: Annotated[bool, typer.Option(help="Also the runtimes' own int8 models (NNCF where installed).")] = True,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure exported artifacts against floating point and the runtimes' own int8.
+
+    Example: vitq bench runs/deit-w8a8 runs/deit-w4a8 --images photos/ --validation val/
+    """
+    import vitq
+    from vitq.data import draw_calibration, load_labelled, open_images
+    from vitq.events import Events
+    from vitq.export.bench import bench as measure
+    from vitq.models import Preprocessing
+
+    models = {run.name: vitq.load(run) for run in runs}
+    first = next(iter(models.values())).config
+    preprocessing = Preprocessing.from_dict(first.preprocessing)
+    with Events(console=not quiet) as events:
+        x_NCHW = draw_calibration(open_images(images), preprocessing, limit=limit, warn=events.warn)
+        labelled = []
+        if validation is not None:
+            source, classes = open_images(validation), first.source.get("num_classes")
+            labelled = list(load_labelled(source, preprocessing, None, batch_size=16, num_classes=classes))
+        rows = measure(
+            models,
+            x_NCHW,
+            batches=tuple(batch or (1, 16)),
+            threads=threads,
+            rounds=rounds,
+            rivals=rivals,
+            labelled=labelled,
+            events=events,
+        )
+    if as_json:
+        print_json({"threads": threads, "rounds": rounds, "rows": [asdict(row) for row in rows]})
+        return
+    from vitq.report.exported import bench_table
+
+    show(bench_table(rows, threads))

@@ -1,0 +1,114 @@
+"""The reference integer executor: an artifact whose linears multiply int8 codes and add in int32, in plain PyTorch."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import fx, nn
+
+from vitq.errors import ExportError
+from vitq.graph import Graph
+from vitq.graph.ops import LINEAR, is_op
+from vitq.quantizers import Quantizer
+
+OFFSET = 128
+"""What turns uint8 codes into int8 ones."""
+
+
+class IntegerLinear(nn.Module):
+    """y = s_x s_w Σ (a - z_x) (w - z_w) + bias, the sum in integers: x_…I (floating point) to y_…O.
+
+    ``quantizer`` gives the codes a; weights are int8 codes w of shape (I, O), with a scale and zero point per O.
+    """
+
+    def __init__(
+        self, quantizer: Quantizer, codes_OI: torch.Tensor, weight: Quantizer, bias_O: torch.Tensor | None
+    ) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+        parameters = weight.parameters_dict()
+        zero_O = parameters["zero_point"].round().flatten().to(torch.int32) - OFFSET
+        outputs, inputs = codes_OI.shape
+        w_IO = (codes_OI.to(torch.int16) - OFFSET).to(torch.int8).T.contiguous()
+        self.register_buffer("w_IO", w_IO)
+        self.register_buffer("scale_O", parameters["scale"].flatten().expand(outputs).clone())
+        self.register_buffer("zero_O", zero_O.expand(outputs).clone())
+        self.register_buffer("sum_O", w_IO.to(torch.int32).sum(0) - inputs * self.zero_O)
+        self.bias_O = bias_O
+
+    w_IO: torch.Tensor
+    scale_O: torch.Tensor
+    zero_O: torch.Tensor
+    sum_O: torch.Tensor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the linear's output in float32."""
+        a_TI, zero = self._codes(x.reshape(-1, x.shape[-1]))
+        total_TO = int_mm(a_TI, self.w_IO)
+        total_TO -= a_TI.to(torch.int32).sum(1, keepdim=True) * self.zero_O
+        total_TO -= zero * self.sum_O
+        y_TO = total_TO * (self.quantizer.scale * self.scale_O)
+        y_TO = y_TO if self.bias_O is None else y_TO + self.bias_O
+        return y_TO.reshape(*x.shape[:-1], -1)
+
+    def _codes(self, x_TI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return int8 codes of one step, and their zero point; piecewise values are whole multiples of the scale."""
+        zero = self.quantizer.get_parameter("zero_point").round().to(torch.int32)
+        codes = self.quantizer.encode(x_TI)
+        if self.quantizer.format.name == "piecewise":
+            codes = (self.quantizer.decode(codes) / self.quantizer.scale).round() + zero
+        return (codes.to(torch.int16) - OFFSET).to(torch.int8), zero - OFFSET
+
+
+def int_mm(a_TI: torch.Tensor, w_IO: torch.Tensor) -> torch.Tensor:
+    """Return the int32 product of int8 matrices; CUDA's kernel wants sizes that are multiples of 8, thus padding."""
+    if not a_TI.is_cuda:
+        return torch._int_mm(a_TI, w_IO)
+    rows, inputs, outputs = len(a_TI), *w_IO.shape
+    more = [-size % 8 for size in (rows, inputs, outputs)]
+    more[0] += 24 if rows + more[0] <= 16 else 0
+    a = nn.functional.pad(a_TI, (0, more[1], 0, more[0]))
+    w = nn.functional.pad(w_IO, (0, more[2], 0, more[1]))
+    return torch._int_mm(a, w)[:rows, :outputs]
+
+
+def integer_graph(graph: Graph, weights: Mapping[str, Quantizer]) -> tuple[fx.GraphModule, int]:
+    """Return a copy of ``graph`` whose linears are integer ones, and how many they are.
+
+    A linear stays in floating point where its input or weight has no codes of one scale and zero point. Raises
+    ExportError where none is left.
+    """
+    module = copy.deepcopy(graph.module)
+    inputs = {m.target: m for m in module.graph.nodes if m.op == "call_module"}
+    nodes = {node.name: node for node in module.graph.nodes}
+    count = 0
+    for name, quantizer in weights.items():
+        source = nodes[graph.sites[name].node]
+        for linear in [user for user in source.users if is_op(user, LINEAR)]:
+            entry = linear.args[0]
+            reader = module.get_submodule(str(entry.target)) if entry in inputs.values() else None
+            if not _one_scale(reader) or quantizer.format.name != "affine":
+                continue
+            assert isinstance(reader, Quantizer)
+            bias = linear.args[2] if len(linear.args) > 2 else None
+            bias_O = None if bias is None else module.get_parameter(str(bias.target))
+            tensor = module.get_parameter(str(source.target))
+            target = f"integer_{linear.name}"
+            module.add_submodule(target, IntegerLinear(reader, quantizer.encode(tensor), quantizer, bias_O))
+            with module.graph.inserting_before(linear):
+                new = module.graph.call_module(target, (entry.args[0],))
+            linear.replace_all_uses_with(new)
+            module.graph.erase_node(linear)
+            count += 1
+    if not count:
+        raise ExportError("no linear of this model has integer codes on both sides, so there is nothing to run")
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module, count
+
+
+def _one_scale(quantizer: nn.Module | None) -> bool:
+    if not isinstance(quantizer, Quantizer) or quantizer.axis is not None:
+        return False
+    form = quantizer.format
+    return form.name == "affine" or (form.name == "piecewise" and form.bits <= 6)
