@@ -175,4 +175,4 @@ def test_a_file_that_fails_its_proof_is_written_only_by_force(
         model.export(tmp_path / "m.onnx", images)
     assert not (tmp_path / "m.onnx").exists()
     result = export(model, tmp_path / "m.onnx", images, target="onnxruntime", force=True)
-    assert (tmp_path / "m.onnx").exists() and "differ" in result.notes[0]
+    assert (tmp_path / "m.onnx").exists() and any("differ" in note for note in result.notes)

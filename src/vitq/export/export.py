@@ -14,7 +14,7 @@ from vitq.artifact import write_files
 from vitq.errors import ExportError
 from vitq.export.emit import to_onnx
 from vitq.export.lower import lower, refusals
-from vitq.export.parity import SegmentProof, cut_names, prove, site_names
+from vitq.export.parity import SegmentProof, prove, tensor_names
 from vitq.export.runtimes import SESSIONS, Session, require
 from vitq.graph import Graph
 from vitq.graph.ops import LINEAR, is_op
@@ -85,8 +85,7 @@ def build(
 ) -> bytes:
     """Return the checked ONNX file of a student graph."""
     lowered = lower(graph, weights, signed)
-    names = {**cut_names(graph), **site_names(graph)}
-    model = to_onnx(lowered.module, example_BCHW, lowered.weight_codes, names)
+    model = to_onnx(lowered.module, example_BCHW, lowered.weight_codes, tensor_names(graph))
     model.metadata_props.update(metadata)
     proto = ir.to_proto(model)
     try:
@@ -158,7 +157,7 @@ def _proven(
     session: Callable[..., Session],
 ) -> Exported:
     whole = session(content)
-    segments = prove(content, model.graph, images_NCHW, lambda part, outputs: session(part, outputs))
+    segments = prove(content, model.graph, images_NCHW, session)
     simulated = torch.cat([model(x).argmax(-1) for x in images_NCHW.split(32)])
     got = torch.cat([whole(x)[0].argmax(-1) for x in images_NCHW.split(32)])
     agreement = 100 * float((simulated == got).float().mean())

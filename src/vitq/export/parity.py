@@ -1,6 +1,12 @@
-"""Proof: segment by segment the runtime gets the simulation's own input, and codes and outputs are compared."""
+"""Proof: every site of the written file gets the simulation's own inputs, and its codes are compared.
 
-from collections.abc import Callable, Mapping
+One code that falls to the other side of a tie moves all that follows, so a difference further down proves nothing. So
+each site's codes are computed through the file's own quantizers and products from what the simulation has *before* the
+sites ahead of it, and each block's end likewise. What only a quantizer reads is given there already rounded: it keeps
+its codes, and no tie is near.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -11,16 +17,12 @@ from vitq.export.runtimes import Session
 from vitq.graph import Graph, Span
 from vitq.quantizers import Quantizer
 
-MakeSession = Callable[[bytes, list[str] | None], Session]
+MakeSession = Callable[[bytes], Session]
 
 
 @dataclass(frozen=True)
 class SegmentProof:
-    """One segment on the simulation's input.
-
-    ``flipped``: share of the codes inside that differ; ``error``: largest relative error of an image's output, over the
-    images none of whose codes differ (a flipped code is a tie that fell to the other side, and moves what follows).
-    """
+    """One block: ``flipped``, the share of its codes that differ; ``error``, the largest relative error of its end."""
 
     name: str
     sites: int
@@ -28,63 +30,90 @@ class SegmentProof:
     error: float
 
 
-def cut_names(graph: Graph) -> dict[str, str]:
-    """Return how the file names the tensors at the ends of blocks, by node."""
-    return {span.end: f"cut/{span.end}" for span in graph.spans("block")[:-1]}
+def tensor_names(graph: Graph) -> dict[str, str]:
+    """Return how the file names tensors, by node: ends of blocks, what each site quantizes, and its result."""
+    names = {graph.sites[name].node: f"raw/{name}" for name in graph.quantizers}
+    names |= {span.end: f"cut/{span.end}" for span in graph.spans("block")[:-1]}
+    names |= {node: f"site/{name}" for node, name in quantized_nodes(graph).items()}
+    first = graph.cuts[0]
+    return {node: name for node, name in names.items() if node != first}
 
 
-def site_names(graph: Graph) -> dict[str, str]:
-    """Return how the file names the quantized tensors, by node."""
-    nodes = {node.target: node.name for node in graph.module.graph.nodes if node.op == "call_module"}
+def quantized_nodes(graph: Graph) -> dict[str, str]:
+    """Return the site whose quantized tensor a node holds."""
     paths = {id(module): path for path, module in graph.module.named_modules()}
-    return {nodes[paths[id(quantizer)]]: f"site/{name}" for name, quantizer in graph.quantizers.items()}
+    calls = {node.target: node.name for node in graph.module.graph.nodes if node.op == "call_module"}
+    return {calls[paths[id(quantizer)]]: name for name, quantizer in graph.quantizers.items()}
 
 
 @torch.no_grad()
 def prove(content: bytes, graph: Graph, images_NCHW: torch.Tensor, make: MakeSession) -> tuple[SegmentProof, ...]:
-    """Compare every block of the file with ``graph``, on ``images_NCHW``, each from the simulation's own input."""
-    extractor = onnx.utils.Extractor(onnx.shape_inference.infer_shapes(onnx.load_from_string(content)))
-    sites, cuts = site_names(graph), cut_names(graph)
-    quantizers = {f"site/{name}": quantizer for name, quantizer in graph.quantizers.items()}
+    """Compare every block of the file with ``graph`` on ``images_NCHW``."""
+    pieces = _Pieces(content, make)
+    names = {**tensor_names(graph), graph.cuts[0]: INPUT, graph.spans("block")[-1].end: OUTPUT}
+    quantized = quantized_nodes(graph)
     x = images_NCHW
     proofs: list[SegmentProof] = []
     for span in graph.spans("block"):
-        inside = _sites_inside(graph, span, sites)
-        simulated = graph.segment(span.start, span.end, tuple(inside))(x)
-        output, *values = simulated if isinstance(simulated, tuple) else (simulated,)
-        wanted = [cuts.get(span.end, OUTPUT), *(sites[node] for node in inside)]
-        part = extractor.extract_model([cuts.get(span.start, INPUT)], wanted)
-        got, *codes = make(part.SerializeToString(), wanted)(x)
-        proofs.append(_compare(span.name, output, got, values, codes, [quantizers[n] for n in wanted[1:]]))
-        x = output
+        inside = [node.name for node in graph.segment(span.start, span.end).graph.nodes if node.name in quantized]
+        proof, x = _prove_block(pieces, graph, span, x, [(node, quantized[node]) for node in inside], names)
+        proofs.append(proof)
     return tuple(proofs)
 
 
-def _sites_inside(graph: Graph, span: Span, sites: Mapping[str, str]) -> list[str]:
-    segment = graph.segment(span.start, span.end)
-    return [node.name for node in segment.graph.nodes if node.op == "call_module" and node.name in sites]
+def _prove_block(
+    pieces: "_Pieces",
+    graph: Graph,
+    span: Span,
+    x: torch.Tensor,
+    sites: Sequence[tuple[str, str]],
+    names: Mapping[str, str],
+) -> tuple[SegmentProof, torch.Tensor]:
+    raw = [graph.sites[site].node for _, site in sites]
+    taps = [node for node in dict.fromkeys((*raw, *(node for node, _ in sites))) if node != span.start]
+    simulated = graph.segment(span.start, span.end, taps)(x)
+    output, *tapped = simulated if isinstance(simulated, tuple) else (simulated,)
+    values = {**dict(zip(taps, tapped, strict=True)), span.start: x}
+    given = {names[span.start]: x}
+    private = {node.name for node in graph.module.graph.nodes if len(node.users) == 1}
+    flipped = total = 0
+    for (node, site), source in zip(sites, raw, strict=True):
+        got = pieces(given, names[node])
+        different = _different(graph.quantizers[site], values[node], got)
+        flipped, total = flipped + different, total + got.numel()
+        given |= {names[source]: values[node] if source in private else values[source]}
+    got = pieces(given, names[span.end])
+    error = (output - got).flatten(1).norm(dim=1) / output.flatten(1).norm(dim=1).clamp(min=1e-12)
+    return SegmentProof(span.name, len(sites), flipped / max(total, 1), float(error.max())), output
 
 
-def _compare(
-    name: str,
-    output: torch.Tensor,
-    got: torch.Tensor,
-    values: list[torch.Tensor],
-    codes: list[torch.Tensor],
-    quantizers: list[torch.nn.Module],
-) -> SegmentProof:
-    images = len(output)
-    touched, flipped, total = torch.zeros(images, dtype=torch.bool), 0, 0
-    for simulated, other, quantizer in zip(values, codes, quantizers, strict=True):
-        assert isinstance(quantizer, Quantizer)
-        affine = "zero_point" in quantizer.parameter_names
-        step = quantizer.scale if affine else simulated.abs()
-        different = (simulated - other).abs() > 0.01 * step
-        flipped, total = flipped + int(different.sum()), total + different.numel()
-        touched |= different.reshape(images, -1).any(1)
-    clean = ~touched
-    if not bool(clean.any()):
-        return SegmentProof(name, len(values), flipped / max(total, 1), 0.0)
-    difference = (output - got)[clean].flatten(1).norm(dim=1)
-    error = difference / output[clean].flatten(1).norm(dim=1).clamp(min=1e-12)
-    return SegmentProof(name, len(values), flipped / max(total, 1), float(error.max()))
+def _different(quantizer: torch.nn.Module, simulated: torch.Tensor, got: torch.Tensor) -> int:
+    """Count codes that differ: values further apart than a rounding error, as a part of the step at that value."""
+    assert isinstance(quantizer, Quantizer)
+    step = quantizer.scale if "zero_point" in quantizer.parameter_names else simulated.abs()
+    return int(((simulated - got).abs() > 0.01 * step).sum())
+
+
+class _Pieces:
+    """Parts of a file, each cut out and compiled to compute one tensor from given ones."""
+
+    def __init__(self, content: bytes, make: MakeSession) -> None:
+        model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
+        self.extractor, self.make = onnx.utils.Extractor(model), make
+        self.sources = {output: node.input for node in model.graph.node for output in node.output}
+
+    def __call__(self, given: Mapping[str, torch.Tensor], wanted: str) -> torch.Tensor:
+        needed = self._needed(given, wanted)
+        part = self.extractor.extract_model(needed, [wanted])
+        return self.make(part.SerializeToString())({name: given[name] for name in needed})[0]
+
+    def _needed(self, given: Mapping[str, torch.Tensor], wanted: str) -> list[str]:
+        """Return which of ``given`` the tensor ``wanted`` follows from, other than itself."""
+        seen, stack = set[str](), list(self.sources[wanted])
+        while stack:
+            name = stack.pop()
+            if name not in seen:
+                seen.add(name)
+                if name not in given:
+                    stack.extend(self.sources.get(name, ()))
+        return [name for name in given if name in seen]

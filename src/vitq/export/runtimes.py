@@ -1,9 +1,9 @@
 """Runtimes: run an ONNX file, and tell which of its products run in integer kernels."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,10 +13,14 @@ from vitq.errors import ExportError
 INTEGER_OPS = ("MatMulIntegerToFloat", "QGemm", "QLinearMatMul", "MatMulInteger")
 
 
+Inputs = torch.Tensor | Mapping[str, torch.Tensor]
+"""The images, or tensors by name."""
+
+
 class Session(Protocol):
     """A compiled model."""
 
-    def __call__(self, x_BCHW: torch.Tensor) -> list[torch.Tensor]:
+    def __call__(self, inputs: Inputs) -> list[torch.Tensor]:
         """Return every output."""
 
     def integer_products(self) -> int:
@@ -26,7 +30,7 @@ class Session(Protocol):
 class OnnxRuntime:
     """A session of ONNX Runtime on the CPU."""
 
-    def __init__(self, content: bytes, outputs: Sequence[str] | None = None, threads: int = 0) -> None:
+    def __init__(self, content: bytes, threads: int = 0) -> None:
         ort = require("onnxruntime")
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -35,11 +39,10 @@ class OnnxRuntime:
         self._content, self._threads = content, threads
         self.session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         self.name = self.session.get_inputs()[0].name
-        self.outputs = list(outputs) if outputs else None
 
-    def __call__(self, x_BCHW: torch.Tensor) -> list[torch.Tensor]:
+    def __call__(self, inputs: Inputs) -> list[torch.Tensor]:
         """Return every output."""
-        return [torch.from_numpy(y) for y in self.session.run(self.outputs, {self.name: x_BCHW.numpy()})]
+        return [torch.from_numpy(y) for y in self.session.run(None, _arrays(inputs, self.name))]
 
     def integer_products(self) -> int:
         """Count integer kernels in the graph as ONNX Runtime has optimized it."""
@@ -61,9 +64,7 @@ class OnnxRuntime:
 class OpenVino:
     """A model compiled by OpenVINO for the CPU; ``bfloat16`` lets it use that where it likes."""
 
-    def __init__(
-        self, content: bytes, outputs: Sequence[str] | None = None, threads: int = 0, bfloat16: bool = False
-    ) -> None:
+    def __init__(self, content: Any, threads: int = 0, bfloat16: bool = False) -> None:
         ov = require("openvino")
         core = ov.Core()
         options = {
@@ -73,11 +74,12 @@ class OpenVino:
         }
         if threads:
             options["INFERENCE_NUM_THREADS"] = str(threads)
-        self.model = core.compile_model(core.read_model(content), "CPU", options)
+        model = core.read_model(content) if isinstance(content, bytes) else content
+        self.model = core.compile_model(model, "CPU", options)
 
-    def __call__(self, x_BCHW: torch.Tensor) -> list[torch.Tensor]:
+    def __call__(self, inputs: Inputs) -> list[torch.Tensor]:
         """Return every output."""
-        result = self.model([np.ascontiguousarray(x_BCHW.numpy())])
+        result = self.model(_arrays(inputs, self.model.inputs[0].get_any_name()))
         return [torch.from_numpy(np.array(result[port])) for port in self.model.outputs]
 
     def integer_products(self) -> int:
@@ -92,6 +94,11 @@ class OpenVino:
 
 
 SESSIONS: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
+
+
+def _arrays(inputs: Inputs, name: str) -> dict[str, np.ndarray[Any, Any]]:
+    named = {name: inputs} if isinstance(inputs, torch.Tensor) else inputs
+    return {key: np.ascontiguousarray(tensor.numpy()) for key, tensor in named.items()}
 
 
 def require(package: str):  # type: ignore[no-untyped-def]
