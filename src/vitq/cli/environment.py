@@ -27,7 +27,13 @@ REQUIRED = {
     "typer": "typer",
     "rich": "rich",
 }
-OPTIONAL = {"transformers": ("Hugging Face image classifiers", "pip install 'vitq[hf]'")}
+EXPORT = "pip install 'vitq[export]'"
+OPTIONAL = {
+    "transformers": ("Hugging Face image classifiers", "pip install 'vitq[hf]'"),
+    "onnxscript": ("vitq export", EXPORT),
+    "onnxruntime": ("export and benchmark in ONNX Runtime", EXPORT),
+    "openvino": ("export and benchmark in OpenVINO", EXPORT),
+}
 ISA_FLAGS = [
     "avx2",
     "avx512f",
