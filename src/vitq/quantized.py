@@ -86,8 +86,11 @@ class QuantizedModel:
         unless ``force``, a file that fails its proof.
         """
         from vitq.data import draw_calibration, open_images
-        from vitq.export import export
         from vitq.models import Preprocessing
+        from vitq.targets import require_export
+
+        require_export()
+        from vitq.export import export
 
         preprocessing = Preprocessing.from_dict(self.config.preprocessing)
         x_NCHW = draw_calibration(open_images(images), preprocessing, limit=limit)

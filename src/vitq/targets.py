@@ -1,6 +1,7 @@
 """Targets: what each runtime can carry, and how a model has to be calibrated to run fast there."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from vitq.errors import ExportError, did_you_mean
@@ -72,6 +73,13 @@ PROFILES: dict[str, Profile] = {
         ),
     )
 }
+
+
+def require_export() -> None:
+    """Raise ExportError where the packages that write and check files are missing."""
+    missing = [package for package in ("onnx", "onnx_ir", "onnxscript") if find_spec(package) is None]
+    if missing:
+        raise ExportError(f"export needs {', '.join(missing)}; pip install 'vitq[export]'")
 
 
 def profile_of(target: str) -> Profile:

@@ -153,6 +153,10 @@ def test_a_missing_runtime_and_an_unwritable_path(
     def missing(name: str) -> None:
         raise ImportError(name)
 
+    monkeypatch.setattr("vitq.targets.find_spec", lambda package: None if package == "onnxscript" else True)
+    with pytest.raises(ExportError, match=r"onnxscript; pip install 'vitq\[export\]'"):
+        model.export(tmp_path / "m.onnx", images)
+    monkeypatch.undo()
     monkeypatch.setattr(runtimes.importlib, "import_module", missing)
     with pytest.raises(ExportError, match=r"vitq\[export\]"):
         model.export(tmp_path / "m.onnx", images)

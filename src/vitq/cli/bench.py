@@ -35,8 +35,11 @@ def bench(
     import vitq
     from vitq.data import draw_calibration, load_labelled, open_images
     from vitq.events import Events
-    from vitq.export.bench import bench as measure
     from vitq.models import Preprocessing
+    from vitq.targets import require_export
+
+    require_export()
+    from vitq.export.bench import bench as measure
 
     models = {run.name: vitq.load(run) for run in runs}
     first = next(iter(models.values())).config
