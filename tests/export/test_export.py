@@ -180,3 +180,14 @@ def test_a_file_that_fails_its_proof_is_written_only_by_force(
     assert not (tmp_path / "m.onnx").exists()
     result = export(model, tmp_path / "m.onnx", images, target="onnxruntime", force=True)
     assert (tmp_path / "m.onnx").exists() and any("differ" in note for note in result.notes)
+
+
+def test_a_cpu_that_saturates_is_named(quantized: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from vitq.export.export import saturation
+
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False, raising=False)
+    assert "w7a8" in saturation(quantized("vit", "w8a8", target="onnxruntime").weights)[0]
+    assert not saturation(quantized("vit", "w4a8", target="onnxruntime").weights)
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    assert not saturation(quantized("vit", "w8a8", target="onnxruntime").weights)

@@ -1,6 +1,7 @@
 """The public verb ``export``: lower, write, prove."""
 
 import json
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,7 @@ def export(
         require(profile.runtime)
     content = build(model.graph, model.weights, images_NCHW[:2], properties(model, target), profile.signed)
     promised, notes = promises(model.graph, model.weights, profile)
+    notes += saturation(model.weights)
     result = Exported(path, target, len(content), promised, None, (), None, len(images_NCHW), (*notes, profile.note))
     if profile.runtime:
         result = _proven(result, model, content, images_NCHW, SESSIONS[profile.runtime])
@@ -115,6 +117,15 @@ def promises(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile) -
         note = f"{len(uneven)} linears have weights with zero points, which OpenVINO multiplies in floating point"
         return len(linears) - len(uneven), (f"{note}; quantize with --target openvino",)
     return len(linears), ()
+
+
+def saturation(weights: Mapping[str, Quantizer]) -> tuple[str, ...]:
+    """Warn where this CPU adds pairs of 8-bit products in 16 bits, which overflows with 8-bit weights."""
+    vnni: Callable[[], bool] = getattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    wide = sum(quantizer.format.bits == 8 for quantizer in weights.values())
+    if not wide or vnni() or platform.machine() not in ("x86_64", "AMD64"):
+        return ()
+    return (f"this CPU has no VNNI, so {wide} layers with 8-bit weights can saturate here; 7 bits (w7a8) cannot",)
 
 
 def failures(result: Exported) -> list[str]:
