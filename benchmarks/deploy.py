@@ -10,22 +10,12 @@ JSONL file. With ``--random`` weights are random: speed only.
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+
+from command import vitq
 
 RESULTS = Path(__file__).parent / "results" / "deploy.jsonl"
-
-
-def vitq(*arguments: str) -> dict[str, Any]:
-    """Run the command line in a fresh process and return what it printed as JSON."""
-    command = [sys.executable, "-m", "vitq.cli", *arguments, "--json", "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-    return json.loads(done.stdout)
 
 
 def run(options: argparse.Namespace) -> None:

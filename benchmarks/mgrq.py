@@ -10,26 +10,17 @@ its own. `--tag` names a variant that `--set` makes (the ablation).
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from command import vitq
+
 RESULTS = Path(__file__).parent / "results" / "mgrq.jsonl"
 MODELS = ("deit_tiny_patch16_224", "vit_tiny_patch16_224")
 KEYS = ("model", "recipe", "tag", "bits", "budget", "seed")
-
-
-def vitq(*arguments: str) -> dict[str, Any]:
-    """Run the command line in a fresh process and return what it printed as JSON."""
-    command = [sys.executable, "-m", "vitq.cli", *arguments, "--json", "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-    return json.loads(done.stdout)
 
 
 def measure(cell: dict[str, Any], data: Path, settings: list[str]) -> dict[str, Any]:

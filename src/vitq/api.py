@@ -16,6 +16,7 @@ from torch import nn
 
 from vitq.artifact import to_json_bytes, write_files
 from vitq.bits import Bits
+from vitq.calibrate import Insert
 from vitq.config import ArtifactConfig
 from vitq.data import load_batches, load_labelled, open_images
 from vitq.errors import ArtifactError
@@ -73,7 +74,7 @@ def quantize(
     if target is not None:
         chosen |= profile_of(target).overrides
     plan = load_recipe(recipe, budget=budget, overrides={**chosen, **(overrides or {})})
-    scope = str(chosen["insert.scope"])
+    scope = next(step.scope for step in plan.steps if isinstance(step, Insert))
     folder = None if out is None else Path(out)
     finished = folder is not None and (folder / "config.json").exists() and not overwrite
     if finished and not resume:

@@ -79,17 +79,15 @@ def integer_graph(graph: Graph, weights: Mapping[str, Quantizer]) -> tuple[fx.Gr
     ExportError where none is left.
     """
     module = copy.deepcopy(graph.module)
-    inputs = {m.target: m for m in module.graph.nodes if m.op == "call_module"}
     nodes = {node.name: node for node in module.graph.nodes}
     count = 0
     for name, quantizer in weights.items():
         source = nodes[graph.sites[name].node]
         for linear in [user for user in source.users if is_op(user, LINEAR)]:
             entry = linear.args[0]
-            reader = module.get_submodule(str(entry.target)) if entry in inputs.values() else None
-            if not _one_scale(reader) or quantizer.format.name != "affine":
+            reader = module.get_submodule(str(entry.target)) if entry.op == "call_module" else None
+            if not isinstance(reader, Quantizer) or not reader.has_integer_values or quantizer.format.name != "affine":
                 continue
-            assert isinstance(reader, Quantizer)
             bias = linear.args[2] if len(linear.args) > 2 else None
             bias_O = None if bias is None else module.get_parameter(str(bias.target))
             tensor = module.get_parameter(str(source.target))
@@ -105,10 +103,3 @@ def integer_graph(graph: Graph, weights: Mapping[str, Quantizer]) -> tuple[fx.Gr
     module.graph.eliminate_dead_code()
     module.recompile()
     return module, count
-
-
-def _one_scale(quantizer: nn.Module | None) -> bool:
-    if not isinstance(quantizer, Quantizer) or quantizer.axis is not None:
-        return False
-    form = quantizer.format
-    return form.name == "affine" or (form.name == "piecewise" and form.bits <= 6)

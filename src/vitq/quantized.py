@@ -78,7 +78,14 @@ class QuantizedModel:
         return folder
 
     def export(
-        self, out: str | Path, images: Any, *, target: str = "onnxruntime", limit: int = 64, force: bool = False
+        self,
+        out: str | Path,
+        images: Any,
+        *,
+        target: str = "onnxruntime",
+        limit: int = 64,
+        force: bool = False,
+        progress: bool = False,
     ) -> "Exported":
         """Write an ONNX file for ``target`` and prove on ``limit`` of ``images`` that it computes what this model does.
 
@@ -93,8 +100,9 @@ class QuantizedModel:
         from vitq.export import export
 
         preprocessing = Preprocessing.from_dict(self.config.preprocessing)
-        x_NCHW = draw_calibration(open_images(images), preprocessing, limit=limit)
-        return export(self, out, x_NCHW, target=target, force=force)
+        with Events(console=progress) as events:
+            x_NCHW = draw_calibration(open_images(images), preprocessing, limit=limit, warn=events.warn)
+            return export(self, out, x_NCHW, target=target, force=force, events=events)
 
     def integer(self) -> nn.Module:
         """Return the model with linears that multiply int8 codes and add in int32; the rest is floating point.

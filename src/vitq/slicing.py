@@ -36,7 +36,7 @@ def granularity(
 ) -> Choice:
     """Measure a model's outliers and try every slicing that ``recipe`` chooses among, without the full run.
 
-    Arguments as in ``vitq.quantize``. Raises RecipeError where the recipe reconstructs nothing.
+    Arguments as in ``vitq.quantize``. Raises RecipeError where the recipe chooses no slicing.
     """
     wanted = bits if isinstance(bits, Bits) else Bits.parse(bits)
     plan = load_recipe(recipe, budget=budget, overrides=overrides)

@@ -14,7 +14,8 @@ class Profile:
     """Rules of one target.
 
     ``runtime``: the package that runs its files here, None where vitq only writes them. ``formats``: what it can
-    carry at all. ``overrides``: recipe options with which ``vitq quantize --target`` calibrates for it.
+    carry at all. ``overrides``: recipe options with which ``vitq quantize --target`` calibrates for it. ``note``: what
+    its files hold.
     """
 
     name: str
@@ -39,14 +40,14 @@ PROFILES: dict[str, Profile] = {
             "onnxruntime",
             ALL_FORMATS,
             _CPU,
-            "linears in int8 kernels, activations uint8, weights symmetric int8; attention stays in floating point",
+            "linears in int8 kernels, activations uint8, weights symmetric int8",
         ),
         Profile(
             "openvino",
             "openvino",
             ALL_FORMATS,
             _CPU,
-            "as onnxruntime; OpenVINO reads the ONNX file, with a bf16 hint where the CPU has bf16",
+            "as onnxruntime; OpenVINO reads the ONNX file",
         ),
         Profile(
             "tensorrt",

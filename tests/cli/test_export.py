@@ -32,9 +32,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_options_reach_the_model(vitq_cli: Any, calls: list[Any]) -> None:
-    result = vitq_cli(*RUN, *["--target", "openvino", "--limit", "8", "--force"])
+    result = vitq_cli(*RUN, *["--target", "openvino", "--limit", "8", "--force", "--quiet"])
     assert result.exit_code == 0, result.output
-    assert calls == [(Path("deit.onnx"), "photos", {"target": "openvino", "limit": 8, "force": True})]
+    options = {"target": "openvino", "limit": 8, "force": True, "progress": False}
+    assert calls == [(Path("deit.onnx"), "photos", options)]
 
 
 def test_the_table_says_what_is_proven(vitq_cli: Any, calls: list[Any]) -> None:

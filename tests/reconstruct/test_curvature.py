@@ -28,7 +28,7 @@ def gradients() -> Gradients:
     student = z + 0.01 * torch.randn(IMAGES, CHANNELS)
     with torch.no_grad():
         logits = suffix(z)
-    return Gradients(suffix, z, student, logits, 1.0, torch.Generator().manual_seed(0))
+    return Gradients(suffix, z, lambda: student, logits, 1.0, torch.Generator().manual_seed(0))
 
 
 def exact_fisher(gradients: Gradients) -> torch.Tensor:

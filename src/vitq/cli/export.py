@@ -8,7 +8,7 @@ import typer
 
 from vitq.cli.console import note, print_json, show
 from vitq.cli.guard import guarded
-from vitq.cli.options import AsJson
+from vitq.cli.options import AsJson, Quiet
 
 
 @guarded
@@ -23,6 +23,7 @@ def export(
     ] = "onnxruntime",
     limit: Annotated[int, typer.Option(min=2, help="How many images the proof takes.")] = 64,
     force: Annotated[bool, typer.Option("--force", help="Write the file even if it fails its proof.")] = False,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Write an artifact for stock integer kernels and prove that the file computes what the artifact does.
@@ -35,7 +36,7 @@ def export(
 
     import vitq
 
-    result = vitq.load(run).export(out, images, target=target, limit=limit, force=force)
+    result = vitq.load(run).export(out, images, target=target, limit=limit, force=force, progress=not quiet)
     if as_json:
         print_json(asdict(result))
         return

@@ -1,4 +1,4 @@
-"""The public verb ``bench``: speed, memory of the file and accuracy of what was exported, side by side."""
+"""The public verb ``bench``: speed, size and accuracy of what was exported, side by side."""
 
 import statistics
 import time
@@ -10,12 +10,10 @@ import torch
 
 from vitq.events import Events
 from vitq.export.export import build, properties
-from vitq.export.lower import refusals
 from vitq.export.rivals import nncf_static, onnxruntime_static
 from vitq.export.runtimes import OnnxRuntime, OpenVino, Session, runtime_version
 from vitq.graph import Graph
 from vitq.reconstruct.activations import supports_bfloat16
-from vitq.targets import PROFILES
 
 if TYPE_CHECKING:
     from vitq.quantized import QuantizedModel
@@ -52,9 +50,10 @@ def contenders(
     models: dict[str, "QuantizedModel"], x_NCHW: torch.Tensor, threads: int, rivals: bool
 ) -> list[Contender]:
     """Compile floating point, bfloat16, every model and what the runtimes make themselves, per installed runtime."""
-    first = next(iter(models.values()))
-    floating = build(without_quantizers(first.graph), {}, x_NCHW[:2], {})
+    first, example = next(iter(models.values())), x_NCHW[:2]
     bf16 = supports_bfloat16(torch.device("cpu"))
+    floating = build(without_quantizers(first.graph), {}, example, {})
+    files = {name: build(m.graph, m.weights, example, properties(m, "bench")) for name, m in models.items()}
     found: list[Contender] = []
 
     def add(name: str, runtime: str, content: Any, size: int, bfloat16: bool = False) -> None:
@@ -72,10 +71,7 @@ def contenders(
         with_bf16 = runtime == "openvino" and bf16
         if with_bf16:
             add("bfloat16", runtime, floating, len(floating), True)
-        for name, model in models.items():
-            if refusals(model.graph, model.weights, PROFILES[runtime]):
-                continue
-            content = build(model.graph, model.weights, x_NCHW[:2], properties(model, runtime))
+        for name, content in files.items():
             add(name, runtime, content, len(content))
             if with_bf16:
                 add(f"{name} + bfloat16", runtime, content, len(content), True)
@@ -102,7 +98,11 @@ def bench(
     labelled: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
     events: Events | None = None,
 ) -> list[Measured]:
-    """Measure all contenders in turn, ``rounds`` times, so that what else the machine does falls on all alike."""
+    """Measure all contenders in turn, ``rounds`` times, so that what else the machine does falls on all alike.
+
+    ``x_NCHW`` are preprocessed images, also the calibration data of the rivals. Raises ExportError for a model that
+    cannot be exported.
+    """
     events = events or Events()
     field = contenders(models, x_NCHW, threads, rivals)
     times: dict[tuple[int, int], list[float]] = {}

@@ -3,9 +3,9 @@
 import json
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
@@ -13,6 +13,7 @@ import torch
 
 from vitq.artifact import write_files
 from vitq.errors import ExportError
+from vitq.events import Events
 from vitq.export.emit import to_onnx
 from vitq.export.lower import lower, refusals
 from vitq.export.parity import SegmentProof, prove, tensor_names
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from vitq.quantized import QuantizedModel
 
 FLIPPED, ERROR = 1e-3, 1e-4
-"""Bounds of the proof: share of codes that differ, relative error of a segment whose codes agree."""
+"""Bounds of the proof: share of a block's codes that differ, largest relative error of a block's end."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,13 @@ class Exported:
 
 
 def export(
-    model: "QuantizedModel", out: str | Path, images_NCHW: torch.Tensor, *, target: str, force: bool = False
+    model: "QuantizedModel",
+    out: str | Path,
+    images_NCHW: torch.Tensor,
+    *,
+    target: str,
+    force: bool = False,
+    events: Events | None = None,
 ) -> Exported:
     """Write ``model`` for ``target`` as an ONNX file and prove on images that it computes what the simulation does.
 
@@ -66,14 +73,14 @@ def export(
         require(profile.runtime)
     content = build(model.graph, model.weights, images_NCHW[:2], properties(model, target), profile.signed)
     promised, notes = promises(model.graph, model.weights, profile)
-    notes += saturation(model.weights)
-    result = Exported(path, target, len(content), promised, None, (), None, len(images_NCHW), (*notes, profile.note))
+    notes += saturation(model.weights) if profile.runtime else (profile.note,)
+    result = Exported(path, target, len(content), promised, None, (), None, len(images_NCHW), notes)
     if profile.runtime:
-        result = _proven(result, model, content, images_NCHW, SESSIONS[profile.runtime])
+        result = _proven(result, model, content, images_NCHW, SESSIONS[profile.runtime], events or Events())
         failed = failures(result)
         if failed and not force:
             raise ExportError(f"{path} was not written: {'; '.join(failed)}; --force writes it all the same")
-        result = Exported(**{**vars(result), "notes": (*failed, *result.notes)})
+        result = replace(result, notes=(*failed, *result.notes))
     write_files(path.parent, {path.name: content})
     return result
 
@@ -85,7 +92,7 @@ def build(
     metadata: Mapping[str, str],
     signed: bool = False,
 ) -> bytes:
-    """Return the checked ONNX file of a student graph."""
+    """Return the checked ONNX file of a student graph; raise ExportError where a site has no lowering."""
     lowered = lower(graph, weights, signed)
     model = to_onnx(lowered.module, example_BCHW, lowered.weight_codes, tensor_names(graph))
     model.metadata_props.update(metadata)
@@ -103,9 +110,9 @@ def promises(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile) -
     nodes = {node.name: node for node in graph.module.graph.nodes}
     carried = {
         consumer
-        for name, site in graph.sites.items()
-        if not site.is_weight and _is_carried(graph.quantizers.get(name))
-        for consumer in site.consumers
+        for name, quantizer in graph.quantizers.items()
+        if isinstance(quantizer, Quantizer) and quantizer.has_integer_values
+        for consumer in graph.sites[name].consumers
     }
     linears = [
         (name, quantizer)
@@ -154,29 +161,17 @@ def properties(model: "QuantizedModel", target: str) -> dict[str, str]:
     }
 
 
-def _is_carried(quantizer: Any) -> bool:
-    if not isinstance(quantizer, Quantizer):
-        return False
-    return quantizer.axis is None and quantizer.format.name in ("affine", "piecewise")
-
-
 def _proven(
     result: Exported,
     model: "QuantizedModel",
     content: bytes,
     images_NCHW: torch.Tensor,
     session: Callable[..., Session],
+    events: Events,
 ) -> Exported:
     whole = session(content)
-    segments = prove(content, model.graph, images_NCHW, session)
+    segments = prove(content, model.graph, images_NCHW, session, events)
     simulated = torch.cat([model(x).argmax(-1) for x in images_NCHW.split(32)])
     got = torch.cat([whole(x)[0].argmax(-1) for x in images_NCHW.split(32)])
     agreement = 100 * float((simulated == got).float().mean())
-    return Exported(
-        **{
-            **vars(result),
-            "integer_products": whole.integer_products(),
-            "segments": segments,
-            "agreement": agreement,
-        }
-    )
+    return replace(result, integer_products=whole.integer_products(), segments=segments, agreement=agreement)

@@ -42,8 +42,8 @@ def _refusal(site: Site, quantizer: Quantizer, profile: Profile) -> str:
         return f"format '{form.name}' has no lowering"
     if site.is_weight and form.name != "affine":
         return f"weights of format '{form.name}' have no integer codes of one scale"
-    if form.name == "piecewise" and form.bits > 6:
-        return "piecewise codes of more than 6 bits do not fit uint8; recalibrate with from_bits {7: affine}"
+    if quantizer.axis is None and form.name == "piecewise" and not quantizer.has_integer_values:
+        return "piecewise values of more than 6 bits do not fit uint8; recalibrate with from_bits {7: affine}"
     if profile.signed and not site.is_weight and not form.symmetric:
         return f"{profile.name} takes symmetric activations only; quantize with --target {profile.name}"
     if form.name not in profile.formats:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import onnx
 import torch
 
+from vitq.events import Events
 from vitq.export.emit import INPUT, OUTPUT
 from vitq.export.runtimes import Session
 from vitq.graph import Graph, Span
@@ -47,17 +48,21 @@ def quantized_nodes(graph: Graph) -> dict[str, str]:
 
 
 @torch.no_grad()
-def prove(content: bytes, graph: Graph, images_NCHW: torch.Tensor, make: MakeSession) -> tuple[SegmentProof, ...]:
+def prove(
+    content: bytes, graph: Graph, images_NCHW: torch.Tensor, make: MakeSession, events: Events
+) -> tuple[SegmentProof, ...]:
     """Compare every block of the file with ``graph`` on ``images_NCHW``."""
     pieces = _Pieces(content, make)
     names = {**tensor_names(graph), graph.cuts[0]: INPUT, graph.spans("block")[-1].end: OUTPUT}
     quantized = quantized_nodes(graph)
     x = images_NCHW
     proofs: list[SegmentProof] = []
-    for span in graph.spans("block"):
-        inside = [node.name for node in graph.segment(span.start, span.end).graph.nodes if node.name in quantized]
-        proof, x = _prove_block(pieces, graph, span, x, [(node, quantized[node]) for node in inside], names)
-        proofs.append(proof)
+    with events.task("prove", len(graph.spans("block"))) as task:
+        for span in graph.spans("block"):
+            inside = [node.name for node in graph.segment(span.start, span.end).graph.nodes if node.name in quantized]
+            proof, x = _prove_block(pieces, graph, span, x, [(node, quantized[node]) for node in inside], names)
+            proofs.append(proof)
+            task.advance()
     return tuple(proofs)
 
 

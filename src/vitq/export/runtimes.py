@@ -1,11 +1,14 @@
 """Runtimes: run an ONNX file, and tell which of its products run in integer kernels."""
 
 import importlib
+import tempfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import onnx
 import torch
 
 from vitq.errors import ExportError
@@ -46,11 +49,6 @@ class OnnxRuntime:
 
     def integer_products(self) -> int:
         """Count integer kernels in the graph as ONNX Runtime has optimized it."""
-        import tempfile
-        from pathlib import Path
-
-        import onnx
-
         ort = require("onnxruntime")
         with tempfile.TemporaryDirectory() as folder:
             options = ort.SessionOptions()
@@ -101,7 +99,7 @@ def _arrays(inputs: Inputs, name: str) -> dict[str, np.ndarray[Any, Any]]:
     return {key: np.ascontiguousarray(tensor.numpy()) for key, tensor in named.items()}
 
 
-def require(package: str):  # type: ignore[no-untyped-def]
+def require(package: str) -> Any:
     """Import a runtime; ExportError says how to get it."""
     try:
         return importlib.import_module(package)

@@ -63,6 +63,11 @@ class Quantizer(nn.Module):
         """True once ``set_parameters`` was called."""
         return self.scale.numel() > 0
 
+    @property
+    def has_integer_values(self) -> bool:
+        """True where x̂ is one scale times whole numbers of at most 8 bits, which is what an int8 kernel multiplies."""
+        return self.axis is None and "zero_point" in self.parameter_names and self.steps(self.format.bits) <= 255
+
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Return uint8 codes in 0..2^bits-1; CalibrationError without parameters or if x is not finite."""
         self._require_parameters_for(x)

@@ -43,7 +43,7 @@ class Curvature:
 
 
 def fisher(gradients: Gradients) -> Curvature:
-    """Return the diagonal Fisher of every image. Source: BRECQ (arXiv 2102.05426), equation 10.
+    """Return the diagonal Fisher of every image. Source: BRECQ (arXiv 2102.05426).
 
     The paper's gradient is that of the task's loss; drawing the label from the teacher's prediction needs no labels.
     """

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -13,17 +14,22 @@ from vitq.reconstruct.distances import divergence
 class Gradients:
     """Where gradients are taken: the segment's output on some images, its frozen suffix and the teacher's logits.
 
-    ``target_N`` and ``student_N`` are the teacher's and the student's output, one row per image.
+    ``target_N`` is the teacher's output, one row per image; ``student`` computes the quantized one.
     """
 
     suffix: nn.Module
     target_N: torch.Tensor
-    student_N: torch.Tensor
+    student: Callable[[], torch.Tensor]
     logits_NK: torch.Tensor
     temperature: float
     generator: torch.Generator
     bfloat16: bool = False
     """Whether gradients of labels are taken with bfloat16 products; differences of gradients need float32."""
+
+    @cached_property
+    def student_N(self) -> torch.Tensor:
+        """The student's output as it is now, one row per image; computed for the estimates that read it."""
+        return self.student()
 
     def of_divergence(self, z_N: torch.Tensor) -> torch.Tensor:
         """Return the gradient at ``z_N`` of KL(teacher's prediction || the suffix's), per image, of z's shape."""

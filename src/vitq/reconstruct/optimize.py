@@ -112,7 +112,7 @@ def _gradients(
     return Gradients(
         segment.to_logits,
         data.target[:images].to(device).float(),
-        forward_all(student, data.x_student[:images].float(), device).to(device),
+        lambda: forward_all(student, data.x_student[:images].float(), device).to(device),
         data.logits_NK[:images].to(device),
         settings.temperature,
         generator,

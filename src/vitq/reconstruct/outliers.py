@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 import torch
+from torch import fx
 
 from vitq.graph import Graph
+from vitq.graph.ops import CONV, LINEAR, NORM, is_op
 from vitq.reconstruct.activations import forward_all
 
 
@@ -31,10 +33,12 @@ def outlier_profile(
     energy beyond κσ is vitq's choice, the ratio of channels is shown beside it.
     """
     profile: list[Outliers] = []
+    nodes = {node.name: node for node in graph.module.graph.nodes}
     x = images_NCHW
     for span in graph.spans("unit"):
         x = forward_all(graph.segment(span.start, span.end), x, device)
-        profile.append(Outliers(span.name, span.end, _share(x, kappa), _ratio(x)))
+        channels = 1 if _read_by_convolution(nodes[span.end]) else -1
+        profile.append(Outliers(span.name, span.end, _share(x, kappa), _ratio(x, channels)))
     return tuple(profile)
 
 
@@ -44,8 +48,21 @@ def _share(x: torch.Tensor, kappa: float) -> float:
     return float(energy[extreme].sum(dtype=torch.float64) / energy.sum(dtype=torch.float64).clamp(min=1e-12))
 
 
-def _ratio(x: torch.Tensor) -> float:
-    """Channels are the last axis of tokens and of Swin's maps, the second of a convolution's."""
-    channels_last = x.ndim != 4 or x.shape[-1] > x.shape[1]
-    largest_C = x.abs().movedim(-1 if channels_last else 1, 0).flatten(1).amax(1)
+def _ratio(x: torch.Tensor, channels: int) -> float:
+    largest_C = x.abs().movedim(channels, 0).flatten(1).amax(1)
     return float(largest_C.max() / largest_C.median().clamp(min=1e-12))
+
+
+def _read_by_convolution(node: fx.Node) -> bool:
+    """Tell whether the next operation that knows channels is a convolution, which has them second and not last."""
+    ahead, seen = list(node.users), set[fx.Node]()
+    while ahead:
+        user = ahead.pop(0)
+        if is_op(user, CONV):
+            return True
+        if is_op(user, LINEAR | NORM):
+            return False
+        if user not in seen:
+            seen.add(user)
+            ahead.extend(user.users)
+    return False

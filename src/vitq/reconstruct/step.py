@@ -80,8 +80,10 @@ class Reconstruct(Step):
         """Reconstruct ``pieces`` in order, checkpointing each; finished ones of a resumed run are read back."""
         goal = run.teacher.feature if self.global_on == "feature" else run.teacher.cuts[-1]
         images = run.images_NCHW.to(torch.bfloat16 if self.cache == "bfloat16" else torch.float32)
-        goals = _outputs(run, goal) if self.global_ > 0 else None
-        logits = None if self.weigh == "none" else _outputs(run, run.teacher.cuts[-1])
+        first, last = run.teacher.cuts[0], run.teacher.cuts[-1]
+        goals = _teacher(run, first, goal, run.images_NCHW) if self.global_ > 0 else None
+        known = (first, run.images_NCHW) if goals is None else (goal, goals)
+        logits = None if self.weigh == "none" else _teacher(run, known[0], last, known[1])
         prefix = Prefix(run.student, run.teacher, images, run.device)
         with (
             use_compiled_kernels(worth_compiling(self.steps * self.batch, run.images_NCHW.shape)),
@@ -166,6 +168,6 @@ class Reconstruct(Step):
         return Settings(**own, bfloat16=fast)
 
 
-def _outputs(run: Run, node: str) -> torch.Tensor:
-    """Return the teacher's activations at ``node`` for every calibration image."""
-    return forward_all(run.teacher.segment(run.teacher.cuts[0], node), run.images_NCHW, run.device)
+def _teacher(run: Run, start: str, end: str, x_N: torch.Tensor) -> torch.Tensor:
+    """Return the teacher's activations at node ``end`` from those at ``start``."""
+    return x_N if start == end else forward_all(run.teacher.segment(start, end), x_N, run.device)
