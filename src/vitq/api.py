@@ -2,8 +2,6 @@
 
 import hashlib
 import platform
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from vitq.errors import ArtifactError
 from vitq.events import Events
 from vitq.graph import Graph
 from vitq.inputs import capture_checked, choose_device, draw_images, load_source
-from vitq.measure import Metrics, measure
+from vitq.measure import Metrics, measure, peak_memory
 from vitq.models import LoadedModel, Preprocessing
 from vitq.pipeline import run_steps, segment_errors
 from vitq.quantized import COSTS, QuantizedModel, as_mapping, load
@@ -152,13 +150,6 @@ def evaluate(
         )
         with events.task("evaluate", len(source) if limit is None else min(limit, len(source))) as task:
             return measure(loaded.module.to(place), batches, place, progress=task.advance)[0]
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the peak memory of this process in bytes, on the GPU too if there is one."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return own + (torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from vitq.quantizers import Quantizer, use_compiled_kernels, worth_compiling
 
 if TYPE_CHECKING:
     from vitq.export import Exported
+    from vitq.models import LoadedModel
 
 COSTS = ("seconds", "peak_memory_bytes")
 """Metrics that differ from run to run."""
@@ -84,25 +86,36 @@ class QuantizedModel:
         *,
         target: str = "onnxruntime",
         limit: int = 64,
+        validation: Any = None,
+        floating: "str | nn.Module | LoadedModel | None" = None,
+        weights: str | Path | None = None,
         force: bool = False,
         progress: bool = False,
     ) -> "Exported":
         """Write an ONNX file for ``target`` and prove on ``limit`` of ``images`` that it computes what this model does.
 
-        ``images`` as in ``vitq.quantize``. Raises ExportError for what cannot be exported, a missing runtime, or,
-        unless ``force``, a file that fails its proof.
+        ``images`` and labelled ``validation`` as in ``vitq.quantize``; ``floating`` (with ``weights``) is the model
+        that this one was made of, exported and compared too. Raises ExportError for what cannot be exported, a
+        missing runtime, or, unless ``force``, a file that fails its proof.
         """
-        from vitq.data import draw_calibration, open_images
+        from vitq.data import draw_calibration, load_labelled, open_images
+        from vitq.inputs import load_source
         from vitq.models import Preprocessing
         from vitq.targets import require_export
 
         require_export()
         from vitq.export import export
 
-        preprocessing = Preprocessing.from_dict(self.config.preprocessing)
+        preprocessing, labelled = Preprocessing.from_dict(self.config.preprocessing), None
+        loaded = None if floating is None else load_source(floating, weights, None, None)
         with Events(console=progress) as events:
             x_NCHW = draw_calibration(open_images(images), preprocessing, limit=limit, warn=events.warn)
-            return export(self, out, x_NCHW, target=target, force=force, events=events)
+            if validation is not None:
+                source, classes = open_images(validation), self.config.source.get("num_classes")
+                labelled = partial(load_labelled, source, preprocessing, None, batch_size=32, num_classes=classes)
+            return export(
+                self, out, x_NCHW, target=target, labelled=labelled, floating=loaded, force=force, events=events
+            )
 
     def integer(self) -> nn.Module:
         """Return the model with linears that multiply int8 codes and add in int32; the rest is floating point.

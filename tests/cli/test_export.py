@@ -12,6 +12,7 @@ import vitq
 pytest.importorskip("onnxscript")
 
 from vitq.export import Exported
+from vitq.export.accuracy import EndToEnd
 from vitq.export.parity import SegmentProof
 
 RUN = ("export", "runs/deit", "--images", "photos", "--out", "deit.onnx")
@@ -25,7 +26,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     def export(out: Path, images: str, **options: Any) -> Exported:
         seen.append((out, images, options))
         proofs = (SegmentProof("blocks.0", 8, 0.0, 3e-8),)
-        return Exported(out, options["target"], 5_000_000, 49, 49, proofs, 98.4, 64, ("a note",))
+        end = EndToEnd(64, 98.4, 83.9, 84.0, 84.1, 2e-7)
+        return Exported(out, options["target"], 5_000_000, 49, 49, proofs, end, ("a note",))
 
     monkeypatch.setattr(vitq, "load", lambda path: SimpleNamespace(export=export), raising=False)
     return seen
@@ -34,13 +36,22 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_options_reach_the_model(vitq_cli: Any, calls: list[Any]) -> None:
     result = vitq_cli(*RUN, *["--target", "openvino", "--limit", "8", "--force", "--quiet"])
     assert result.exit_code == 0, result.output
-    options = {"target": "openvino", "limit": 8, "force": True, "progress": False}
+    none = {"validation": None, "floating": None, "weights": None}
+    options = {"target": "openvino", "limit": 8, "force": True, "progress": False, **none}
     assert calls == [(Path("deit.onnx"), "photos", options)]
 
 
 def test_the_table_says_what_is_proven(vitq_cli: Any, calls: list[Any]) -> None:
     shown = vitq_cli(*RUN).output
-    for text in ("blocks.0", "49 products in integer kernels (49 promised)", "98.4 %", "a note", "deit.onnx"):
+    for text in (
+        "blocks.0",
+        "49 products in integer kernels (49 promised)",
+        "98.4 %",
+        "83.9 %",
+        "84.1 %, 2e-07 off",
+        "a note",
+        "deit.onnx",
+    ):
         assert text in shown
 
 

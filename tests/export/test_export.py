@@ -119,7 +119,7 @@ def test_targets_that_do_not_run_here_are_written_and_say_so(
     quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, target: str
 ) -> None:
     result = quantized("vit", "w8a8", target=target).export(tmp_path / "m.onnx", images, target=target)
-    assert result.agreement is None and any("not run" in note for note in result.notes)
+    assert result.end is None and any("not run" in note for note in result.notes)
     codes = {i.name: i.data_type for i in onnx.load(tmp_path / "m.onnx").graph.initializer}
     kinds = {onnx.TensorProto.DataType.Name(t) for t in codes.values()}
     assert ("UINT8" in kinds) == (target == "qnn")
@@ -191,3 +191,39 @@ def test_a_cpu_that_saturates_is_named(quantized: Callable[..., Any], monkeypatc
     assert not saturation(quantized("vit", "w4a8", target="onnxruntime").weights)
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
     assert not saturation(quantized("vit", "w8a8", target="onnxruntime").weights)
+
+
+@pytest.mark.parametrize("target", RUNTIMES)
+def test_labels_and_the_floating_point_model_complete_the_proof(
+    models: dict[str, nn.Module], quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, target: str
+) -> None:
+    model = quantized("vit", "w8a8", target=target)
+    labels = models["vit"].eval()(images).argmax(-1)
+    result = model.export(
+        tmp_path / "m.onnx", images, target=target, validation=(images, labels), floating=models["vit"]
+    )
+    assert result.end.floating_top1 == 100 and 0 < result.end.floating_error < 1e-5
+    assert result.end.top1 == pytest.approx(result.end.simulated_top1, abs=0.1)
+    assert result.end.images == len(images)
+    with pytest.raises(ExportError, match="other weights"):
+        model.export(tmp_path / "n.onnx", images, target=target, floating=models["swin"])
+    assert not (tmp_path / "n.onnx").exists()
+
+
+def test_end_to_end_bounds_name_what_is_wrong() -> None:
+    from vitq.export.accuracy import EndToEnd, complaints
+
+    assert not complaints(EndToEnd(100, 99.0, 80.0, 80.5, 84.0, 1e-6))
+    low, drop, off = complaints(EndToEnd(100, 80.0, 78.0, 80.0, 84.0, 0.1))
+    assert "agrees" in low and "simulation's 80.0" in drop and "floating-point file" in off
+
+
+def test_a_file_of_another_model_falls_under_the_bound(
+    quantized: Callable[..., Any], images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitq.export.accuracy import compare, complaints
+
+    model = quantized("vit", "w8a8", target="onnxruntime")
+    labels = model(images).argmax(-1)
+    end = compare(model, lambda x: [-model(x)], lambda: [(images, labels)])  # type: ignore[arg-type]
+    assert end.agreement == 0 and len(complaints(end)) == 2

@@ -8,7 +8,7 @@ import typer
 
 from vitq.cli.console import print_json, show
 from vitq.cli.guard import guarded
-from vitq.cli.options import AsJson, Quiet
+from vitq.cli.options import AsJson, FloatingWeights, Quiet
 
 
 @guarded
@@ -20,6 +20,14 @@ def bench(
     validation: Annotated[
         str | None, typer.Option(metavar="DIR", help="Labelled images: also measure the files' accuracy.")
     ] = None,
+    floating: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="The model that the RUNs were made of, as float32. Default: the first RUN's weights, not quantized.",
+        ),
+    ] = None,
+    weights: FloatingWeights = None,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Batch sizes. Default: 1 and 16.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved repetitions; medians are shown.")] = 20,
@@ -35,6 +43,7 @@ def bench(
     import vitq
     from vitq.data import draw_calibration, load_labelled, open_images
     from vitq.events import Events
+    from vitq.inputs import load_source
     from vitq.models import Preprocessing
     from vitq.targets import require_export
 
@@ -58,6 +67,7 @@ def bench(
             rounds=rounds,
             rivals=rivals,
             labelled=labelled,
+            floating=None if floating is None else load_source(floating, weights, None, None),
             events=events,
         )
     if as_json:

@@ -2,13 +2,13 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from vitq.cli.console import note, print_json, show
 from vitq.cli.guard import guarded
-from vitq.cli.options import AsJson, Quiet
+from vitq.cli.options import AsJson, FloatingWeights, Quiet
 
 
 @guarded
@@ -22,6 +22,14 @@ def export(
         str, typer.Option(help="onnxruntime, openvino; tensorrt, coreml, qnn are written but not run here.")
     ] = "onnxruntime",
     limit: Annotated[int, typer.Option(min=2, help="How many images the proof takes.")] = 64,
+    validation: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Labelled images: also compare accuracies, file and simulation.")
+    ] = None,
+    floating: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="The model that RUN was made of: export it too, and check that file."),
+    ] = None,
+    weights: FloatingWeights = None,
     force: Annotated[bool, typer.Option("--force", help="Write the file even if it fails its proof.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -36,7 +44,8 @@ def export(
 
     import vitq
 
-    result = vitq.load(run).export(out, images, target=target, limit=limit, force=force, progress=not quiet)
+    options: dict[str, Any] = {"limit": limit, "validation": validation, "floating": floating, "weights": weights}
+    result = vitq.load(run).export(out, images, target=target, **options, force=force, progress=not quiet)
     if as_json:
         print_json(asdict(result))
         return

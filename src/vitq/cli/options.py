@@ -15,6 +15,9 @@ Weights = Annotated[
         "'random' draws seeded weights, for speed tests. Default: the model's published ones.",
     ),
 ]
+FloatingWeights = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Weights of --floating. Default: the model's published ones.")
+]
 NumClasses = Annotated[
     int | None, typer.Option(min=1, help="Outputs of a fine-tuned head. Default: as in the published model.")
 ]

@@ -4,15 +4,18 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from vitq.events import Events
-from vitq.export.export import build, properties
+from vitq.export.baseline import baseline
+from vitq.export.build import build, properties
+from vitq.export.footprint import footprint
 from vitq.export.rivals import nncf_static, onnxruntime_static
-from vitq.export.runtimes import OnnxRuntime, OpenVino, Session, runtime_version
+from vitq.export.runtimes import SESSIONS, Content, Session, compile_content, runtime_version
 from vitq.graph import Graph
+from vitq.models import LoadedModel
 from vitq.reconstruct.activations import supports_bfloat16
 
 if TYPE_CHECKING:
@@ -21,25 +24,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Contender:
-    """One compiled model: what it is, where it runs, its size on disk in bytes."""
+    """One compiled model: what it is, where it runs, what it was compiled from."""
 
     name: str
     runtime: str
+    content: Content
+    bfloat16: bool
     session: Session
-    size_bytes: int
-    integer_products: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Return its size on disk."""
+        return sum(map(len, self.content)) if isinstance(self.content, tuple) else len(self.content)
 
 
 @dataclass(frozen=True)
 class Measured:
     """One line of the result: medians in milliseconds a batch, ``ratios`` to floating point in the same runtime.
 
-    ``top1`` in percent, of the file and not of its simulation; None without labelled images.
+    ``top1`` in percent, of the file and not of its simulation; None without labelled images. ``memory_bytes``: how
+    much compiling it and the largest batch raise a process's peak memory.
     """
 
     name: str
     runtime: str
     size_bytes: int
+    memory_bytes: int
     integer_products: int
     milliseconds: dict[int, float]
     ratios: dict[int, float]
@@ -47,43 +57,35 @@ class Measured:
 
 
 def contenders(
-    models: dict[str, "QuantizedModel"], x_NCHW: torch.Tensor, threads: int, rivals: bool
+    models: dict[str, "QuantizedModel"],
+    x_NCHW: torch.Tensor,
+    threads: int,
+    rivals: bool,
+    floating: LoadedModel | None = None,
 ) -> list[Contender]:
     """Compile floating point, bfloat16, every model and what the runtimes make themselves, per installed runtime."""
     first, example = next(iter(models.values())), x_NCHW[:2]
     bf16 = supports_bfloat16(torch.device("cpu"))
-    floating = build(without_quantizers(first.graph), {}, example, {})
+    plain = (
+        build(without_quantizers(first.graph), {}, example, {})
+        if floating is None
+        else baseline(floating, first, example)
+    )
     files = {name: build(m.graph, m.weights, example, properties(m, "bench")) for name, m in models.items()}
     found: list[Contender] = []
-
-    def add(name: str, runtime: str, content: Any, size: int, bfloat16: bool = False) -> None:
-        session: Session = (
-            OnnxRuntime(content, threads=threads)
-            if runtime == "onnxruntime"
-            else OpenVino(content, threads=threads, bfloat16=bfloat16)
-        )
-        found.append(Contender(name, runtime, session, size, session.integer_products()))
-
-    for runtime in ("onnxruntime", "openvino"):
-        if runtime_version(runtime) is None:
-            continue
-        add("float32", runtime, floating, len(floating))
-        with_bf16 = runtime == "openvino" and bf16
-        if with_bf16:
-            add("bfloat16", runtime, floating, len(floating), True)
-        for name, content in files.items():
-            add(name, runtime, content, len(content))
-            if with_bf16:
-                add(f"{name} + bfloat16", runtime, content, len(content), True)
-        if not rivals:
-            continue
-        if runtime == "onnxruntime":
-            own = onnxruntime_static(floating, x_NCHW)
-            add("onnxruntime's own int8", runtime, own, len(own))
-        elif (nncf := nncf_static(floating, x_NCHW)) is not None:
-            add("NNCF's int8", runtime, nncf, 0)
-            if bf16:
-                add("NNCF's int8 + bfloat16", runtime, nncf, 0, True)
+    for runtime in (name for name in SESSIONS if runtime_version(name) is not None):
+        mixed = runtime == "openvino" and bf16
+        field: dict[str, Content] = {"float32": plain, **files}
+        if rivals and runtime == "onnxruntime":
+            field["onnxruntime's own int8"] = onnxruntime_static(plain, x_NCHW)
+        elif rivals and (nncf := nncf_static(plain, x_NCHW)) is not None:
+            field["NNCF's int8"] = nncf
+        for name, content in field.items():
+            found.append(Contender(name, runtime, content, False, compile_content(runtime, content, threads)))
+            if mixed:
+                session = compile_content(runtime, content, threads, bfloat16=True)
+                label = "bfloat16" if name == "float32" else f"{name} + bfloat16"
+                found.append(Contender(label, runtime, content, True, session))
     return found
 
 
@@ -96,19 +98,21 @@ def bench(
     rounds: int = 20,
     rivals: bool = True,
     labelled: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
+    floating: LoadedModel | None = None,
     events: Events | None = None,
 ) -> list[Measured]:
     """Measure all contenders in turn, ``rounds`` times, so that what else the machine does falls on all alike.
 
-    ``x_NCHW`` are preprocessed images, also the calibration data of the rivals. Raises ExportError for a model that
-    cannot be exported.
+    ``x_NCHW`` are preprocessed images, also the calibration data of the rivals. ``floating`` is the model that the
+    first artifact was made of; without it float32 is that artifact's graph without quantizers, with its weights.
+    Raises ExportError for a model that cannot be exported, and for another ``floating``.
     """
     events = events or Events()
-    field = contenders(models, x_NCHW, threads, rivals)
+    field = contenders(models, x_NCHW, threads, rivals, floating)
     times: dict[tuple[int, int], list[float]] = {}
     with events.task("bench", len(batches) * rounds) as task:
         for batch in batches:
-            x = x_NCHW.repeat(-(-batch // len(x_NCHW)), 1, 1, 1)[:batch].contiguous()
+            x = _cycled(x_NCHW, batch)
             for contender in field:
                 contender.session(x)  # the first run allocates
             for _ in range(rounds):
@@ -119,12 +123,14 @@ def bench(
                 task.advance()
     medians = {key: statistics.median(values) for key, values in times.items()}
     plain = {c.runtime: i for i, c in enumerate(field) if c.name == "float32"}
+    largest = _cycled(x_NCHW, max(batches))
     return [
         Measured(
             c.name,
             c.runtime,
             c.size_bytes,
-            c.integer_products,
+            footprint(c.runtime, c.content, largest, threads, c.bfloat16),
+            c.session.integer_products(),
             {batch: medians[i, batch] for batch in batches},
             {batch: medians[plain[c.runtime], batch] / medians[i, batch] for batch in batches},
             accuracy(c.session, labelled),
@@ -148,3 +154,7 @@ def without_quantizers(graph: Graph) -> Graph:
     for site in list(plain.quantizers):
         plain.remove(site)
     return plain
+
+
+def _cycled(x_NCHW: torch.Tensor, count: int) -> torch.Tensor:
+    return x_NCHW.repeat(-(-count // len(x_NCHW)), 1, 1, 1)[:count].contiguous()

@@ -1,25 +1,25 @@
 """The public verb ``export``: lower, write, prove."""
 
-import json
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import onnx
-import onnx_ir as ir
 import torch
 
 from vitq.artifact import write_files
 from vitq.errors import ExportError
 from vitq.events import Events
-from vitq.export.emit import to_onnx
-from vitq.export.lower import lower, refusals
-from vitq.export.parity import SegmentProof, prove, tensor_names
-from vitq.export.runtimes import SESSIONS, Session, require
+from vitq.export.accuracy import Batches, EndToEnd, Floating, compare, complaints
+from vitq.export.baseline import baseline
+from vitq.export.build import build, properties
+from vitq.export.lower import refusals
+from vitq.export.parity import SegmentProof, prove
+from vitq.export.runtimes import SESSIONS, require
 from vitq.graph import Graph
 from vitq.graph.ops import LINEAR, is_op
+from vitq.models import LoadedModel
 from vitq.quantizers import Quantizer
 from vitq.targets import Profile, profile_of
 
@@ -34,8 +34,8 @@ FLIPPED, ERROR = 1e-3, 1e-4
 class Exported:
     """What was written and what is proven of it.
 
-    ``integer_products`` of ``promised`` run in integer kernels; ``agreement`` is that of the file's top-1 with the
-    simulation's in percent, end to end; None where the target does not run here.
+    ``integer_products`` of ``promised`` run in integer kernels; ``end`` compares whole models; both None where the
+    target does not run here.
     """
 
     path: Path
@@ -44,8 +44,7 @@ class Exported:
     promised: int
     integer_products: int | None
     segments: tuple[SegmentProof, ...]
-    agreement: float | None
-    images: int
+    end: EndToEnd | None
     notes: tuple[str, ...]
 
 
@@ -55,13 +54,16 @@ def export(
     images_NCHW: torch.Tensor,
     *,
     target: str,
+    labelled: Batches | None = None,
+    floating: LoadedModel | None = None,
     force: bool = False,
     events: Events | None = None,
 ) -> Exported:
     """Write ``model`` for ``target`` as an ONNX file and prove on images that it computes what the simulation does.
 
-    Raises ExportError before any work for what has no lowering or a missing runtime, and, unless ``force``, instead
-    of writing a file that fails its proof.
+    ``labelled`` adds accuracies; ``floating``, the model that ``model`` was made of, is exported and compared too.
+    Raises ExportError before any work for what has no lowering, another ``floating`` or a missing runtime, and,
+    unless ``force``, instead of writing a file that fails its proof.
     """
     profile, path = profile_of(target), Path(out)
     if path.suffix != ".onnx":
@@ -69,40 +71,24 @@ def export(
     refused = refusals(model.graph, model.weights, profile)
     if refused:
         raise ExportError(f"{len(refused)} sites cannot be exported to {target}, the first: {refused[0]}")
+    plain = None
     if profile.runtime:
         require(profile.runtime)
+        if floating is not None:
+            plain = Floating(floating.module, SESSIONS[target](baseline(floating, model, images_NCHW[:2])))
     content = build(model.graph, model.weights, images_NCHW[:2], properties(model, target), profile.signed)
     promised, notes = promises(model.graph, model.weights, profile)
     notes += saturation(model.weights) if profile.runtime else (profile.note,)
-    result = Exported(path, target, len(content), promised, None, (), None, len(images_NCHW), notes)
+    result = Exported(path, target, len(content), promised, None, (), None, notes)
     if profile.runtime:
-        result = _proven(result, model, content, images_NCHW, SESSIONS[profile.runtime], events or Events())
+        batches = labelled or (lambda: ((x_BCHW, None) for x_BCHW in images_NCHW.split(32)))
+        result = _proven(result, model, content, images_NCHW, batches, plain, events or Events())
         failed = failures(result)
         if failed and not force:
             raise ExportError(f"{path} was not written: {'; '.join(failed)}; --force writes it all the same")
         result = replace(result, notes=(*failed, *result.notes))
     write_files(path.parent, {path.name: content})
     return result
-
-
-def build(
-    graph: Graph,
-    weights: Mapping[str, Quantizer],
-    example_BCHW: torch.Tensor,
-    metadata: Mapping[str, str],
-    signed: bool = False,
-) -> bytes:
-    """Return the checked ONNX file of a student graph; raise ExportError where a site has no lowering."""
-    lowered = lower(graph, weights, signed)
-    model = to_onnx(lowered.module, example_BCHW, lowered.weight_codes, tensor_names(graph))
-    model.metadata_props.update(metadata)
-    proto = ir.to_proto(model)
-    try:
-        onnx.checker.check_model(proto, full_check=True)
-    except onnx.checker.ValidationError as error:
-        raise ExportError(f"the exported graph is not valid ONNX, please report it: {error}") from error
-    content: bytes = proto.SerializeToString()
-    return content
 
 
 def promises(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile) -> tuple[int, tuple[str, ...]]:
@@ -146,19 +132,7 @@ def failures(result: Exported) -> list[str]:
         lines.append(f"{100 * flips.flipped:.2g} % of the codes in segment '{flips.name}' differ ({100 * FLIPPED:g} %)")
     if result.integer_products is not None and result.integer_products < result.promised:
         lines.append(f"{result.integer_products} of {result.promised} promised products run in integer kernels")
-    return lines
-
-
-def properties(model: "QuantizedModel", target: str) -> dict[str, str]:
-    """Return what the file says about itself: where it is from, and the preprocessing of its input."""
-    config = model.config
-    return {
-        "vitq.target": target,
-        "vitq.bits": config.bits,
-        "vitq.model": str(config.source.get("name", "model")),
-        "vitq.recipe": str(config.recipe.get("name", "recipe")),
-        "vitq.preprocessing": json.dumps(config.preprocessing),
-    }
+    return lines + ([] if result.end is None else complaints(result.end))
 
 
 def _proven(
@@ -166,12 +140,12 @@ def _proven(
     model: "QuantizedModel",
     content: bytes,
     images_NCHW: torch.Tensor,
-    session: Callable[..., Session],
+    batches: Batches,
+    floating: Floating | None,
     events: Events,
 ) -> Exported:
+    session = SESSIONS[result.target]
     whole = session(content)
     segments = prove(content, model.graph, images_NCHW, session, events)
-    simulated = torch.cat([model(x).argmax(-1) for x in images_NCHW.split(32)])
-    got = torch.cat([whole(x)[0].argmax(-1) for x in images_NCHW.split(32)])
-    agreement = 100 * float((simulated == got).float().mean())
-    return replace(result, integer_products=whole.integer_products(), segments=segments, agreement=agreement)
+    end = compare(model, whole, batches, floating)
+    return replace(result, integer_products=whole.integer_products(), segments=segments, end=end)

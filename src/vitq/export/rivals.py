@@ -42,11 +42,15 @@ def onnxruntime_static(content: bytes, images_NCHW: torch.Tensor) -> bytes:
         return result.read_bytes()
 
 
-def nncf_static(content: bytes, images_NCHW: torch.Tensor) -> Any:
-    """Return NNCF's INT8 quantization of ``content`` for OpenVINO, as a model; None where NNCF is not installed."""
+def nncf_static(content: bytes, images_NCHW: torch.Tensor) -> tuple[bytes, bytes] | None:
+    """Return NNCF's INT8 quantization of ``content`` as OpenVINO's pair of files; None where NNCF is not installed."""
     if find_spec("nncf") is None:
         return None
     nncf, ov = require("nncf"), require("openvino")
-    model = ov.Core().read_model(content)
     data = nncf.Dataset([x.numpy() for x in images_NCHW.split(1)])
-    return nncf.quantize(model, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(images_NCHW))
+    transformer = nncf.ModelType.TRANSFORMER
+    model = nncf.quantize(ov.Core().read_model(content), data, model_type=transformer, subset_size=len(images_NCHW))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.xml"
+        ov.save_model(model, str(path), compress_to_fp16=False)
+        return path.read_bytes(), path.with_suffix(".bin").read_bytes()

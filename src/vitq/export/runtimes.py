@@ -15,6 +15,8 @@ from vitq.errors import ExportError
 
 INTEGER_OPS = ("MatMulIntegerToFloat", "QGemm", "QLinearMatMul", "MatMulInteger")
 
+Content = bytes | tuple[bytes, bytes]
+"""A model file: ONNX, or OpenVINO's own pair of graph and weights."""
 
 Inputs = torch.Tensor | Mapping[str, torch.Tensor]
 """The images, or tensors by name."""
@@ -33,7 +35,7 @@ class Session(Protocol):
 class OnnxRuntime:
     """A session of ONNX Runtime on the CPU."""
 
-    def __init__(self, content: bytes, threads: int = 0) -> None:
+    def __init__(self, content: Content, threads: int = 0) -> None:
         ort = require("onnxruntime")
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -62,9 +64,10 @@ class OnnxRuntime:
 class OpenVino:
     """A model compiled by OpenVINO for the CPU; ``bfloat16`` lets it use that where it likes."""
 
-    def __init__(self, content: Any, threads: int = 0, bfloat16: bool = False) -> None:
+    def __init__(self, content: Content, threads: int = 0, bfloat16: bool = False) -> None:
         ov = require("openvino")
         core = ov.Core()
+        graph, weights = content if isinstance(content, tuple) else (content, None)
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
@@ -72,7 +75,8 @@ class OpenVino:
         }
         if threads:
             options["INFERENCE_NUM_THREADS"] = str(threads)
-        model = core.read_model(content) if isinstance(content, bytes) else content
+        held = None if weights is None else ov.Tensor(np.frombuffer(weights, np.uint8))
+        model = core.read_model(graph) if held is None else core.read_model(graph, held)
         self.model = core.compile_model(model, "CPU", options)
 
     def __call__(self, inputs: Inputs) -> list[torch.Tensor]:
@@ -92,6 +96,13 @@ class OpenVino:
 
 
 SESSIONS: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
+
+
+def compile_content(runtime: str, content: Content, threads: int = 0, bfloat16: bool = False) -> Session:
+    """Compile ``content`` for the CPU; ``bfloat16`` is OpenVINO's to use and changes nothing in ONNX Runtime."""
+    if runtime == "openvino":
+        return OpenVino(content, threads, bfloat16)
+    return OnnxRuntime(content, threads)
 
 
 def _arrays(inputs: Inputs, name: str) -> dict[str, np.ndarray[Any, Any]]:

@@ -7,7 +7,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from vitq.report.units import number, percent, size
+from vitq.report.units import memory, number, percent, size
 
 if TYPE_CHECKING:
     from vitq.export import Exported
@@ -23,11 +23,18 @@ def export_table(result: "Exported") -> Table:
     table.add_column("largest error", justify="right")
     for proof in result.segments:
         table.add_row(escape(proof.name), str(proof.sites), f"{100 * proof.flipped:.2g} %", number(proof.error))
-    if result.agreement is None:
+    end = result.end
+    if end is None:
         table.caption = "not run: no runtime for this target here"
         return table
     kernels = f"{result.integer_products} products in integer kernels ({result.promised} promised)"
-    table.caption = f"{kernels}; top-1 agrees with the simulation on {result.agreement:.1f} % of {result.images} images"
+    lines = [f"{kernels}; top-1 agrees with the simulation on {end.agreement:.1f} % of {end.images} images"]
+    if end.top1 is not None:
+        lines.append(f"top-1 of the file {percent(end.top1)}, of the simulation {percent(end.simulated_top1)}")
+    if end.floating_error is not None:
+        accuracy = "" if end.floating_top1 is None else f"top-1 {percent(end.floating_top1)}, "
+        lines.append(f"floating-point file: {accuracy}{number(end.floating_error)} off the model itself")
+    table.caption = "\n".join(lines)
     return table
 
 
@@ -38,7 +45,7 @@ def bench_table(rows: Sequence["Measured"], threads: int) -> Table:
     table.add_column("runtime", no_wrap=True)
     table.add_column("model", no_wrap=True)
     batches = list(rows[0].milliseconds) if rows else []
-    for header in (*(f"batch {batch}" for batch in batches), "top-1", "file", "integer products"):
+    for header in (*(f"batch {batch}" for batch in batches), "top-1", "file", "memory", "integer products"):
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows:
         times = [f"{row.milliseconds[batch]:.1f} ({row.ratios[batch]:.2f})" for batch in batches]
@@ -47,7 +54,8 @@ def bench_table(rows: Sequence["Measured"], threads: int) -> Table:
             escape(row.name),
             *times,
             percent(row.top1),
-            size(row.size_bytes or None),
+            size(row.size_bytes),
+            memory(row.memory_bytes),
             str(row.integer_products),
         )
     return table

@@ -1,0 +1,73 @@
+"""The end-to-end half of a proof: classes and accuracy of the file, of its simulation and of floating point."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+
+from vitq.export.runtimes import Session
+from vitq.measure import Forward, measure
+
+Batches = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor | None]]]
+"""Gives (x_BCHW, labels_B or None) anew each time."""
+
+AGREEMENT, DROP, FLOATING_ERROR = 90.0, 1.0, 1e-3
+"""Bounds: least agreement with the simulation in percent, top-1 points below it, error of the floating-point file."""
+
+
+@dataclass(frozen=True)
+class EndToEnd:
+    """``agreement`` of the file's top-1 with the simulation's in percent, and top-1 of both where there are labels.
+
+    ``floating_top1`` is that of the floating-point file, ``floating_error`` the largest relative error of its logits;
+    None without that model.
+    """
+
+    images: int
+    agreement: float
+    top1: float | None
+    simulated_top1: float | None
+    floating_top1: float | None = None
+    floating_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Floating:
+    """The floating-point model, and the session of its file."""
+
+    forward: Forward
+    session: Session
+
+
+@torch.no_grad()
+def compare(simulated: Forward, file: Session, batches: Batches, floating: Floating | None = None) -> EndToEnd:
+    """Run all of them over the same images."""
+    device = torch.device("cpu")
+    expected, classes_N = measure(simulated, batches(), device)
+    got, _ = measure(lambda x_BCHW: file(x_BCHW)[0], batches(), device, classes_N)
+    assert got.agreement is not None
+    result = EndToEnd(got.images, got.agreement, got.top1, expected.top1)
+    if floating is None:
+        return result
+    session, errors = floating.session, list[float]()
+
+    def logits(x_BCHW: torch.Tensor) -> torch.Tensor:
+        y_BK, expected_BK = session(x_BCHW)[0], floating.forward(x_BCHW)
+        errors.append(float(((y_BK - expected_BK).norm(dim=1) / expected_BK.norm(dim=1).clamp(min=1e-12)).max()))
+        return y_BK
+
+    plain, _ = measure(logits, batches(), device)
+    return EndToEnd(got.images, got.agreement, got.top1, expected.top1, plain.top1, max(errors))
+
+
+def complaints(result: EndToEnd) -> list[str]:
+    """Return what is out of bounds."""
+    lines: list[str] = []
+    if result.agreement < AGREEMENT:
+        lines.append(f"top-1 agrees with the simulation on {result.agreement:.1f} % of the images ({AGREEMENT:g} %)")
+    if result.top1 is not None and result.simulated_top1 is not None and result.top1 < result.simulated_top1 - DROP:
+        lines.append(f"top-1 is {result.top1:.1f}, the simulation's {result.simulated_top1:.1f} (bound {DROP:g} below)")
+    if result.floating_error is not None and result.floating_error > FLOATING_ERROR:
+        error, bound = result.floating_error, FLOATING_ERROR
+        lines.append(f"the floating-point file is {error:.2g} off the model itself (bound {bound:g})")
+    return lines

@@ -1,0 +1,51 @@
+"""From a student graph to the bytes of a checked ONNX file."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import onnx
+import onnx_ir as ir
+import torch
+
+from vitq.errors import ExportError
+from vitq.export.emit import to_onnx
+from vitq.export.lower import lower
+from vitq.export.parity import tensor_names
+from vitq.graph import Graph
+from vitq.quantizers import Quantizer
+
+if TYPE_CHECKING:
+    from vitq.quantized import QuantizedModel
+
+
+def build(
+    graph: Graph,
+    weights: Mapping[str, Quantizer],
+    example_BCHW: torch.Tensor,
+    metadata: Mapping[str, str],
+    signed: bool = False,
+) -> bytes:
+    """Return the checked ONNX file of a student graph; raise ExportError where a site has no lowering."""
+    lowered = lower(graph, weights, signed)
+    model = to_onnx(lowered.module, example_BCHW, lowered.weight_codes, tensor_names(graph))
+    model.metadata_props.update(metadata)
+    proto = ir.to_proto(model)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the exported graph is not valid ONNX, please report it: {error}") from error
+    content: bytes = proto.SerializeToString()
+    return content
+
+
+def properties(model: "QuantizedModel", target: str) -> dict[str, str]:
+    """Return what the file says about itself: where it is from, and the preprocessing of its input."""
+    config = model.config
+    return {
+        "vitq.target": target,
+        "vitq.bits": config.bits,
+        "vitq.model": str(config.source.get("name", "model")),
+        "vitq.recipe": str(config.recipe.get("name", "recipe")),
+        "vitq.preprocessing": json.dumps(config.preprocessing),
+    }
