@@ -1,21 +1,48 @@
 """Measure exported files: speed against floating point and the runtimes' own int8, size, and accuracy of the file.
 
-    python benchmarks/deploy.py run --data ../shared/data --bits w8a8 w4a8
-    python benchmarks/deploy.py run --data ../shared/data --models vit_base_patch16_224 --random
+    python benchmarks/deploy.py run --data ../shared/data --runs /tmp/runs
+    python benchmarks/deploy.py run --data ../shared/data --runs /tmp/runs --random --models vit_base_patch16_224
     python benchmarks/deploy.py table
 
-Every model is quantized at each bit-width for a target, then all files run interleaved in one process; rows go to a
-JSONL file. With ``--random`` weights are random: speed only.
+Every model is quantized at each bit-width for a target into the folder of --runs (what is there already is taken), then
+all files run interleaved in one process; rows go to a JSONL file. With ``--random`` weights are random: speed only. The
+ceiling is what PyTorch's int8 matrix product alone reaches right after, on this machine and as many threads.
 """
 
 import argparse
 import json
-import tempfile
+import time
 from pathlib import Path
 
+import torch
 from command import vitq
 
+import vitq as library
+from vitq.graph.ops import LINEAR, is_op, value
+
 RESULTS = Path(__file__).parent / "results" / "deploy.jsonl"
+
+
+def ceiling(threads: int, size: int = 2048, rounds: int = 20) -> float:
+    """Return the best rate of an int8 matrix product, in 1e9 operations a second."""
+    torch.set_num_threads(threads)
+    a, b = (torch.randint(-128, 127, (size, size), dtype=torch.int8) for _ in range(2))
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        torch._int_mm(a, b)
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / min(times) / 1e9
+
+
+def operations(run: Path) -> float:
+    """Return the operations of a model's linears for one image, in 1e9."""
+    total = 0
+    for node in library.load(run).graph.module.graph.nodes:
+        if is_op(node, LINEAR):
+            rows = value(node).shape[1:-1].numel()
+            total += 2 * rows * value(node.args[1]).numel()
+    return total / 1e9
 
 
 def run(options: argparse.Namespace) -> None:
@@ -24,21 +51,27 @@ def run(options: argparse.Namespace) -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     for model in options.models:
         weights = "random" if options.random else str(options.data / "weights" / f"{model}.safetensors")
-        with tempfile.TemporaryDirectory() as folder:
-            for bits in options.bits:
+        runs = [options.runs / f"{model}-{options.target}" / bits for bits in options.bits]
+        for path, bits in zip(runs, options.bits, strict=True):
+            if not (path / "config.json").exists():
                 vitq(
                     *("quantize", model, "--weights", weights, "--crop-pct", "0.875", "--images", str(calibration)),
                     *("--recipe", options.recipe, "--bits", bits, "--limit", str(options.limit)),
-                    *("--target", options.target, "--out", f"{folder}/{bits}"),
+                    *("--target", options.target, "--out", str(path)),
                 )
-            runs = [f"{folder}/{bits}" for bits in options.bits]
-            judged = [] if options.random else ["--validation", str(validation)]
-            sizes = [x for batch in options.batches for x in ("--batch", str(batch))]
-            more = ("--threads", str(options.threads), "--rounds", str(options.rounds))
-            result = vitq("bench", *runs, "--images", str(calibration), *judged, *more, *sizes)
+        if options.only_quantize:
+            continue
+        judged = [] if options.random else ["--validation", str(validation)]
+        sizes = [x for batch in options.batches for x in ("--batch", str(batch))]
+        more = ("--threads", str(options.threads), "--rounds", str(options.rounds))
+        source = ("--floating", model, "--weights", weights)
+        result = vitq("bench", *map(str, runs), "--images", str(calibration), *judged, *more, *sizes, *source)
+        about = {
+            **{"model": model, "random": options.random, "threads": options.threads, "target": options.target},
+            **{"ceiling_gops": ceiling(options.threads), "linear_gop": operations(runs[0])},
+        }
         with RESULTS.open("a") as file:
             for row in result["rows"]:
-                about = {"model": model, "random": options.random, "threads": options.threads, "target": options.target}
                 file.write(json.dumps({**about, **row}) + "\n")
         print(f"{model}: {len(result['rows'])} rows", flush=True)
 
@@ -46,17 +79,26 @@ def run(options: argparse.Namespace) -> None:
 def table(_: argparse.Namespace) -> None:
     """Print the results as Markdown."""
     rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    for model in dict.fromkeys(row["model"] for row in rows):
-        mine = [row for row in rows if row["model"] == model]
+    for model, threads in dict.fromkeys((row["model"], row["threads"]) for row in rows):
+        mine = [row for row in rows if (row["model"], row["threads"]) == (model, threads)]
+        ceiling_gops, linear_gop = mine[0]["ceiling_gops"], mine[0]["linear_gop"]
         batches = list(mine[0]["milliseconds"])
-        print(f"\n### {model}, {mine[0]['threads']} thread(s)\n")
-        headers = [*(f"batch {b}, ms (times float32)" for b in batches), "top-1 of the file", "MB", "integer products"]
+        floor = ", ".join(f"{1e3 * int(b) * linear_gop / ceiling_gops:.1f} ms at batch {b}" for b in batches)
+        print(f"\n### {model}, {threads} thread(s)\n")
+        print(f"The linears alone at the int8 ceiling of {ceiling_gops:.0f} GOPS: {floor}.\n")
+        headers = [
+            *(f"batch {b}, ms (times float32)" for b in batches),
+            "top-1 of the file",
+            "MB",
+            "memory, MiB",
+            "integer products",
+        ]
         print(f"| runtime | model | {' | '.join(headers)} |\n|---|---|{'---|' * len(headers)}")
         for row in mine:
             times = [f"{row['milliseconds'][b]:.1f} ({row['ratios'][b]:.2f})" for b in batches]
             top1 = "–" if row["top1"] is None else f"{row['top1']:.1f}"
-            size = f"{row['size_bytes'] / 1e6:.1f}" if row["size_bytes"] else "–"
-            cells = [row["runtime"], row["name"], *times, top1, size, str(row["integer_products"])]
+            size, memory = f"{row['size_bytes'] / 1e6:.1f}", f"{row['memory_bytes'] / 2**20:.0f}"
+            cells = [row["runtime"], row["name"], *times, top1, size, memory, str(row["integer_products"])]
             print(f"| {' | '.join(cells)} |")
 
 
@@ -66,6 +108,8 @@ def main() -> None:
     verbs = parser.add_subparsers(required=True)
     runner = verbs.add_parser("run", help="measure models")
     runner.add_argument("--data", type=Path, required=True)
+    runner.add_argument("--runs", type=Path, required=True, help="where artifacts are, or are put")
+    runner.add_argument("--only-quantize", action="store_true", help="make the artifacts, measure nothing")
     runner.add_argument("--models", nargs="+", default=["deit_tiny_patch16_224", "vit_tiny_patch16_224"])
     runner.add_argument("--random", action="store_true")
     runner.add_argument("--bits", nargs="+", default=["w8a8", "w4a8", "w4a4", "w3a3"])

@@ -1,15 +1,47 @@
 """What all tests share: real data where it is present, and one thread each when tests run in parallel."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
+
+from vitq.models.torchvision_shim import ensure_torchvision
+
+TINY: dict[str, tuple[str, dict[str, Any]]] = {
+    "vit": (
+        "vit_tiny_patch16_224",
+        {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3},
+    ),
+    "swin": (
+        "swin_tiny_patch4_window7_224",
+        {"img_size": 32, "window_size": 4, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)},
+    ),
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., nn.Module]:
+    """Return a function that makes a small "vit" or "swin": x_BCHW of 3x32x32 to 10 logits, always the same weights."""
+
+    def make(family: str, **options: Any) -> nn.Module:
+        ensure_torchvision()
+        import timm
+
+        name, own = TINY[family]
+        torch.manual_seed(0)
+        model: nn.Module = timm.create_model(name, num_classes=10, **{**own, **options})
+        return model
+
+    return make
 
 
 @pytest.fixture(scope="session")

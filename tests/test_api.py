@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 import vitq
-from vitq.errors import ArtifactError, DataError, ModelError, RecipeError, ResumeError
-from vitq.models.torchvision_shim import ensure_torchvision
+from vitq.errors import ArtifactError, DataError, ExportError, ModelError, RecipeError, ResumeError
 from vitq.quantizers import packed_size
 from vitq.recipes import list_recipes, load_recipe
 from vitq.store import Store
@@ -21,14 +20,8 @@ QUICK = {"reconstruct.steps": 4, "reconstruct.batch": 8, "reconstruct.held_out":
 
 
 @pytest.fixture(scope="module")
-def vit() -> nn.Module:
-    ensure_torchvision()
-    import timm
-
-    torch.manual_seed(0)
-    options: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
-    model: nn.Module = timm.create_model("vit_tiny_patch16_224", num_classes=10, **options)
-    return model
+def vit(tiny: Callable[..., nn.Module]) -> nn.Module:
+    return tiny("vit")
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +42,15 @@ def quantize(vit: nn.Module, images: torch.Tensor) -> Callable[..., vitq.Quantiz
 
 
 @pytest.fixture(scope="module")
-def swin() -> nn.Module:
-    ensure_torchvision()
-    import timm
+def swin(tiny: Callable[..., nn.Module]) -> nn.Module:
+    return tiny("swin")
 
-    torch.manual_seed(0)
-    options: dict[str, Any] = {"img_size": 32, "window_size": 4, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)}
-    model: nn.Module = timm.create_model("swin_tiny_patch4_window7_224", num_classes=10, **options)
-    return model
+
+def test_a_target_has_a_scope_of_its_own(quantize: Callable[..., vitq.QuantizedModel]) -> None:
+    assert quantize(target="openvino", bits="w8a8").config.scope == "deploy"
+    assert quantize(target="openvino", scope="deploy").config.scope == "deploy"
+    with pytest.raises(ExportError, match="give one of them"):
+        quantize(target="openvino", scope="paper")
 
 
 @pytest.mark.parametrize("recipe", [recipe.name for recipe in list_recipes()])

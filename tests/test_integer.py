@@ -1,6 +1,6 @@
 """The integer executor computes what the simulation does."""
 
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,20 +9,13 @@ from torch import nn
 import vitq
 from vitq.errors import ArtifactError, ExportError
 from vitq.integer import IntegerLinear, int_mm, integer_graph
-from vitq.models.torchvision_shim import ensure_torchvision
 
 IMAGES = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="module")
-def vit() -> nn.Module:
-    ensure_torchvision()
-    import timm
-
-    torch.manual_seed(0)
-    options: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
-    model: nn.Module = timm.create_model("vit_tiny_patch16_224", num_classes=10, **options)
-    return model
+def vit(tiny: Callable[..., nn.Module]) -> nn.Module:
+    return tiny("vit")
 
 
 @pytest.mark.parametrize("recipe", ["rtn", "repq"])

@@ -17,11 +17,12 @@ from vitq.bits import Bits
 from vitq.calibrate import Insert
 from vitq.config import ArtifactConfig
 from vitq.data import load_batches, load_labelled, open_images
-from vitq.errors import ArtifactError
+from vitq.devices import choose_device, peak_memory
+from vitq.errors import ArtifactError, ExportError
 from vitq.events import Events
 from vitq.graph import Graph
-from vitq.inputs import capture_checked, choose_device, draw_images, load_source
-from vitq.measure import Metrics, measure, peak_memory
+from vitq.inputs import capture_checked, draw_images, load_source
+from vitq.measure import Metrics, measure
 from vitq.models import LoadedModel, Preprocessing
 from vitq.pipeline import run_steps, segment_errors
 from vitq.quantized import COSTS, QuantizedModel, as_mapping, load
@@ -41,7 +42,7 @@ def quantize(
     recipe: str | Path = "mgrq",
     bits: str | Bits = "w4a4",
     budget: str = "quick",
-    scope: str = "paper",
+    scope: str | None = None,
     target: str | None = None,
     weights: str | Path | None = None,
     num_classes: int | None = None,
@@ -61,18 +62,21 @@ def quantize(
 
     ``model`` is a timm name, a Hugging Face id or folder, or a module x_BCHW -> logits_BK, which is not changed.
     ``images`` is a folder, an ``.npz``, a preprocessed tensor x_NCHW or an iterable; ``validation`` likewise, with
-    labels. ``bits`` reads "w4a4"; ``target`` calibrates for a target of ``QuantizedModel.export``; ``overrides``
+    labels. ``bits`` reads "w4a4"; ``scope`` is "paper" (the default) or "deploy"; ``target`` calibrates for a target of
+    ``QuantizedModel.export``, which has a scope of its own; ``overrides``
     changes recipe options ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is checkpointed there, its
     artifact saved, and ``resume`` continues it after a kill.
     Raises a VitqError that names what is wrong with model, images, recipe or folder.
     """
     began = time.monotonic()
     wanted = bits if isinstance(bits, Bits) else Bits.parse(bits)
-    chosen: dict[str, Any] = {"insert.scope": scope}
+    chosen: dict[str, Any] = {"insert.scope": scope or "paper"}
     if target is not None:
         chosen |= profile_of(target).overrides
+        if scope not in (None, chosen["insert.scope"]):
+            raise ExportError(f"target '{target}' is of scope {chosen['insert.scope']}, not {scope}; give one of them")
     plan = load_recipe(recipe, budget=budget, overrides={**chosen, **(overrides or {})})
-    scope = next(step.scope for step in plan.steps if isinstance(step, Insert))
+    taken = next(step.scope for step in plan.steps if isinstance(step, Insert))
     folder = None if out is None else Path(out)
     finished = folder is not None and (folder / "config.json").exists() and not overwrite
     if finished and not resume:
@@ -82,7 +86,7 @@ def quantize(
     with Events(None if folder is None else folder / "events.jsonl", console=progress) as events:
         loaded = load_source(model, weights, num_classes, preprocessing)
         loaded, x_NCHW = draw_images(loaded, images, preprocessing is None, limit, views, seed, events)
-        about = _about(loaded, x_NCHW, plan, wanted, scope, seed)
+        about = _about(loaded, x_NCHW, plan, wanted, taken, seed)
         if folder is not None and finished:
             return _finished(folder, about, place)
         store = Store(None if folder is None else folder / "checkpoints", about.model_dump(mode="json"), resume)

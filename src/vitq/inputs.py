@@ -1,4 +1,4 @@
-"""What a verb starts from: a model, calibration images, a device."""
+"""What a verb starts from: a model and calibration images."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vitq.data import draw_calibration, open_images
-from vitq.errors import DataError, GraphError
+from vitq.errors import GraphError
 from vitq.events import Events
 from vitq.graph import Graph, capture
 from vitq.models import LoadedModel, Preprocessing, load_model
@@ -58,17 +58,3 @@ def draw_images(
     source = open_images(images)
     x_NCHW = draw_calibration(source, loaded.preprocessing, limit=limit, views=views, seed=seed, warn=events.warn)
     return loaded, x_NCHW
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device called ``name`` ("auto": CUDA where there is one, else the CPU); DataError if it is missing."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(name)
-        torch.zeros(1, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise DataError(
-            f"device '{name}' is not available: {str(error).splitlines()[0]}; 'vitq doctor' lists devices"
-        ) from error
-    return place

@@ -1,10 +1,7 @@
-"""Accuracy of a model, in percent, how often it agrees with another, and what it costs in memory."""
+"""Accuracy of a model, in percent, and how often it agrees with another."""
 
-import resource
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -53,16 +50,3 @@ def measure(
 
 def _percent(hit_N: torch.Tensor) -> float:
     return 100 * float(hit_N.double().mean())
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the peak memory of this process in bytes, on the GPU too if there is one."""
-    return _peak_resident() + (torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0)
-
-
-def _peak_resident() -> int:
-    """Linux's own count where there is one: getrusage's starts with what the parent process held at the fork."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return next(1024 * int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from vitq.bits import Bits
+from vitq.devices import choose_device
 from vitq.errors import RecipeError
 from vitq.events import Events
-from vitq.inputs import capture_checked, choose_device, draw_images, load_source
+from vitq.inputs import capture_checked, draw_images, load_source
 from vitq.models import LoadedModel, Preprocessing
 from vitq.pipeline import apply_steps
 from vitq.recipes import load_recipe

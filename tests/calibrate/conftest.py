@@ -1,7 +1,6 @@
 """Tiny models and runs that the tests of calibration share."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from torch import nn
 
 from vitq.bits import Bits
 from vitq.graph import Graph, capture
-from vitq.models.torchvision_shim import ensure_torchvision
 from vitq.run import Run
 
 MakeRun = Callable[..., Run]
@@ -28,15 +26,9 @@ def lively(model: nn.Module) -> nn.Module:
 
 
 @pytest.fixture(scope="session")
-def vit() -> Graph:
+def vit(tiny: Callable[..., nn.Module]) -> Graph:
     """A ViT of width 48 and depth 2 on 32x32 images."""
-    ensure_torchvision()
-    import timm
-
-    torch.manual_seed(0)
-    options: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=10, **options)
-    return capture(lively(model), torch.zeros(2, 3, 32, 32))
+    return capture(lively(tiny("vit")), torch.zeros(2, 3, 32, 32))
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_defaults(vitq_cli: Any, api: Any) -> None:
         "mgrq",
         "w4a4",
         "quick",
-        "paper",
+        None,
     )
     assert (options["limit"], options["views"], options["seed"], options["device"]) == (1000, 1, 0, "auto")
     assert options["overrides"] == {}

@@ -1,9 +1,10 @@
 """The benchmark on a tiny model: every contender is measured, and accuracy is that of the file."""
 
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -13,16 +14,10 @@ from vitq.errors import ExportError
 from vitq.export.bench import bench
 from vitq.export.footprint import footprint
 from vitq.models import load_model
-from vitq.models.torchvision_shim import ensure_torchvision
 
 
-def test_floating_point_artifacts_and_rivals_stand_side_by_side() -> None:
-    ensure_torchvision()
-    import timm
-
-    torch.manual_seed(0)
-    options: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3}
-    vit = timm.create_model("vit_tiny_patch16_224", num_classes=10, **options)
+def test_floating_point_artifacts_and_rivals_stand_side_by_side(tiny: Callable[..., nn.Module]) -> None:
+    vit = tiny("vit", depth=1)
     images = torch.randn(16, 3, 32, 32)
     model = vitq.quantize(vit, images, recipe="rtn", bits="w8a8", target="openvino", progress=False)
     labels = model(images).argmax(-1)

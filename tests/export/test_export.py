@@ -15,30 +15,13 @@ onnx = pytest.importorskip("onnx")
 import vitq  # noqa: E402
 from vitq.errors import ExportError  # noqa: E402
 from vitq.export import export  # noqa: E402
-from vitq.models.torchvision_shim import ensure_torchvision  # noqa: E402
 
 RUNTIMES = ("onnxruntime", "openvino")
 
 
 @pytest.fixture(scope="module")
-def models() -> dict[str, nn.Module]:
-    ensure_torchvision()
-    import timm
-
-    torch.manual_seed(0)
-    vit = timm.create_model(
-        "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, num_classes=10
-    )
-    swin = timm.create_model(
-        "swin_tiny_patch4_window7_224",
-        img_size=32,
-        window_size=4,
-        embed_dim=24,
-        depths=(1, 1),
-        num_heads=(2, 4),
-        num_classes=10,
-    )
-    return {"vit": vit, "swin": swin}
+def models(tiny: Callable[..., nn.Module]) -> dict[str, nn.Module]:
+    return {"vit": tiny("vit"), "swin": tiny("swin", depths=(1, 1))}
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,15 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from vitq.bits import Bits
 from vitq.calibrate import Calibrate, Insert
 from vitq.events import Events
 from vitq.graph import Graph, capture
-from vitq.models.torchvision_shim import ensure_torchvision
 from vitq.run import Run
 from vitq.store import Store
 
@@ -16,25 +17,28 @@ IMAGES = 48
 
 
 @pytest.fixture(scope="session")
-def teachers() -> dict[str, Graph]:
-    ensure_torchvision()
-    import timm
-
-    torch.manual_seed(0)
-    vit = timm.create_model(
-        "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, num_classes=10
-    )
-    swin = timm.create_model(
-        "swin_tiny_patch4_window7_224",
-        img_size=32,
-        window_size=4,
-        embed_dim=24,
-        depths=(2, 2),
-        num_heads=(2, 4),
-        num_classes=10,
-    )
+def teachers(tiny: Callable[..., nn.Module]) -> dict[str, Graph]:
     x_BCHW = torch.randn(2, 3, 32, 32)
-    return {"vit": capture(vit, x_BCHW), "swin": capture(swin, x_BCHW)}
+    return {family: capture(tiny(family), x_BCHW) for family in ("vit", "swin")}
+
+
+@pytest.fixture
+def kill_after() -> Callable[[Run, int], list[str]]:
+    """Return a function that makes a run stop as if killed after so many checkpoints, and gives their keys."""
+
+    def arm(run: Run, count: int) -> list[str]:
+        save, saved = run.store.save, list[str]()
+
+        def save_then_die(key: str, *rest: Any) -> None:
+            save(key, *rest)
+            saved.append(key)
+            if len(saved) == count:
+                raise KeyboardInterrupt
+
+        run.store.save = save_then_die  # type: ignore[method-assign]
+        return saved
+
+    return arm
 
 
 @pytest.fixture

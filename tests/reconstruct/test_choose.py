@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+import vitq
 from vitq.errors import RecipeError
 from vitq.graph import Graph
-from vitq.models.torchvision_shim import ensure_torchvision
 from vitq.reconstruct import Reconstruct
 from vitq.reconstruct.outliers import Outliers, outlier_profile
 from vitq.reconstruct.slicings import adaptive, candidates
@@ -73,25 +74,17 @@ def test_forced_to_one_block_it_is_block_reconstruction(make_run: Callable[..., 
 
 
 def test_the_best_trial_is_reconstructed_and_a_resumed_run_repeats_none(
-    make_run: Callable[..., Run], tmp_path: Path
+    make_run: Callable[..., Run], kill_after: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     step = Reconstruct.model_validate({**QUICK, "choose": CHOOSE})
     whole = make_run()
     step.apply(whole)
 
     killed = make_run(store=tmp_path / "run")
-    save, saved = killed.store.save, []
-
-    def save_then_die(*args: object) -> None:
-        save(*args)  # type: ignore[arg-type]
-        saved.append(args[0])
-        if len(saved) == 2:
-            raise KeyboardInterrupt
-
-    killed.store.save = save_then_die  # type: ignore[method-assign,assignment]
+    saved = kill_after(killed, 2)
     with pytest.raises(KeyboardInterrupt):
         step.apply(killed)
-    assert all("trial" in str(key) for key in saved)
+    assert all("trial" in key for key in saved)
     resumed = make_run(store=tmp_path / "run", resume=True)
     step.apply(resumed)
     assert same(state(whole), state(resumed))
@@ -112,14 +105,10 @@ def test_too_few_images_to_choose(make_run: Callable[..., Run]) -> None:
         step.apply(make_run())
 
 
-def test_the_python_verb_measures_a_model_and_refuses_a_recipe_without_a_choice() -> None:
-    ensure_torchvision()
-    import timm
-
-    import vitq
-
-    options = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=10, **options)
+def test_the_python_verb_measures_a_model_and_refuses_a_recipe_without_a_choice(
+    tiny: Callable[..., nn.Module],
+) -> None:
+    model = tiny("vit")
     images = torch.randn(32, 3, 32, 32)
     overrides = {f"reconstruct.choose.{key}": value for key, value in CHOOSE.items()}
     overrides |= {"reconstruct.batch": 8, "reconstruct.held_out": 8}

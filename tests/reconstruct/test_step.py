@@ -84,21 +84,15 @@ def test_same_seed_same_result_other_seed_other_result(make_run: Callable[..., R
 
 
 @pytest.mark.parametrize("segments", [1, 3])
-def test_a_killed_run_resumes_to_the_same_bits(make_run: Callable[..., Run], tmp_path: Path, segments: int) -> None:
+def test_a_killed_run_resumes_to_the_same_bits(
+    make_run: Callable[..., Run], kill_after: Callable[..., list[str]], tmp_path: Path, segments: int
+) -> None:
     step = Reconstruct.model_validate({**MGRQ, "schedule": ["unit", "block"], "steps": 8})
     whole = make_run()
     step.apply(whole)
 
     killed = make_run(store=tmp_path / "run")
-    save, saved = killed.store.save, []
-
-    def save_then_die(*args: object) -> None:
-        save(*args)  # type: ignore[arg-type]
-        saved.append(args[0])
-        if len(saved) == segments:
-            raise KeyboardInterrupt
-
-    killed.store.save = save_then_die  # type: ignore[method-assign,assignment]
+    kill_after(killed, segments)
     with pytest.raises(KeyboardInterrupt):
         step.apply(killed)
 

@@ -33,9 +33,11 @@ def quantize(
         typer.Option(help="quick (minutes on a CPU) or full (for a GPU); what it means is in the recipe."),
     ] = "quick",
     scope: Annotated[
-        str,
-        typer.Option(help="Which tensors are quantized: paper (linears, convs, matmuls) or deploy (no matmuls)."),
-    ] = "paper",
+        str | None,
+        typer.Option(
+            help="Which tensors are quantized: paper (linears, convs, matmuls; the default) or deploy (no matmuls)."
+        ),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(help="Calibrate for a target of 'vitq export': scope deploy, symmetric weights."),

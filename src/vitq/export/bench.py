@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vitq.devices import supports_bfloat16
 from vitq.events import Events
 from vitq.export.baseline import baseline
 from vitq.export.build import build, properties
@@ -16,7 +17,6 @@ from vitq.export.rivals import nncf_static, onnxruntime_static
 from vitq.export.runtimes import SESSIONS, Content, Session, compile_content, runtime_version
 from vitq.graph import Graph
 from vitq.models import LoadedModel
-from vitq.reconstruct.activations import supports_bfloat16
 
 if TYPE_CHECKING:
     from vitq.quantized import QuantizedModel

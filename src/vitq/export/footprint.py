@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
+from vitq.devices import peak_memory
 from vitq.errors import ExportError
 from vitq.export.runtimes import Content, compile_content, require
-from vitq.measure import peak_memory
 
 
 def footprint(runtime: str, content: Content, x_BCHW: torch.Tensor, threads: int, bfloat16: bool) -> int:

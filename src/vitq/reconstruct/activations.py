@@ -11,13 +11,6 @@ from vitq.graph import Graph, Span
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
-def supports_bfloat16(device: torch.device) -> bool:
-    """Tell whether ``device`` multiplies bfloat16 matrices in hardware."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
 @torch.no_grad()
 def forward_all(module: nn.Module | Forward, x_N: torch.Tensor, device: torch.device, batch: int = 64) -> torch.Tensor:
     """Run ``module`` over all N inputs in chunks of ``batch`` on ``device``; the result has x's dtype and home.

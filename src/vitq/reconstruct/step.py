@@ -7,11 +7,12 @@ from typing import Literal
 import torch
 from pydantic import Field
 
+from vitq.devices import supports_bfloat16
 from vitq.errors import RecipeError
 from vitq.graph import Span
 from vitq.graph.insert import set_attribute
 from vitq.quantizers import use_compiled_kernels, worth_compiling
-from vitq.reconstruct.activations import Pair, Prefix, first_output, forward_all, supports_bfloat16
+from vitq.reconstruct.activations import Pair, Prefix, first_output, forward_all
 from vitq.reconstruct.choose import Choice, Choose, choose
 from vitq.reconstruct.curvature import LOW_RANK, Weigh
 from vitq.reconstruct.objectives import BlockTerm, FeatureTerm, Fusion, LocalTerm, LogitsTerm, LowRankTerm, Term

@@ -1,0 +1,43 @@
+"""Devices: which one, what its hardware can do, how much memory was needed on it."""
+
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+from vitq.errors import DataError
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called ``name`` ("auto": CUDA where there is one, else the CPU); DataError if it is missing."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(name)
+        torch.zeros(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise DataError(
+            f"device '{name}' is not available: {str(error).splitlines()[0]}; 'vitq doctor' lists devices"
+        ) from error
+    return place
+
+
+def supports_bfloat16(device: torch.device) -> bool:
+    """Tell whether ``device`` multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the peak memory of this process in bytes, on the GPU too if there is one."""
+    return _peak_resident() + (torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0)
+
+
+def _peak_resident() -> int:
+    """Linux's own count where there is one: getrusage's starts with what the parent process held at the fork."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(1024 * int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
