@@ -20,6 +20,18 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
         "swin_tiny_patch4_window7_224",
         {"img_size": 32, "window_size": 4, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)},
     ),
+    "swinv2": (
+        "swinv2_tiny_window8_256",
+        {"img_size": 32, "window_size": 4, "embed_dim": 24, "depths": (1, 1), "num_heads": (2, 4)},
+    ),
+    "beit": (
+        "beit_base_patch16_224",
+        {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3},
+    ),
+    "levit": (
+        "levit_128s",
+        {"img_size": 32, "embed_dim": (32, 48), "num_heads": (2, 3), "key_dim": 8, "depth": (1, 1)},
+    ),
 }
 
 
@@ -30,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., nn.Module]:
-    """Return a function that makes a small "vit" or "swin": x_BCHW of 3x32x32 to 10 logits, always the same weights."""
+    """Return a function that makes a small model of TINY: x_BCHW of 3x32x32 to 10 logits, always the same weights."""
 
     def make(family: str, **options: Any) -> nn.Module:
         ensure_torchvision()

@@ -36,7 +36,7 @@ def test_the_sum_is_exact_at_the_ends_of_the_range() -> None:
     a.set_parameters(scale=torch.tensor(1.0), zero_point=torch.tensor(0.0))
     w.set_parameters(scale=torch.ones(2, 1), zero_point=torch.tensor([[0.0], [255.0]]))
     codes_OI = torch.tensor([[255], [0]], dtype=torch.uint8).expand(2, 2000)
-    y_TO = IntegerLinear(a, codes_OI, w, None)(x_TI)
+    y_TO = IntegerLinear(a, codes_OI, w)(x_TI)
     assert torch.equal(y_TO, torch.tensor([[1.0, -1.0], [0.0, 0.0]]) * 2000 * 255 * 255)
 
 

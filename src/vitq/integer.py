@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from vitq.errors import ExportError
 from vitq.graph import Graph
-from vitq.graph.ops import LINEAR, is_op
+from vitq.graph.ops import LINEAR, attribute, is_op
 from vitq.quantizers import Quantizer
 
 OFFSET = 128
@@ -16,14 +16,12 @@ OFFSET = 128
 
 
 class IntegerLinear(nn.Module):
-    """y = s_x s_w Σ (a - z_x) (w - z_w) + bias, the sum in integers: x_…I (floating point) to y_…O.
+    """y = s_x s_w Σ (a - z_x) (w - z_w), the sum in integers: x_…I (floating point) to y_…O.
 
     ``quantizer`` gives the codes a; weights are int8 codes w of shape (I, O), with a scale and zero point per O.
     """
 
-    def __init__(
-        self, quantizer: Quantizer, codes_OI: torch.Tensor, weight: Quantizer, bias_O: torch.Tensor | None
-    ) -> None:
+    def __init__(self, quantizer: Quantizer, codes_OI: torch.Tensor, weight: Quantizer) -> None:
         super().__init__()
         self.quantizer = quantizer
         parameters = weight.parameters_dict()
@@ -34,7 +32,6 @@ class IntegerLinear(nn.Module):
         self.register_buffer("scale_O", parameters["scale"].flatten().expand(outputs).clone())
         self.register_buffer("zero_O", zero_O.expand(outputs).clone())
         self.register_buffer("sum_O", w_IO.to(torch.int32).sum(0) - inputs * self.zero_O)
-        self.bias_O = bias_O
 
     w_IO: torch.Tensor
     scale_O: torch.Tensor
@@ -42,13 +39,12 @@ class IntegerLinear(nn.Module):
     sum_O: torch.Tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the linear's output in float32."""
+        """Return the product in float32."""
         a_TI, zero = self._codes(x.reshape(-1, x.shape[-1]))
         total_TO = int_mm(a_TI, self.w_IO)
         total_TO -= a_TI.to(torch.int32).sum(1, keepdim=True) * self.zero_O
         total_TO -= zero * self.sum_O
         y_TO = total_TO * (self.quantizer.scale * self.scale_O)
-        y_TO = y_TO if self.bias_O is None else y_TO + self.bias_O
         return y_TO.reshape(*x.shape[:-1], -1)
 
     def _codes(self, x_TI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,13 +84,12 @@ def integer_graph(graph: Graph, weights: Mapping[str, Quantizer]) -> tuple[fx.Gr
             reader = module.get_submodule(str(entry.target)) if entry.op == "call_module" else None
             if not isinstance(reader, Quantizer) or not reader.has_integer_values or quantizer.format.name != "affine":
                 continue
-            bias = linear.args[2] if len(linear.args) > 2 else None
-            bias_O = None if bias is None else module.get_parameter(str(bias.target))
-            tensor = module.get_parameter(str(source.target))
-            target = f"integer_{linear.name}"
-            module.add_submodule(target, IntegerLinear(reader, quantizer.encode(tensor), quantizer, bias_O))
+            target, tensor = f"integer_{linear.name}", attribute(module, str(source.target))
+            module.add_submodule(target, IntegerLinear(reader, quantizer.encode(tensor), quantizer))
             with module.graph.inserting_before(linear):
                 new = module.graph.call_module(target, (entry.args[0],))
+                if len(linear.args) > 2 and linear.args[2] is not None:
+                    new = module.graph.call_function(torch.ops.aten.add.Tensor, (new, linear.args[2]))
             linear.replace_all_uses_with(new)
             module.graph.erase_node(linear)
             count += 1

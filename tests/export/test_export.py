@@ -21,7 +21,13 @@ RUNTIMES = ("onnxruntime", "openvino")
 
 @pytest.fixture(scope="module")
 def models(tiny: Callable[..., nn.Module]) -> dict[str, nn.Module]:
-    return {"vit": tiny("vit"), "swin": tiny("swin", depths=(1, 1))}
+    models = {family: tiny(family) for family in ("vit", "swinv2", "beit", "levit")}
+    for module in models["levit"].modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return {**models, "swin": tiny("swin", depths=(1, 1))}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +61,17 @@ def test_every_bit_width_runs_in_integer_kernels_and_is_proven(
     assert max(proof.error for proof in result.segments) < 1e-5
     assert max(proof.flipped for proof in result.segments) < 1e-3
     assert (tmp_path / "m.onnx").stat().st_size == result.size_bytes
+
+
+@pytest.mark.parametrize("family", ["swinv2", "beit", "levit"])
+def test_shapes_from_the_images_joined_biases_and_two_heads(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, family: str
+) -> None:
+    model = quantized(family, "w8a8", target="openvino")
+    for target in RUNTIMES:
+        result = model.export(tmp_path / "m.onnx", images, target=target)
+        assert result.integer_products == result.promised > 4 and result.end.agreement == 100
+    torch.testing.assert_close(model.integer()(images), model(images), rtol=0.02, atol=0.01)
 
 
 @pytest.mark.parametrize("target", RUNTIMES)

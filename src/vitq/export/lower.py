@@ -9,7 +9,7 @@ from torch import fx
 
 from vitq.errors import ExportError
 from vitq.graph import Graph, Site
-from vitq.graph.ops import LINEAR, is_op, value
+from vitq.graph.ops import LINEAR, attribute, is_op, value
 from vitq.quantizers import Quantizer
 from vitq.targets import Profile
 
@@ -132,7 +132,7 @@ def _weight(module: fx.GraphModule, source: fx.Node, quantizer: Quantizer) -> di
     """Replace a weight by its codes, offset to be signed; linears that read it become a product with its transpose."""
     bits, parameters = quantizer.format.bits, quantizer.parameters_dict()
     middle = 2 ** (bits - 1)
-    tensor = module.get_parameter(str(source.target))
+    tensor = attribute(module, str(source.target))
     codes = (quantizer.encode(tensor).to(torch.int16) - middle).to(torch.int8)
     scale, zero = parameters["scale"], (parameters["zero_point"].round() - middle).to(torch.int8)
     per_channel = scale.ndim > 0

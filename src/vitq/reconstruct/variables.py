@@ -188,11 +188,7 @@ def _vectors(segment: fx.GraphModule, rates: Mapping[str, float], variables: Var
         tensor = getattr(segment.get_submodule(owner), name)
         uses = {getattr(user.target, "__name__", "").split(".")[0] for user in node.users}
         kind = "norms" if uses & {"layer_norm", "rms_norm"} else "biases"
-        if (
-            isinstance(tensor, nn.Parameter)
-            and tensor.ndim == 1
-            and uses & {"linear", "conv2d", "layer_norm", "rms_norm"}
-        ):
+        if tensor.ndim == 1 and uses & {"linear", "conv2d", "layer_norm", "rms_norm"}:
             _add(variables, str(node.target), tensor, rates.get(kind))
 
 
