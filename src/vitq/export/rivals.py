@@ -1,7 +1,9 @@
 """Rivals: the INT8 models that runtimes make of the same floating-point file on their own."""
 
+import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -46,10 +48,11 @@ def nncf_static(content: bytes, images_NCHW: torch.Tensor) -> tuple[bytes, bytes
     """Return NNCF's INT8 quantization of ``content`` as OpenVINO's pair of files; None where NNCF is not installed."""
     if find_spec("nncf") is None:
         return None
-    nncf, ov = require("nncf"), require("openvino")
-    data = nncf.Dataset([x.numpy() for x in images_NCHW.split(1)])
-    transformer = nncf.ModelType.TRANSFORMER
-    model = nncf.quantize(ov.Core().read_model(content), data, model_type=transformer, subset_size=len(images_NCHW))
+    with redirect_stdout(sys.stderr):  # it reports its progress on standard output
+        nncf, ov = require("nncf"), require("openvino")
+        data = nncf.Dataset([x.numpy() for x in images_NCHW.split(1)])
+        transformer = nncf.ModelType.TRANSFORMER
+        model = nncf.quantize(ov.Core().read_model(content), data, model_type=transformer, subset_size=len(images_NCHW))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
         ov.save_model(model, str(path), compress_to_fp16=False)
