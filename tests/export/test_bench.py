@@ -1,6 +1,8 @@
 """The benchmark on a tiny model: every contender is measured, and accuracy is that of the file."""
 
+import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +13,12 @@ pytest.importorskip("onnxscript")
 
 import vitq
 from vitq.errors import ExportError
+from vitq.export import rivals
 from vitq.export.bench import bench
+from vitq.export.build import build
 from vitq.export.footprint import footprint
+from vitq.export.runtimes import compile_content
+from vitq.graph import capture
 from vitq.models import load_model
 
 
@@ -39,3 +45,22 @@ def test_floating_point_artifacts_and_rivals_stand_side_by_side(tiny: Callable[.
 def test_a_process_that_fails_says_why() -> None:
     with pytest.raises(ExportError, match="onnxruntime failed in a process of its own"):
         footprint("onnxruntime", b"no model", torch.zeros(1), 1, False)
+
+
+def test_nncf_becomes_a_pair_of_files_and_keeps_standard_output_clean(
+    tiny: Callable[..., nn.Module], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def quantize(model: object, data: list[object], **_: object) -> object:
+        print(f"calibrating on {len(data)}")
+        return model
+
+    kinds = SimpleNamespace(TRANSFORMER="transformer")
+    fake = SimpleNamespace(Dataset=list, ModelType=kinds, quantize=quantize)
+    monkeypatch.setitem(sys.modules, "nncf", fake)  # type: ignore[arg-type]
+    monkeypatch.setattr(rivals, "find_spec", lambda package: package)
+    vit, images = tiny("vit", depth=1).eval(), torch.randn(4, 3, 32, 32)
+    content = rivals.nncf_static(build(capture(vit, images), {}, images, {}), images)
+    assert isinstance(content, tuple)
+    out, err = capsys.readouterr()
+    assert out == "" and "calibrating on 4" in err
+    torch.testing.assert_close(compile_content("openvino", content)(images)[0], vit(images), rtol=1e-3, atol=1e-4)
