@@ -124,19 +124,22 @@ def bench(
     medians = {key: statistics.median(values) for key, values in times.items()}
     plain = {c.runtime: i for i, c in enumerate(field) if c.name == "float32"}
     largest = _cycled(x_NCHW, max(batches))
-    return [
-        Measured(
-            c.name,
-            c.runtime,
-            c.size_bytes,
-            footprint(c.runtime, c.content, largest, threads, c.bfloat16),
-            c.session.integer_products(),
-            {batch: medians[i, batch] for batch in batches},
-            {batch: medians[plain[c.runtime], batch] / medians[i, batch] for batch in batches},
-            accuracy(c.session, labelled),
-        )
-        for i, c in enumerate(field)
-    ]
+    rows: list[Measured] = []
+    with events.task("memory and accuracy", len(field)) as task:
+        for i, c in enumerate(field):
+            row = Measured(
+                c.name,
+                c.runtime,
+                c.size_bytes,
+                footprint(c.runtime, c.content, largest, threads, c.bfloat16),
+                c.session.integer_products(),
+                {batch: medians[i, batch] for batch in batches},
+                {batch: medians[plain[c.runtime], batch] / medians[i, batch] for batch in batches},
+                accuracy(c.session, labelled),
+            )
+            rows.append(row)
+            task.advance()
+    return rows
 
 
 def accuracy(session: Session, labelled: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> float | None:
