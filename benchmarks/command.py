@@ -1,8 +1,10 @@
-"""The command line, as the benchmark scripts call it."""
+"""What the benchmark scripts share: vitq's command line, and their own."""
 
+import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 
@@ -13,3 +15,18 @@ def vitq(*arguments: str) -> dict[str, Any]:
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
     return json.loads(done.stdout)
+
+
+Verb = Callable[[argparse.Namespace], None]
+
+
+def run_or_table(about: str | None, options: Callable[[argparse.ArgumentParser], None], run: Verb, table: Verb) -> None:
+    """Read a command line of two verbs and call one: ``run``, which takes ``options``, or ``table``."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(required=True)
+    runner = verbs.add_parser("run", help="measure")
+    options(runner)
+    runner.set_defaults(call=run)
+    verbs.add_parser("table", help="print the tables").set_defaults(call=table)
+    chosen = parser.parse_args()
+    chosen.call(chosen)

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import torch
-from command import vitq
+from command import run_or_table, vitq
 
 import vitq as library
 from vitq.graph.ops import LINEAR, is_op, value
@@ -45,30 +45,30 @@ def operations(run: Path) -> float:
     return total / 1e9
 
 
-def run(options: argparse.Namespace) -> None:
+def run(chosen: argparse.Namespace) -> None:
     """Quantize and measure every model."""
-    calibration, validation = options.data / "imagenet-calibration", options.data / "imagenet-validation"
+    calibration, validation = chosen.data / "imagenet-calibration", chosen.data / "imagenet-validation"
     RESULTS.parent.mkdir(exist_ok=True)
-    for model in options.models:
-        weights = "random" if options.random else str(options.data / "weights" / f"{model}.safetensors")
-        runs = [options.runs / f"{model}-{options.target}" / bits for bits in options.bits]
-        for path, bits in zip(runs, options.bits, strict=True):
+    for model in chosen.models:
+        weights = "random" if chosen.random else str(chosen.data / "weights" / f"{model}.safetensors")
+        runs = [chosen.runs / f"{model}-{chosen.target}" / bits for bits in chosen.bits]
+        for path, bits in zip(runs, chosen.bits, strict=True):
             if not (path / "config.json").exists():
                 vitq(
                     *("quantize", model, "--weights", weights, "--crop-pct", "0.875", "--images", str(calibration)),
-                    *("--recipe", options.recipe, "--bits", bits, "--limit", str(options.limit)),
-                    *("--target", options.target, "--out", str(path)),
+                    *("--recipe", chosen.recipe, "--bits", bits, "--limit", str(chosen.limit)),
+                    *("--target", chosen.target, "--out", str(path)),
                 )
-        if options.only_quantize:
+        if chosen.only_quantize:
             continue
-        judged = [] if options.random else ["--validation", str(validation)]
-        sizes = [x for batch in options.batches for x in ("--batch", str(batch))]
-        more = ("--threads", str(options.threads), "--rounds", str(options.rounds))
+        judged = [] if chosen.random else ["--validation", str(validation)]
+        sizes = [x for batch in chosen.batches for x in ("--batch", str(batch))]
+        more = ("--threads", str(chosen.threads), "--rounds", str(chosen.rounds))
         source = ("--floating", model, "--weights", weights)
         result = vitq("bench", *map(str, runs), "--images", str(calibration), *judged, *more, *sizes, *source)
         about = {
-            **{"model": model, "random": options.random, "threads": options.threads, "target": options.target},
-            **{"ceiling_gops": ceiling(options.threads), "linear_gop": operations(runs[0])},
+            **{"model": model, "random": chosen.random, "threads": chosen.threads, "target": chosen.target},
+            **{"ceiling_gops": ceiling(chosen.threads), "linear_gop": operations(runs[0])},
         }
         with RESULTS.open("a") as file:
             for row in result["rows"]:
@@ -102,28 +102,21 @@ def table(_: argparse.Namespace) -> None:
             print(f"| {' | '.join(cells)} |")
 
 
-def main() -> None:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(required=True)
-    runner = verbs.add_parser("run", help="measure models")
-    runner.add_argument("--data", type=Path, required=True)
-    runner.add_argument("--runs", type=Path, required=True, help="where artifacts are, or are put")
-    runner.add_argument("--only-quantize", action="store_true", help="make the artifacts, measure nothing")
-    runner.add_argument("--models", nargs="+", default=["deit_tiny_patch16_224", "vit_tiny_patch16_224"])
-    runner.add_argument("--random", action="store_true")
-    runner.add_argument("--bits", nargs="+", default=["w8a8", "w4a8", "w4a4", "w3a3"])
-    runner.add_argument("--recipe", default="repq")
-    runner.add_argument("--target", default="openvino")
-    runner.add_argument("--limit", type=int, default=1000)
-    runner.add_argument("--threads", type=int, default=1)
-    runner.add_argument("--rounds", type=int, default=20)
-    runner.add_argument("--batches", nargs="+", type=int, default=[1, 16])
-    runner.set_defaults(call=run)
-    verbs.add_parser("table", help="print the tables").set_defaults(call=table)
-    options = parser.parse_args()
-    options.call(options)
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what ``run`` takes."""
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True, help="where artifacts are, or are put")
+    parser.add_argument("--only-quantize", action="store_true", help="make the artifacts, measure nothing")
+    parser.add_argument("--models", nargs="+", default=["deit_tiny_patch16_224", "vit_tiny_patch16_224"])
+    parser.add_argument("--random", action="store_true")
+    parser.add_argument("--bits", nargs="+", default=["w8a8", "w4a8", "w4a4", "w3a3"])
+    parser.add_argument("--recipe", default="repq")
+    parser.add_argument("--target", default="openvino")
+    parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16])
 
 
 if __name__ == "__main__":
-    main()
+    run_or_table(__doc__, options, run, table)

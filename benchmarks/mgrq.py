@@ -16,7 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from command import vitq
+from command import run_or_table, vitq
 
 RESULTS = Path(__file__).parent / "results" / "mgrq.jsonl"
 MODELS = ("deit_tiny_patch16_224", "vit_tiny_patch16_224")
@@ -43,19 +43,19 @@ def done() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
-def run(options: argparse.Namespace) -> None:
+def run(chosen: argparse.Namespace) -> None:
     """Measure every cell that is not in the results yet."""
     RESULTS.parent.mkdir(exist_ok=True)
-    for seed in options.seeds:
-        for bits in options.bits:
-            for model in options.models:
-                for recipe in options.recipes:
-                    values = (model, recipe, options.tag, bits, options.budget, seed)
+    for seed in chosen.seeds:
+        for bits in chosen.bits:
+            for model in chosen.models:
+                for recipe in chosen.recipes:
+                    values = (model, recipe, chosen.tag, bits, chosen.budget, seed)
                     cell = dict(zip(KEYS, values, strict=True))
                     if any(all(row[k] == cell[k] for k in KEYS) for row in done()):
                         continue
                     began = time.monotonic()
-                    row = measure(cell, options.data, options.set)
+                    row = measure(cell, chosen.data, chosen.set)
                     with RESULTS.open("a") as file:
                         file.write(json.dumps(row) + "\n")
                     print(f"{cell} top-1 {row['top1']:.1f} in {time.monotonic() - began:.0f} s", flush=True)
@@ -88,24 +88,17 @@ def _cell(rows: list[dict[str, Any]]) -> str:
     return f"{statistics.mean(scores):.1f}{spread}"
 
 
-def main() -> None:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(required=True)
-    runner = verbs.add_parser("run", help="measure cells")
-    runner.add_argument("--data", type=Path, required=True)
-    runner.add_argument("--models", nargs="+", default=MODELS)
-    runner.add_argument("--recipes", nargs="+", default=["rtn", "repq", "brecq", "qdrop", "mgrq"])
-    runner.add_argument("--bits", nargs="+", default=["w8a8", "w6a6", "w4a4", "w3a3"])
-    runner.add_argument("--budget", default="quick")
-    runner.add_argument("--seeds", nargs="+", type=int, default=[0])
-    runner.add_argument("--tag", default="")
-    runner.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    runner.set_defaults(call=run)
-    verbs.add_parser("table", help="print the tables").set_defaults(call=table)
-    options = parser.parse_args()
-    options.call(options)
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what ``run`` takes."""
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--recipes", nargs="+", default=["rtn", "repq", "brecq", "qdrop", "mgrq"])
+    parser.add_argument("--bits", nargs="+", default=["w8a8", "w6a6", "w4a4", "w3a3"])
+    parser.add_argument("--budget", default="quick")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--tag", default="")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
 
 
 if __name__ == "__main__":
-    main()
+    run_or_table(__doc__, options, run, table)

@@ -63,9 +63,9 @@ def quantize(
     ``model`` is a timm name, a Hugging Face id or folder, or a module x_BCHW -> logits_BK, which is not changed.
     ``images`` is a folder, an ``.npz``, a preprocessed tensor x_NCHW or an iterable; ``validation`` likewise, with
     labels. ``bits`` reads "w4a4"; ``scope`` is "paper" (the default) or "deploy"; ``target`` calibrates for a target of
-    ``QuantizedModel.export``, which has a scope of its own; ``overrides``
-    changes recipe options ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is checkpointed there, its
-    artifact saved, and ``resume`` continues it after a kill.
+    ``QuantizedModel.export``, which has a scope of its own; ``overrides`` changes recipe options
+    ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is checkpointed there, its artifact saved, and
+    ``resume`` continues it after a kill.
     Raises a VitqError that names what is wrong with model, images, recipe or folder.
     """
     began = time.monotonic()

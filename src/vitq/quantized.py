@@ -107,11 +107,12 @@ class QuantizedModel:
         from vitq.export import export
 
         preprocessing, labelled = Preprocessing.from_dict(self.config.preprocessing), None
-        loaded = None if floating is None else load_source(floating, weights, None, None)
+        classes = self.config.source.get("num_classes")
+        loaded = None if floating is None else load_source(floating, weights, classes, None)
         with Events(console=progress) as events:
             x_NCHW = draw_calibration(open_images(images), preprocessing, limit=limit, warn=events.warn)
             if validation is not None:
-                source, classes = open_images(validation), self.config.source.get("num_classes")
+                source = open_images(validation)
                 labelled = partial(load_labelled, source, preprocessing, None, batch_size=32, num_classes=classes)
             return export(
                 self, out, x_NCHW, target=target, labelled=labelled, floating=loaded, force=force, events=events

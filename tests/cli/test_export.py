@@ -26,7 +26,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     def export(out: Path, images: str, **options: Any) -> Exported:
         seen.append((out, images, options))
         proofs = (SegmentProof("blocks.0", 8, 0.0, 3e-8),)
-        end = EndToEnd(64, 98.4, 83.9, 84.0, 84.1, 2e-7)
+        end = EndToEnd(64, 98.4, 100.0, 83.9, 84.0, 84.1, 2e-7)
         return Exported(out, options["target"], 5_000_000, 49, 49, proofs, end, ("a note",))
 
     monkeypatch.setattr(vitq, "load", lambda path: SimpleNamespace(export=export), raising=False)

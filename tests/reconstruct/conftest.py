@@ -19,7 +19,7 @@ IMAGES = 48
 @pytest.fixture(scope="session")
 def teachers(tiny: Callable[..., nn.Module]) -> dict[str, Graph]:
     x_BCHW = torch.randn(2, 3, 32, 32)
-    return {family: capture(tiny(family), x_BCHW) for family in ("vit", "swin")}
+    return {family: capture(tiny(family), x_BCHW) for family in ("vit", "swin", "beit")}
 
 
 @pytest.fixture

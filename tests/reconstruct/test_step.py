@@ -83,6 +83,14 @@ def test_same_seed_same_result_other_seed_other_result(make_run: Callable[..., R
     assert not same(state(first), state(other))
 
 
+def test_biases_that_capture_joined_are_learnt(make_run: Callable[..., Run]) -> None:
+    run = make_run("beit")
+    before = state(run)
+    Reconstruct.model_validate({**QUICK, "learn": {"biases": 1e-3}}).apply(run)
+    joined = [name for name in before if "folded" in name]
+    assert any(not torch.equal(before[name], state(run)[name]) for name in joined)
+
+
 @pytest.mark.parametrize("segments", [1, 3])
 def test_a_killed_run_resumes_to_the_same_bits(
     make_run: Callable[..., Run], kill_after: Callable[..., list[str]], tmp_path: Path, segments: int

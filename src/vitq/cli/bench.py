@@ -52,12 +52,13 @@ def bench(
 
     models = {run.name: vitq.load(run) for run in runs}
     first = next(iter(models.values())).config
+    classes = first.source.get("num_classes")
     preprocessing = Preprocessing.from_dict(first.preprocessing)
     with Events(console=not quiet) as events:
         x_NCHW = draw_calibration(open_images(images), preprocessing, limit=limit, warn=events.warn)
         labelled = []
         if validation is not None:
-            source, classes = open_images(validation), first.source.get("num_classes")
+            source = open_images(validation)
             labelled = list(load_labelled(source, preprocessing, None, batch_size=16, num_classes=classes))
         rows = measure(
             models,
@@ -67,7 +68,7 @@ def bench(
             rounds=rounds,
             rivals=rivals,
             labelled=labelled,
-            floating=None if floating is None else load_source(floating, weights, None, None),
+            floating=None if floating is None else load_source(floating, weights, classes, None),
             events=events,
         )
     if as_json:

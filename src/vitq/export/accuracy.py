@@ -1,7 +1,7 @@
 """The end-to-end half of a proof: classes and accuracy of the file, of its simulation and of floating point."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,20 +11,25 @@ from vitq.measure import Forward, measure
 Batches = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor | None]]]
 """Gives (x_BCHW, labels_B or None) anew each time."""
 
-AGREEMENT, DROP, FLOATING_ERROR = 90.0, 1.0, 1e-3
-"""Bounds: least agreement with the simulation in percent, top-1 points below it, error of the floating-point file."""
+NUDGE = 1e-6
+"""Part by which inputs are scaled to see how steady the simulation is: a low-bit model is chaotic (measured: W3A3
+DeiT-Tiny agrees with itself on 69 % of 64 images, W4A4 on 95 %), and no exact file can agree with it more often."""
+
+MARGIN, DROP, FLOATING_ERROR = 20.0, 1.0, 1e-3
+"""Bounds: points of agreement below the simulation's own, of top-1 below its, error of the floating-point file."""
 
 
 @dataclass(frozen=True)
 class EndToEnd:
     """``agreement`` of the file's top-1 with the simulation's in percent, and top-1 of both where there are labels.
 
-    ``floating_top1`` is that of the floating-point file, ``floating_error`` the largest relative error of its logits;
-    None without that model.
+    ``self_agreement`` is the simulation's with itself on inputs scaled by 1 + 1e-6. ``floating_top1`` is that of the
+    floating-point file, ``floating_error`` the largest relative error of its logits; None without that model.
     """
 
     images: int
     agreement: float
+    self_agreement: float
     top1: float | None
     simulated_top1: float | None
     floating_top1: float | None = None
@@ -45,8 +50,9 @@ def compare(simulated: Forward, file: Session, batches: Batches, floating: Float
     device = torch.device("cpu")
     expected, classes_N = measure(simulated, batches(), device)
     got, _ = measure(lambda x_BCHW: file(x_BCHW)[0], batches(), device, classes_N)
-    assert got.agreement is not None
-    result = EndToEnd(got.images, got.agreement, got.top1, expected.top1)
+    nudged, _ = measure(lambda x_BCHW: simulated(x_BCHW * (1 + NUDGE)), batches(), device, classes_N)
+    assert got.agreement is not None and nudged.agreement is not None
+    result = EndToEnd(got.images, got.agreement, nudged.agreement, got.top1, expected.top1)
     if floating is None:
         return result
     session, errors = floating.session, list[float]()
@@ -57,16 +63,20 @@ def compare(simulated: Forward, file: Session, batches: Batches, floating: Float
         return y_BK
 
     plain, _ = measure(logits, batches(), device)
-    return EndToEnd(got.images, got.agreement, got.top1, expected.top1, plain.top1, max(errors))
+    return replace(result, floating_top1=plain.top1, floating_error=max(errors))
 
 
 def complaints(result: EndToEnd) -> list[str]:
-    """Return what is out of bounds."""
+    """Return what is out of bounds; a top-1 may be lower by two standard errors of the images that differ, besides."""
     lines: list[str] = []
-    if result.agreement < AGREEMENT:
-        lines.append(f"top-1 agrees with the simulation on {result.agreement:.1f} % of the images ({AGREEMENT:g} %)")
-    if result.top1 is not None and result.simulated_top1 is not None and result.top1 < result.simulated_top1 - DROP:
-        lines.append(f"top-1 is {result.top1:.1f}, the simulation's {result.simulated_top1:.1f} (bound {DROP:g} below)")
+    least = result.self_agreement - MARGIN
+    if result.agreement < least:
+        lines.append(f"top-1 agrees with the simulation on {result.agreement:.1f} % of the images ({least:.1f} %)")
+    drop = DROP + 2 * (100 * (100 - result.agreement) / result.images) ** 0.5
+    if result.top1 is not None and result.simulated_top1 is not None and result.top1 < result.simulated_top1 - drop:
+        lines.append(
+            f"top-1 is {result.top1:.1f}, the simulation's {result.simulated_top1:.1f} ({drop:.1f} less at most)"
+        )
     if result.floating_error is not None and result.floating_error > FLOATING_ERROR:
         error, bound = result.floating_error, FLOATING_ERROR
         lines.append(f"the floating-point file is {error:.2g} off the model itself (bound {bound:g})")

@@ -16,10 +16,14 @@ from vitq.export.footprint import footprint
 from vitq.export.rivals import nncf_static, onnxruntime_static
 from vitq.export.runtimes import SESSIONS, Content, Session, compile_content, runtime_version
 from vitq.graph import Graph
+from vitq.measure import measure
 from vitq.models import LoadedModel
 
 if TYPE_CHECKING:
     from vitq.quantized import QuantizedModel
+
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def contenders(
 ) -> list[Contender]:
     """Compile floating point, bfloat16, every model and what the runtimes make themselves, per installed runtime."""
     first, example = next(iter(models.values())), x_NCHW[:2]
-    bf16 = supports_bfloat16(torch.device("cpu"))
+    bf16 = supports_bfloat16(CPU)
     plain = (
         build(without_quantizers(first.graph), {}, example, {})
         if floating is None
@@ -127,28 +131,21 @@ def bench(
     rows: list[Measured] = []
     with events.task("memory and accuracy", len(field)) as task:
         for i, c in enumerate(field):
+            session = c.session
+            score = measure(lambda x_BCHW, run=session: run(x_BCHW)[0], labelled, CPU)[0] if labelled else None
             row = Measured(
                 c.name,
                 c.runtime,
                 c.size_bytes,
                 footprint(c.runtime, c.content, largest, threads, c.bfloat16),
-                c.session.integer_products(),
+                session.integer_products(),
                 {batch: medians[i, batch] for batch in batches},
                 {batch: medians[plain[c.runtime], batch] / medians[i, batch] for batch in batches},
-                accuracy(c.session, labelled),
+                None if score is None else score.top1,
             )
             rows.append(row)
             task.advance()
     return rows
-
-
-def accuracy(session: Session, labelled: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> float | None:
-    """Return top-1 in percent over batches (x_BCHW, label_B), None without any."""
-    right = total = 0
-    for x_BCHW, label_B in labelled:
-        right += int((session(x_BCHW)[0].argmax(-1) == label_B).sum())
-        total += len(label_B)
-    return 100 * right / total if total else None
 
 
 def without_quantizers(graph: Graph) -> Graph:

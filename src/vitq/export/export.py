@@ -62,8 +62,8 @@ def export(
     """Write ``model`` for ``target`` as an ONNX file and prove on images that it computes what the simulation does.
 
     ``labelled`` adds accuracies; ``floating``, the model that ``model`` was made of, is exported and compared too.
-    Raises ExportError before any work for what has no lowering, another ``floating`` or a missing runtime, and,
-    unless ``force``, instead of writing a file that fails its proof.
+    Raises ExportError before any work for what has no lowering, another ``floating``, a missing runtime or a comparison
+    asked of a target that does not run here, and, unless ``force``, instead of writing a file that fails its proof.
     """
     profile, path = profile_of(target), Path(out)
     if path.suffix != ".onnx":
@@ -71,6 +71,10 @@ def export(
     refused = refusals(model.graph, model.weights, profile)
     if refused:
         raise ExportError(f"{len(refused)} sites cannot be exported to {target}, the first: {refused[0]}")
+    if profile.runtime is None and (labelled or floating):
+        raise ExportError(
+            f"{target} does not run here, so nothing can be compared; leave --validation and --floating out"
+        )
     plain = None
     if profile.runtime:
         require(profile.runtime)

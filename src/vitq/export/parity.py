@@ -21,8 +21,8 @@ from vitq.quantizers import Quantizer
 SUSPICIOUS = 0.01
 """Share of a site's codes; where more differ, what is quantized is made an output too and the part compiled again.
 
-OpenVINO 2026.4 folds a batch norm into a quantizer wrongly where a file ends right behind it, which a whole model never
-does (seen behind LeViT's mean). Then nothing can be folded.
+OpenVINO 2026.4 gave wrong codes where a file ended right behind LeViT's batch norm and quantizer, though not in the
+whole model; with the norm's output asked for too it gave the right ones.
 """
 
 MakeSession = Callable[[bytes], Session]

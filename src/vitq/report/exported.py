@@ -28,7 +28,8 @@ def export_table(result: "Exported") -> Table:
         table.caption = "not run: no runtime for this target here"
         return table
     kernels = f"{result.integer_products} products in integer kernels ({result.promised} promised)"
-    lines = [f"{kernels}; top-1 agrees with the simulation on {end.agreement:.1f} % of {end.images} images"]
+    steady = f"{percent(end.self_agreement)} for the simulation with itself, inputs scaled by 1 + 1e-6"
+    lines = [kernels, f"top-1 agrees with the simulation on {end.agreement:.1f} % of {end.images} images ({steady})"]
     if end.top1 is not None:
         lines.append(f"top-1 of the file {percent(end.top1)}, of the simulation {percent(end.simulated_top1)}")
     if end.floating_error is not None:
