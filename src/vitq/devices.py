@@ -30,6 +30,17 @@ def supports_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+CACHED = 12
+"""Times the images that a reconstruction may keep: pairs of activations, which can be larger, at a few cuts."""
+
+
+def cache_home(device: torch.device, image_bytes: int) -> torch.device:
+    """Return where cached activations live: on a GPU with room for them, so that a step moves nothing; else in RAM."""
+    if device.type == "cuda" and CACHED * image_bytes < torch.cuda.mem_get_info(device)[0]:
+        return device
+    return torch.device("cpu")
+
+
 def peak_memory(device: torch.device) -> int:
     """Return the peak memory of this process in bytes, on the GPU too if there is one."""
     return _peak_resident() + (torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0)

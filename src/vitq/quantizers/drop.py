@@ -1,4 +1,4 @@
-"""QDrop masks from a pool of random bits: no random number is drawn per element and step."""
+"""QDrop masks: on a CPU from a pool of random bits, so that no random number is drawn per element and step."""
 
 import torch
 
@@ -13,6 +13,7 @@ class DropMask:
 
     A call takes a slice of a pool at a random offset; the same seed and the same calls give the same masks.
     The pool has ``pool_size`` elements (1 byte each) and grows to twice the largest tensor; share it.
+    A ``generator`` on a GPU draws every element afresh there: that costs little and a CUDA graph can replay it.
     Source: QDrop (arXiv 2203.05740), elementwise drop; the pool is vitq's.
     """
 
@@ -21,21 +22,26 @@ class DropMask:
             raise RecipeError(f"drop probability {p} is not a probability; choose it in [0, 1]")
         self.p = p
         self.generator = generator if generator is not None else torch.Generator().manual_seed(0)
-        self._pool = self._draw(max(pool_size, ALIGNMENT))
+        self._afresh = self.generator.device.type != "cpu"
+        self._pool = self._draw(ALIGNMENT if self._afresh else max(pool_size, ALIGNMENT))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return a mask of the shape, device and memory order of x: a view of the pool, not to write to."""
-        count = x.numel()
+        order = memory_order(x)
+        mask = self._bits(x.numel(), x.device).view([x.shape[dim] for dim in order])
+        return mask.permute([order.index(dim) for dim in range(x.ndim)])
+
+    def _bits(self, count: int, device: torch.device) -> torch.Tensor:
+        if self._afresh:
+            return self._draw(count)
         if self._pool.numel() < 2 * count:
             self._pool = self._draw(2 * count)
-        if self._pool.device != x.device:
-            self._pool = self._pool.to(x.device)
+        if self._pool.device != device:
+            self._pool = self._pool.to(device)
         places = (self._pool.numel() - count) // ALIGNMENT + 1
         draw = torch.randint(places, (1,), generator=self.generator, device=self.generator.device)
         offset = ALIGNMENT * int(draw)
-        order = memory_order(x)
-        mask = self._pool[offset : offset + count].view([x.shape[dim] for dim in order])
-        return mask.permute([order.index(dim) for dim in range(x.ndim)])
+        return self._pool[offset : offset + count]
 
     def _draw(self, size: int) -> torch.Tensor:
         random = torch.rand(size, generator=self.generator, device=self.generator.device)

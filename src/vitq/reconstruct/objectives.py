@@ -125,6 +125,7 @@ class Fusion:
         losses = []
         for name, (weight, term) in self.terms.items():
             loss = term(batch)
-            first = self.first.setdefault(name, max(float(loss.detach()), EPSILON))
-            losses.append(loss * (weight / first))
+            if name not in self.first:
+                self.first[name] = max(float(loss.detach()), EPSILON)
+            losses.append(loss * (weight / self.first[name]))
         return torch.stack(losses).sum()

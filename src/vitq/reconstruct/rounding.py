@@ -18,7 +18,7 @@ def initial_v(fraction: torch.Tensor) -> torch.Tensor:
     return -torch.log((ZETA - GAMMA) / (fraction.clamp(1e-4, 1 - 1e-4) - GAMMA) - 1)
 
 
-def rounding_penalty(h: torch.Tensor, beta: float) -> torch.Tensor:
+def rounding_penalty(h: torch.Tensor, beta: float | torch.Tensor) -> torch.Tensor:
     """Return Σ (1 - |2h - 1|^β), which pushes every h to 0 or 1. Source: AdaRound, equation 24."""
     return (1 - (2 * h - 1).abs().pow(beta)).sum()
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from vitq.devices import supports_bfloat16
+from vitq.devices import cache_home, supports_bfloat16
 from vitq.errors import RecipeError
 from vitq.graph import Span
 from vitq.graph.insert import set_attribute
@@ -80,10 +80,11 @@ class Reconstruct(Step):
     def sweep(self, run: Run, pieces: Sequence[Piece]) -> None:
         """Reconstruct ``pieces`` in order, checkpointing each; finished ones of a resumed run are read back."""
         goal = run.teacher.feature if self.global_on == "feature" else run.teacher.cuts[-1]
-        images = run.images_NCHW.to(torch.bfloat16 if self.cache == "bfloat16" else torch.float32)
+        kept = run.images_NCHW.to(cache_home(run.device, run.images_NCHW.nbytes))
+        images = kept.to(torch.bfloat16 if self.cache == "bfloat16" else torch.float32)
         first, last = run.teacher.cuts[0], run.teacher.cuts[-1]
-        goals = _teacher(run, first, goal, run.images_NCHW) if self.global_ > 0 else None
-        known = (first, run.images_NCHW) if goals is None else (goal, goals)
+        goals = _teacher(run, first, goal, kept) if self.global_ > 0 else None
+        known = (first, kept) if goals is None else (goal, goals)
         logits = None if self.weigh == "none" else _teacher(run, known[0], last, known[1])
         prefix = Prefix(run.student, run.teacher, images, run.device)
         with (
