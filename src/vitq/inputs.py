@@ -39,7 +39,7 @@ def capture_checked(loaded: LoadedModel, x_NCHW: torch.Tensor, device: torch.dev
         raise GraphError(
             f"the captured graph of {loaded.name} does not compute what the model computes; please report it"
         )
-    graph.module.to(device)
+    graph.to(device)
     return graph
 
 

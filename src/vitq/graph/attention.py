@@ -8,6 +8,7 @@ from torch import fx
 
 from vitq.errors import GraphError
 from vitq.graph.ops import ATTENTION, aten, attribute, is_op, origin, value
+from vitq.graph.values import fake_result
 
 _NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 
@@ -66,9 +67,7 @@ class _Emitter:
         with self.module.graph.inserting_before(self.node):
             new = self.module.graph.call_function(target, args)
         new.meta["nn_module_stack"] = self.node.meta.get("nn_module_stack")
-        mode = value(self.node).fake_mode
-        with mode, mode.shape_env.suppress_guards():  # matmul may compare sizes, and torch 2.11 would fix the batch's
-            new.meta["val"] = target(*fx.node.map_arg(args, value))
+        new.meta["val"] = fake_result(value(self.node).fake_mode, target, *fx.node.map_arg(args, value))
         return new
 
     def constant(self, tensor: torch.Tensor) -> fx.Node:
