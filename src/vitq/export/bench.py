@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -131,14 +131,13 @@ def bench(
     rows: list[Measured] = []
     with events.task("memory and accuracy", len(field)) as task:
         for i, c in enumerate(field):
-            session = c.session
-            score = measure(lambda x_BCHW, run=session: run(x_BCHW)[0], labelled, CPU)[0] if labelled else None
+            score = measure(_logits(c.session), labelled, CPU)[0] if labelled else None
             row = Measured(
                 c.name,
                 c.runtime,
                 c.size_bytes,
                 footprint(c.runtime, c.content, largest, threads, c.bfloat16),
-                session.integer_products(),
+                c.session.integer_products(),
                 {batch: medians[i, batch] for batch in batches},
                 {batch: medians[plain[c.runtime], batch] / medians[i, batch] for batch in batches},
                 None if score is None else score.top1,
@@ -146,6 +145,10 @@ def bench(
             rows.append(row)
             task.advance()
     return rows
+
+
+def _logits(session: Session) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda x_BCHW: session(x_BCHW)[0]
 
 
 def without_quantizers(graph: Graph) -> Graph:
