@@ -40,7 +40,7 @@ from vitq.reconstruct.activations import forward_all
 from vitq.reconstruct.choose import Choose
 from vitq.reconstruct.distances import divergence, relative_square
 from vitq.reconstruct.schedule import plan
-from vitq.reconstruct.slicings import candidates
+from vitq.reconstruct.slicings import candidates, even_steps
 from vitq.run import Run
 
 HERE = Path(__file__).parent
@@ -126,7 +126,10 @@ def sliced(run: Run, step: Reconstruct, options: Choose, total: int) -> None:
     """Choose a slicing and reconstruct its segments with the steps that the trials have left."""
     found = step.choice(run)
     tried = candidates(run.teacher, found.profile, options.among, options.outlier_quantiles, options.longest)
-    left = total - options.steps * sum(len(slicing.pieces) for slicing in tried)
+    trials = [even_steps(run.student, s, options.steps) if options.even else options.steps for s in tried]
+    left = total - sum(steps * len(slicing.pieces) for steps, slicing in zip(trials, tried, strict=True))
+    if left < len(found.best.pieces):
+        raise ValueError(f"the trials take all but {left} of {total} steps; raise --steps or lower choose.steps")
     pieces = found.best.pieces
     print(f"{found.best.name} of {found.scores}, {left} of {total} steps left", flush=True)
     step.model_copy(update={"choose": None, "steps": round(left / len(pieces))}).sweep(run, pieces)
