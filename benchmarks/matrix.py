@@ -61,7 +61,8 @@ def images(model: str, chosen: argparse.Namespace) -> tuple[Any, torch.Tensor, t
         batches = list(load_labelled(labelled, source.preprocessing, None, batch_size=100))
         parts = (x_NCHW, *(torch.cat(part) for part in zip(*batches, strict=True)))
         chosen.cache.mkdir(parents=True, exist_ok=True)
-        torch.save(parts, kept)
+        torch.save(parts, kept.with_suffix(".part"))
+        kept.with_suffix(".part").replace(kept)
     return source, *torch.load(kept, mmap=True)
 
 
@@ -161,6 +162,8 @@ def run(chosen: argparse.Namespace) -> None:
                     values = (variant, model, bits, seed, chosen.steps, chosen.train)
                     if values not in known:
                         groups[model, bits, seed, place % chosen.split].append(dict(zip(KEYS, values, strict=True)))
+    for model in {group[0] for group in groups}:
+        images(model, chosen)  # decoded once, before processes would do it side by side
     failed = 0
     with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool:
         for future in as_completed([pool.submit(work, cells, chosen) for cells in groups.values()]):

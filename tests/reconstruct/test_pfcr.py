@@ -75,6 +75,7 @@ def test_the_transfer_between_the_stages_of_pfcr_loses_nothing(teachers: dict[st
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4 * float(before.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["level", "fine_to_coarse"])
 def test_a_run_killed_inside_any_level_of_any_stage_resumes_to_the_same_bits(
     teachers: dict[str, Graph], kill_after: Callable[[Run, int], list[str]], tmp_path: Path, order: str
