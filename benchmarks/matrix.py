@@ -5,24 +5,26 @@
 
 Variants are listed in variants.yaml. ``--steps`` is for a block: a variant with fewer or more segments gets as many in
 total, trials included. A row has top-1 on the validation images, and what 200 calibration images that were not used
-say: KL to floating point and the error of the final feature. Rows that are in the results are not measured again.
+say: KL to floating point and the error of the final feature. Rows that are in the results are not measured again;
+a variant that fails prints its error, the others go on, and the exit code is 1.
 """
 
 import argparse
-import fcntl
 import json
 import statistics
+import sys
 import time
 import traceback
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from command import run_or_table
+from command import append, rows, run_or_table
 
 from vitq.bits import Bits
 from vitq.data import load_labelled, open_images
@@ -38,7 +40,7 @@ from vitq.reconstruct.activations import forward_all
 from vitq.reconstruct.choose import Choose
 from vitq.reconstruct.distances import divergence, relative_square
 from vitq.reconstruct.schedule import plan
-from vitq.reconstruct.slicings import candidates
+from vitq.reconstruct.slicings import candidates, even_steps
 from vitq.run import Run
 
 HERE = Path(__file__).parent
@@ -59,34 +61,44 @@ def images(model: str, chosen: argparse.Namespace) -> tuple[Any, torch.Tensor, t
         batches = list(load_labelled(labelled, source.preprocessing, None, batch_size=100))
         parts = (x_NCHW, *(torch.cat(part) for part in zip(*batches, strict=True)))
         chosen.cache.mkdir(parents=True, exist_ok=True)
-        torch.save(parts, kept)
+        torch.save(parts, kept.with_suffix(".part"))
+        kept.with_suffix(".part").replace(kept)
     return source, *torch.load(kept, mmap=True)
 
 
 def work(cells: list[dict[str, Any]], chosen: argparse.Namespace) -> int:
-    """Measure cells of one model, one after another, and return how many were."""
+    """Measure cells of one model, one after another, and return how many failed."""
     torch.set_num_threads(chosen.threads)
-    device, count = choose_device(chosen.device), 0
-    source, x_NCHW, x_val, labels = images(cells[0]["model"], chosen)
-    teacher = capture_checked(source, x_NCHW, device)
+    parts, failed = (*images(cells[0]["model"], chosen), choose_device(chosen.device)), 0
     starts: dict[str, Graph] = {}
+    teacher = capture_checked(parts[0], parts[1], parts[-1])
     for cell in cells:
         if time.time() > chosen.until:
             break
-        began = time.monotonic()
-        with Events(None, console=False) as events:
-            bits, train = Bits.parse(cell["bits"]), x_NCHW[: cell["train"]]
-            run = Run(teacher, teacher.clone(), train, bits, cell["seed"], device, events)
-            reconstruct(run, cell, starts)
-        row = {**cell, "seconds": round(time.monotonic() - began, 1), "device": chosen.device}
-        row |= judge(run, x_NCHW[-HELD_OUT:])
-        row["top1"] = measure(run.student, zip(x_val.split(100), labels.split(100), strict=True), device)[0].top1
-        with chosen.results.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(json.dumps(row) + "\n")
+        try:
+            row = one(cell, teacher, parts[1:], starts) | {"device": chosen.device}
+        except Exception:
+            failed += 1
+            print(f"{cell} failed: {traceback.format_exc()}", file=sys.stderr, flush=True)
+            continue
+        append(chosen.results, row)
         print(json.dumps(row), flush=True)
-        count += 1
-    return count
+    return failed
+
+
+def one(cell: dict[str, Any], teacher: Graph, parts: tuple[Any, ...], starts: dict[str, Graph]) -> dict[str, Any]:
+    """Measure one cell; ``parts`` are calibration images, validation images, their labels and the device."""
+    x_NCHW, x_val, labels, device = parts
+    if cell["train"] + HELD_OUT > len(x_NCHW):
+        raise ValueError(f"{cell['train']} images to train on and {HELD_OUT} held out are more than {len(x_NCHW)}")
+    began = time.monotonic()
+    with Events(None, console=False) as events:
+        bits, train = Bits.parse(cell["bits"]), x_NCHW[: cell["train"]]
+        run = Run(teacher, teacher.clone(), train, bits, cell["seed"], device, events)
+        reconstruct(run, cell, starts)
+    row = {**cell, "seconds": round(time.monotonic() - began, 1), **judge(run, x_NCHW[-HELD_OUT:])}
+    row["top1"] = measure(run.student, zip(x_val.split(100), labels.split(100), strict=True), device)[0].top1
+    return row
 
 
 def reconstruct(run: Run, cell: dict[str, Any], starts: dict[str, Graph]) -> None:
@@ -115,7 +127,10 @@ def sliced(run: Run, step: Reconstruct, options: Choose, total: int) -> None:
     """Choose a slicing and reconstruct its segments with the steps that the trials have left."""
     found = step.choice(run)
     tried = candidates(run.teacher, found.profile, options.among, options.outlier_quantiles, options.longest)
-    left = total - options.steps * sum(len(slicing.pieces) for slicing in tried)
+    trials = [even_steps(run.student, s, options.steps) if options.even else options.steps for s in tried]
+    left = total - sum(steps * len(slicing.pieces) for steps, slicing in zip(trials, tried, strict=True))
+    if left < len(found.best.pieces):
+        raise ValueError(f"the trials take all but {left} of {total} steps; raise --steps or lower choose.steps")
     pieces = found.best.pieces
     print(f"{found.best.name} of {found.scores}, {left} of {total} steps left", flush=True)
     step.model_copy(update={"choose": None, "steps": round(left / len(pieces))}).sweep(run, pieces)
@@ -135,15 +150,10 @@ def judge(run: Run, x_NCHW: torch.Tensor) -> dict[str, float]:
     return {"kl": float(kl), "agreement": 100 * float(agreement), "feature_error": float(error)}
 
 
-def done(path: Path = RESULTS) -> list[dict[str, Any]]:
-    """Return the rows measured so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def run(chosen: argparse.Namespace) -> None:
     """Measure every cell that is not in the results yet; ``--jobs`` processes, each with cells of one model."""
     chosen.until = time.time() + chosen.minutes * 60
-    known = {tuple(row[key] for key in KEYS) for row in done(chosen.results)}
+    known = {tuple(row[key] for key in KEYS) for row in rows(chosen.results)}
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for seed in chosen.seeds:
         for bits in chosen.bits:
@@ -152,37 +162,40 @@ def run(chosen: argparse.Namespace) -> None:
                     values = (variant, model, bits, seed, chosen.steps, chosen.train)
                     if values not in known:
                         groups[model, bits, seed, place % chosen.split].append(dict(zip(KEYS, values, strict=True)))
+    for model in {group[0] for group in groups}:
+        images(model, chosen)  # decoded once, before processes would do it side by side
     failed = 0
     with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool:
         for future in as_completed([pool.submit(work, cells, chosen) for cells in groups.values()]):
-            if future.exception() is not None:
-                failed += 1
-                traceback.print_exception(future.exception())
+            if (error := future.exception()) is not None:
+                traceback.print_exception(error)
+            failed += 1 if error is not None else future.result()
     raise SystemExit(1 if failed else 0)
 
 
-def table(_: argparse.Namespace) -> None:
-    """Print the results as Markdown: top-1 (mean ± deviation over seeds) and held-out KL, per model and bits."""
-    rows = done()
-    columns = [
-        (m, b) for b in ("w4a4", "w3a3") for m in MODELS if any(r["model"] == m and r["bits"] == b for r in rows)
-    ]
-    for steps, train in sorted({(row["steps"], row["train"]) for row in rows}):
-        own = [row for row in rows if (row["steps"], row["train"]) == (steps, train)]
-        print(f"\n{steps} steps a block in total, {train} images\n")
-        print("| variant | " + " | ".join(f"{m.split('_')[0]} {b.upper()}, top-1 / KL" for m, b in columns) + " |")
-        print("|---|" + "---|" * len(columns))
+def table(chosen: argparse.Namespace) -> None:
+    """Print the results as Markdown: top-1 (± deviation, seeds), held-out KL and feature error, minutes (device)."""
+    measured = rows(chosen.results)
+    columns = [c for c in product(MODELS, ("w4a4", "w3a3")) if any((r["model"], r["bits"]) == c for r in measured)]
+    heads = [f"{model.split('_')[0]} {bits.upper()}" for model, bits in columns]
+    for steps, train in sorted({(row["steps"], row["train"]) for row in measured}):
+        own = [row for row in measured if (row["steps"], row["train"]) == (steps, train)]
+        print(f"\n{steps} steps a block in total, {train} images; top-1 in % / KL / error of the final feature\n")
+        print(f"| variant | {' | '.join(heads)} | minutes |\n|---|{'---|' * len(columns)}---|")
         for variant in dict.fromkeys(row["variant"] for row in own):
-            cells = [[r for r in own if (r["variant"], r["model"], r["bits"]) == (variant, *c)] for c in columns]
-            print(f"| {variant} | " + " | ".join(map(_cell, cells)) + " |")
+            mine = [row for row in own if row["variant"] == variant]
+            cells = [_cell([r for r in mine if (r["model"], r["bits"]) == c]) for c in columns]
+            minutes = statistics.median(row["seconds"] for row in mine) / 60
+            devices = ", ".join(sorted({row["device"] for row in mine}))
+            print(f"| {variant} | {' | '.join(cells)} | {minutes:.1f} ({devices}) |")
 
 
-def _cell(rows: list[dict[str, Any]]) -> str:
-    if not rows:
+def _cell(group: list[dict[str, Any]]) -> str:
+    if not group:
         return "–"
-    scores, kl = [row["top1"] for row in rows], statistics.mean(row["kl"] for row in rows)
-    spread = f" ± {statistics.stdev(scores):.1f} ({len(scores)})" if len(scores) > 1 else ""
-    return f"{statistics.mean(scores):.1f}{spread} / {kl:.3f}"
+    top1, kl, error = ([row[key] for row in group] for key in ("top1", "kl", "feature_error"))
+    spread = f" ± {statistics.stdev(top1):.1f} ({len(top1)})" if len(top1) > 1 else ""
+    return f"{statistics.mean(top1):.1f}{spread} / {statistics.mean(kl):.3f} / {statistics.mean(error):.3f}"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -195,7 +208,6 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=400, help="steps of a block")
     parser.add_argument("--train", type=int, default=1000 - HELD_OUT, help="calibration images")
-    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--split", type=int, default=1, help="processes for one model, bits and seed")
@@ -205,4 +217,4 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    run_or_table(__doc__, options, run, table)
+    run_or_table(__doc__, options, run, table, RESULTS)

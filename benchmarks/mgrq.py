@@ -4,11 +4,10 @@
     python benchmarks/mgrq.py table
 
 A cell that is already in the results file is not run again. Every cell is a process of its own, so its peak memory is
-its own. `--tag` names a variant that `--set` makes (the ablation).
+its own. `--tag` names a variant that `--set` makes (the ablation). `--jobs` cells run at a time.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -16,58 +15,56 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from command import run_or_table, vitq
+from command import append, each, rows, run_or_table, vitq
 
 RESULTS = Path(__file__).parent / "results" / "mgrq.jsonl"
 MODELS = ("deit_tiny_patch16_224", "vit_tiny_patch16_224")
 KEYS = ("model", "recipe", "tag", "bits", "budget", "seed")
 
 
-def measure(cell: dict[str, Any], data: Path, settings: list[str]) -> dict[str, Any]:
+def measure(cell: dict[str, Any], data: Path, settings: list[str], device: str) -> dict[str, Any]:
     """Quantize and evaluate one cell."""
     source = ["--weights", str(data / "weights" / f"{cell['model']}.safetensors"), "--crop-pct", "0.875"]
     with tempfile.TemporaryDirectory() as folder:
         options = [x for s in settings for x in ("--set", s)]
         run = vitq(
             *("quantize", cell["model"], *source, "--images", str(data / "imagenet-calibration")),
-            *("--recipe", cell["recipe"], "--bits", cell["bits"], "--budget", cell["budget"]),
+            *("--recipe", cell["recipe"], "--bits", cell["bits"], "--budget", cell["budget"], "--device", device),
             *("--seed", str(cell["seed"]), "--out", f"{folder}/run", *options),
         )
-        score = vitq("evaluate", f"{folder}/run", "--images", str(data / "imagenet-validation"))
+        score = vitq("evaluate", f"{folder}/run", "--images", str(data / "imagenet-validation"), "--device", device)
     kept = ("seconds", "peak_memory_bytes", "mean_segment_error", "size_bytes", "fp_size_bytes")
-    return {**cell, "settings": settings, "top1": score["top1"], "images": score["images"], **{k: run[k] for k in kept}}
-
-
-def done() -> list[dict[str, Any]]:
-    """Return the rows measured so far."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    scores = {"top1": score["top1"], "images": score["images"], "device": device}
+    return {**cell, "settings": settings, **scores, **{k: run[k] for k in kept}}
 
 
 def run(chosen: argparse.Namespace) -> None:
     """Measure every cell that is not in the results yet."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    for seed in chosen.seeds:
-        for bits in chosen.bits:
-            for model in chosen.models:
-                for recipe in chosen.recipes:
-                    values = (model, recipe, chosen.tag, bits, chosen.budget, seed)
-                    cell = dict(zip(KEYS, values, strict=True))
-                    if any(all(row[k] == cell[k] for k in KEYS) for row in done()):
-                        continue
-                    began = time.monotonic()
-                    row = measure(cell, chosen.data, chosen.set)
-                    with RESULTS.open("a") as file:
-                        file.write(json.dumps(row) + "\n")
-                    print(f"{cell} top-1 {row['top1']:.1f} in {time.monotonic() - began:.0f} s", flush=True)
+    known = {tuple(row[key] for key in KEYS) for row in rows(chosen.results)}
+    wanted = [
+        (model, recipe, chosen.tag, bits, chosen.budget, seed)
+        for seed in chosen.seeds
+        for bits in chosen.bits
+        for model in chosen.models
+        for recipe in chosen.recipes
+    ]
+
+    def work(cell: dict[str, Any]) -> None:
+        began = time.monotonic()
+        row = measure(cell, chosen.data, chosen.set, chosen.device)
+        append(chosen.results, row)
+        print(f"{cell} top-1 {row['top1']:.1f} in {time.monotonic() - began:.0f} s", flush=True)
+
+    each([dict(zip(KEYS, values, strict=True)) for values in wanted if values not in known], work, chosen.jobs)
 
 
-def table(_: argparse.Namespace) -> None:
+def table(chosen: argparse.Namespace) -> None:
     """Print the results as Markdown: mean top-1 over seeds (spread, number of seeds), minutes, peak memory."""
-    rows = done()
+    measured = rows(chosen.results)
     for model in MODELS:
-        bits = sorted({r["bits"] for r in rows if r["model"] == model}, reverse=True)
+        bits = sorted({r["bits"] for r in measured if r["model"] == model}, reverse=True)
         groups: dict[tuple[str, str, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-        for row in rows:
+        for row in measured:
             if row["model"] == model:
                 groups[row["recipe"], row["tag"], row["budget"]][row["bits"]].append(row)
         print(f"\n### {model}\n\n| recipe | {' | '.join(b.upper() for b in bits)} | minutes | peak GiB |")
@@ -80,10 +77,10 @@ def table(_: argparse.Namespace) -> None:
             print(f"| {recipe} {tag} | {' | '.join(cells)} | {minutes:.1f} | {peak:.1f} |")
 
 
-def _cell(rows: list[dict[str, Any]]) -> str:
-    if not rows:
+def _cell(group: list[dict[str, Any]]) -> str:
+    if not group:
         return "–"
-    scores = [row["top1"] for row in rows]
+    scores = [row["top1"] for row in group]
     spread = f" ± {statistics.stdev(scores):.1f} ({len(scores)} seeds)" if len(scores) > 1 else ""
     return f"{statistics.mean(scores):.1f}{spread}"
 
@@ -98,7 +95,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--tag", default="")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--jobs", type=int, default=1, help="cells that run at the same time")
 
 
 if __name__ == "__main__":
-    run_or_table(__doc__, options, run, table)
+    run_or_table(__doc__, options, run, table, RESULTS)

@@ -45,7 +45,7 @@ def test_options_reach_the_python_verb(vitq_cli: Any, calls: list[dict[str, Any]
 
 def test_tables_show_outliers_and_trials(vitq_cli: Any, calls: list[dict[str, Any]]) -> None:
     shown = vitq_cli(*RUN).output
-    for text in ("blocks.0.attn", "25.00 %", "90.0", "outliers-0.5", "best", "█"):
+    for text in ("blocks.0.attn", "25.00 %", "90.0", "outliers-0.5", "best", "cut", "█"):
         assert text in shown
 
 

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from vitq.calibrate import Insert
+from vitq.quantizers import Granularity
 from vitq.recipes import list_recipes, load_recipe
 
 NAMES = [recipe.name for recipe in list_recipes()]
@@ -63,6 +65,7 @@ def test_the_ideas() -> None:
     assert [s["inputs"] for s in steps("pfcr", "reconstruct")] == ["floating", "quantized"]
     assert [s["only"] for s in steps("pfcr", "insert")] == ["activations", "weights"]
     assert all(s["order"] == "fine_to_coarse" for s in steps("pfcr", "reconstruct"))
+    assert sum(s["steps"] for s in steps("pfcr", "reconstruct")) * 44 == pytest.approx(400 * 14, rel=0.02)  # as block
     assert step("oas", "reconstruct")["choose"]["outlier_quantiles"]
     weighing = {"fisher": "fisher", "aphq-vit": "perturbed", "fima-q": "low_rank", "ls-vit": "least_squares"}
     assert {name: step(name, "reconstruct")["weigh"] for name in weighing} == weighing
@@ -70,3 +73,18 @@ def test_the_ideas() -> None:
     assert step("sase", "reconstruct")["average"] > 0.9
     assert step("adaquant", "reconstruct")["schedule"] == ["layer"]
     assert step("qft", "reconstruct")["schedule"] == ["network"]
+
+
+def test_the_switches_of_pfcr() -> None:
+    """The second reading of its two stages, and the number formats of probabilities (docs/methods.md)."""
+    coarser = load_recipe("pfcr", overrides={"reconstruct.1.schedule": ["block", "2"]}).to_dict()["steps"]
+    assert [s["reconstruct"]["schedule"] for s in coarser if "reconstruct" in s] == [
+        ["unit", "block", "2"],
+        ["block", "2"],
+    ]
+    for name in ("log2", "affine"):
+        keys = {f"insert.0.probabilities.{key}": name for key in ("format", "from_bits.6")}
+        insert = next(s for s in load_recipe("pfcr", overrides=keys).steps if isinstance(s, Insert))
+        assert insert.probabilities is not None
+        formats = {bits: insert.probabilities.at(bits, Granularity.HEAD).name for bits in (3, 4, 6)}
+        assert formats == {3: name, 4: name, 6: name}

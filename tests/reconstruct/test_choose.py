@@ -73,6 +73,21 @@ def test_forced_to_one_block_it_is_block_reconstruction(make_run: Callable[..., 
     assert same(state(plain), state(chosen))
 
 
+@pytest.mark.parametrize("even", [False, True])
+def test_trials_and_full_run_take_equal_steps_by_segment_or_in_total(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, even: bool
+) -> None:
+    taken: list[tuple[int, int]] = []
+    monkeypatch.setattr(Reconstruct, "sweep", lambda self, _, pieces: taken.append((self.steps, len(pieces))))
+    run = make_run()
+    blocks = len(run.student.spans("block"))
+    Reconstruct.model_validate({**QUICK, "steps": 60, "choose": {**CHOOSE, "steps": 30, "even": even}}).apply(run)
+    *trials, full = taken
+    assert len({pieces for _, pieces in trials}) > 1
+    for (steps, pieces), wanted in [*((trial, 30) for trial in trials), (full, 60)]:
+        assert steps == wanted if not even else abs(steps * pieces - wanted * blocks) <= pieces / 2
+
+
 def test_the_best_trial_is_reconstructed_and_a_resumed_run_repeats_none(
     make_run: Callable[..., Run], kill_after: Callable[..., list[str]], tmp_path: Path
 ) -> None:

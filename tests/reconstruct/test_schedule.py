@@ -9,7 +9,9 @@ from vitq.errors import RecipeError
 from vitq.graph import Graph, Span
 from vitq.models.torchvision_shim import ensure_torchvision
 from vitq.reconstruct.activations import Prefix
+from vitq.reconstruct.outliers import Outliers
 from vitq.reconstruct.schedule import Piece, plan
+from vitq.reconstruct.slicings import candidates
 from vitq.run import Run
 
 LEVELS = ("unit", "block", "2")
@@ -44,6 +46,37 @@ def test_a_level_covers_every_unit_exactly_once(graphs: dict[str, Graph], model:
     graph = graphs[model]
     spans = [piece.span for piece in plan(graph, [level])]
     assert covered(graph, spans) == [unit.name for unit in graph.spans("unit")]
+
+
+def stages(graph: Graph, span: Span) -> set[str]:
+    """Stages that the layers inside ``span`` belong to, by their modules' names: ``layers.0``, ``stages.1``."""
+    place = {cut: i for i, cut in enumerate(graph.cuts)}
+    inside = [layer.name for layer in graph.spans("layer") if place[span.start] <= place[layer.cut] < place[span.end]]
+    return {".".join(name.split(".")[:2]) for name in inside if name.startswith(("layers.", "stages."))}
+
+
+@pytest.mark.parametrize("model", ["swin", "maxvit"])
+def test_no_granularity_but_the_network_crosses_a_stage(graphs: dict[str, Graph], model: str) -> None:
+    graph = graphs[model]
+    for level in ("unit", "block", "2", "4", "99", "stage"):
+        assert all(len(stages(graph, span)) <= 1 for span in graph.spans(level)), level
+    asked = plan(graph, ["unit", "block", "99", "network"], "fine_to_coarse")
+    assert [len(stages(graph, piece.span)) > 1 for piece in asked] == [False] * (len(asked) - 1) + [True]
+
+
+@pytest.mark.parametrize("model", ["vit", "swin", "maxvit"])
+def test_a_slicing_by_outliers_covers_every_unit_once_inside_its_stage(graphs: dict[str, Graph], model: str) -> None:
+    graph = graphs[model]
+    units = graph.spans("unit")
+    share_U = torch.rand(len(units), generator=torch.Generator().manual_seed(0)).tolist()
+    profile = [Outliers(unit.name, unit.end, share, 1.0) for unit, share in zip(units, share_U, strict=True)]
+    found = candidates(graph, profile, (), (0.0, 0.25, 0.5, 0.75), "99")
+    assert len(found) >= 2
+    for slicing in found:
+        spans = [piece.span for piece in slicing.pieces]
+        assert covered(graph, spans) == [unit.name for unit in units]
+        assert [span.start for span in spans[1:]] == [span.end for span in spans[:-1]]
+        assert all(len(stages(graph, span)) <= 1 for span in spans)
 
 
 @pytest.mark.parametrize("model", ["vit", "swin", "maxvit"])

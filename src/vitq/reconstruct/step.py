@@ -19,6 +19,7 @@ from vitq.reconstruct.objectives import BlockTerm, FeatureTerm, Fusion, LocalTer
 from vitq.reconstruct.optimize import Data, Settings
 from vitq.reconstruct.schedule import Order, Piece, plan
 from vitq.reconstruct.segment import prepare
+from vitq.reconstruct.slicings import Slicing, even_steps
 from vitq.reconstruct.train import train
 from vitq.run import Run
 from vitq.step import Step, register_step
@@ -69,13 +70,16 @@ class Reconstruct(Step):
         if self.choose is None:
             self.sweep(run, plan(run.student, self.schedule, self.order))
         else:
-            self.sweep(run, self.choice(run).best.pieces)
+            self._sliced(run, self.choice(run).best, self.steps, self.choose)
 
     def choice(self, run: Run) -> Choice:
         """Try the candidates of ``choose`` and return what was measured; the student stays as it is."""
         options = self.choose or Choose()
-        short = self.model_copy(update={"choose": None, "steps": options.steps})
-        return choose(run, options, lambda copy, slicing: short.sweep(copy, slicing.pieces))
+        return choose(run, options, lambda copy, slicing: self._sliced(copy, slicing, options.steps, options))
+
+    def _sliced(self, run: Run, slicing: Slicing, steps: int, options: Choose) -> None:
+        each = even_steps(run.student, slicing, steps) if options.even else steps
+        self.model_copy(update={"choose": None, "steps": each}).sweep(run, slicing.pieces)
 
     def sweep(self, run: Run, pieces: Sequence[Piece]) -> None:
         """Reconstruct ``pieces`` in order, checkpointing each; finished ones of a resumed run are read back."""

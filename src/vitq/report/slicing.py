@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 
 
 def plots(choice: "Choice") -> Group:
-    """Return two tables with a bar in each row: the outliers behind every unit, and the trial's error per slicing."""
-    outliers = _table("Outliers over depth", ("behind unit", "energy in outliers", "max / median channel"))
+    """Return two tables with bars: outliers behind every unit, with the best slicing's cuts; the error per slicing."""
+    outliers = _table(
+        "Outliers over depth", ("behind unit", "energy in outliers", "max / median channel", "best slicing")
+    )
+    ends = {piece.span.end for piece in choice.best.pieces}
     top = max((place.share for place in choice.profile), default=0.0)
     for place in choice.profile:
         share = f"{100 * place.share:.2f} %"
-        outliers.add_row(escape(place.name), share, f"{place.ratio:.1f}", _bar(place.share, top))
+        cut = "cut" if place.cut in ends else ""
+        outliers.add_row(escape(place.name), share, f"{place.ratio:.1f}", cut, _bar(place.share, top))
     scores = _table("Trials", ("slicing", "error of the final feature", ""))
     worst = max(choice.scores.values(), default=0.0)
     for name, score in choice.scores.items():
@@ -41,11 +45,11 @@ def save_svg(path: Path, choice: "Choice") -> None:
     write_files(path.parent, {path.name: console.export_svg(title="vitq granularity").encode()})
 
 
-def _table(title: str, headers: tuple[str, str, str]) -> Table:
+def _table(title: str, headers: tuple[str, ...]) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.add_column(headers[0], no_wrap=True)
-    table.add_column(headers[1], justify="right", no_wrap=True)
-    table.add_column(headers[2], justify="right", no_wrap=True)
+    for header in headers[1:]:
+        table.add_column(header, justify="right", no_wrap=True)
     table.add_column("", ratio=1)
     return table
 
