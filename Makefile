@@ -1,5 +1,5 @@
 # make demo: install into .venv and show plain rounding failing and reconstruction recovering, offline.
-# make test: lint, types and tests.
+# make test: lint, types and tests, two at a time (one thread each).
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -13,7 +13,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n 2 $(PYTEST_ARGS)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vitq needs Python 3.11 or newer: make PYTHON=python3.12")'

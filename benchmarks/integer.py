@@ -1,0 +1,96 @@
+"""Measure the integer executor against floating point in eager PyTorch: speed only, random weights and images.
+
+    python benchmarks/integer.py run --models deit_small_patch16_224 --batch 64 --device cuda
+    python benchmarks/integer.py table
+
+Each model is rounded to W8A8 (`rtn`, all linears). Float32, half precision (float16 on a GPU, bfloat16 on a CPU), the
+simulation and the integer executor then run in turn in one process; a row holds the median of each.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from command import append, rows, run_or_table
+from torch import nn
+
+import vitq
+from vitq.devices import choose_device
+from vitq.inputs import load_source
+
+RESULTS = Path(__file__).parent / "results" / "integer.jsonl"
+KINDS = ("float32", "half", "simulation", "integer")
+
+
+def timed(call: Callable[[], object], device: torch.device) -> float:
+    """Return the milliseconds of one call, waiting for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return 1e3 * (time.perf_counter() - began)
+
+
+@torch.no_grad()
+def medians(models: Mapping[str, nn.Module], x_NCHW: torch.Tensor, rounds: int) -> dict[str, float]:
+    """Return the median time of each model, run in turn; the first two rounds warm up."""
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for number in range(rounds + 2):
+        for name, model in models.items():
+            x = x_NCHW.to(next(model.parameters()).dtype) if name == "half" else x_NCHW
+            spent = timed(lambda model=model, x=x: model(x), x_NCHW.device)  # type: ignore[misc]
+            if number >= 2:
+                times[name].append(spent)
+    return {name: statistics.median(spent) for name, spent in times.items()}
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Measure every model at every batch size."""
+    device = choose_device(chosen.device)
+    if device.type == "cpu":
+        torch.set_num_threads(chosen.threads)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {chosen.threads} thread(s)"
+    for model in chosen.models:
+        source = load_source(model, "random", None, None)
+        x_NCHW = torch.randn(max(chosen.batch), *source.preprocessing.input_size, device=device)
+        artifact = vitq.quantize(source, x_NCHW[:8].cpu(), recipe="rtn", bits="w8a8", device="cpu", progress=False)
+        half = torch.float16 if device.type == "cuda" else torch.bfloat16
+        models = {
+            "float32": load_source(model, "random", None, None).module.eval().to(device),
+            "half": load_source(model, "random", None, None).module.eval().to(device, half),
+            "simulation": artifact.to(device).graph.module,
+            "integer": artifact.integer().to(device),
+        }
+        for batch in chosen.batch:
+            found = medians(models, x_NCHW[:batch], chosen.rounds)
+            row = {"model": model, "device": name, "batch": batch, "torch": torch.__version__, "milliseconds": found}
+            append(chosen.results, row)
+            print(json.dumps(row), flush=True)
+
+
+def table(chosen: argparse.Namespace) -> None:
+    """Print the results as Markdown: milliseconds, and how many times as fast as float32."""
+    print(f"| model | device | batch | {' | '.join(KINDS)} |\n|---|---|---|{'---|' * len(KINDS)}")
+    for row in rows(chosen.results):
+        spent = row["milliseconds"]
+        cells = [f"{spent[kind]:.1f} ({spent['float32'] / spent[kind]:.2f})" for kind in KINDS]
+        print(f"| {row['model']} | {row['device']} | {row['batch']} | {' | '.join(cells)} |")
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what ``run`` takes."""
+    parser.add_argument("--models", nargs="+", default=["deit_tiny_patch16_224", "deit_small_patch16_224"])
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 64])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=1, help="of a CPU")
+    parser.add_argument("--rounds", type=int, default=20)
+
+
+if __name__ == "__main__":
+    run_or_table(__doc__, options, run, table, RESULTS)
