@@ -1,5 +1,5 @@
 # make demo: install into .venv and show plain rounding failing and reconstruction recovering, offline.
-# make test: lint, types and tests, two at a time (one thread each).
+# make test: lint, types, then tests, two at a time with one thread each.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
