@@ -13,6 +13,8 @@ from vitq.quantizers import Quantizer
 
 OFFSET = 128
 """What turns uint8 codes into int8 ones."""
+ROWS = 256
+"""Rows at a time on a CPU: what is in between stays in its caches, which is 4 times as fast as a whole batch."""
 
 
 class IntegerLinear(nn.Module):
@@ -27,33 +29,45 @@ class IntegerLinear(nn.Module):
         parameters = weight.parameters_dict()
         zero_O = parameters["zero_point"].round().flatten().to(torch.int32) - OFFSET
         outputs, inputs = codes_OI.shape
-        w_IO = (codes_OI.to(torch.int16) - OFFSET).to(torch.int8).T.contiguous()
+        w_IO = (codes_OI ^ OFFSET).view(torch.int8).T.contiguous()
         self.register_buffer("w_IO", w_IO)
         self.register_buffer("scale_O", parameters["scale"].flatten().expand(outputs).clone())
         self.register_buffer("zero_O", zero_O.expand(outputs).clone())
-        self.register_buffer("sum_O", w_IO.to(torch.int32).sum(0) - inputs * self.zero_O)
+        self.register_buffer("sum_O", w_IO.sum(0, dtype=torch.int32) - inputs * self.zero_O)
+        self.has_zeros = bool(zero_O.any())
 
     w_IO: torch.Tensor
     scale_O: torch.Tensor
     zero_O: torch.Tensor
     sum_O: torch.Tensor
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the product in float32."""
-        a_TI, zero = self._codes(x.reshape(-1, x.shape[-1]))
-        total_TO = int_mm(a_TI, self.w_IO)
-        total_TO -= a_TI.to(torch.int32).sum(1, keepdim=True) * self.zero_O
-        total_TO -= zero * self.sum_O
-        y_TO = total_TO * (self.quantizer.scale * self.scale_O)
+    def forward(self, x: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the product plus the bias in float32."""
+        x_TI = x.reshape(-1, x.shape[-1])
+        y_TO = x_TI.new_empty(len(x_TI), len(self.scale_O), dtype=torch.float32)
+        rows = len(x_TI) if x.is_cuda else ROWS
+        for part_TI, out_TO in zip(x_TI.split(rows), y_TO.split(rows), strict=True):
+            self._multiply(part_TI, out_TO)
+            if bias_O is not None:
+                out_TO += bias_O
         return y_TO.reshape(*x.shape[:-1], -1)
+
+    def _multiply(self, x_TI: torch.Tensor, y_TO: torch.Tensor) -> None:
+        """Write the product into ``y_TO``."""
+        a_TI, zero = self._codes(x_TI)
+        total_TO = int_mm(a_TI, self.w_IO)
+        if self.has_zeros:
+            total_TO.addcmul_(a_TI.sum(1, keepdim=True, dtype=torch.int32), self.zero_O, value=-1)
+        total_TO -= zero * self.sum_O
+        torch.mul(total_TO, self.quantizer.scale * self.scale_O, out=y_TO)
 
     def _codes(self, x_TI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return int8 codes of one step, and their zero point; piecewise values are whole multiples of the scale."""
         zero = self.quantizer.get_parameter("zero_point").round().to(torch.int32)
         codes = self.quantizer.encode(x_TI)
         if self.quantizer.format.name == "piecewise":
-            codes = (self.quantizer.decode(codes) / self.quantizer.scale).round() + zero
-        return (codes.to(torch.int16) - OFFSET).to(torch.int8), zero - OFFSET
+            codes = ((self.quantizer.decode(codes) / self.quantizer.scale).round() + zero).to(torch.uint8)
+        return (codes ^ OFFSET).view(torch.int8), zero - OFFSET  # the highest bit flipped: 128 less, as int8
 
 
 def int_mm(a_TI: torch.Tensor, w_IO: torch.Tensor) -> torch.Tensor:
@@ -87,9 +101,7 @@ def integer_graph(graph: Graph, weights: Mapping[str, Quantizer]) -> tuple[fx.Gr
             target, tensor = f"integer_{linear.name}", attribute(module, str(source.target))
             module.add_submodule(target, IntegerLinear(reader, quantizer.encode(tensor), quantizer))
             with module.graph.inserting_before(linear):
-                new = module.graph.call_module(target, (entry.args[0],))
-                if len(linear.args) > 2 and linear.args[2] is not None:
-                    new = module.graph.call_function(torch.ops.aten.add.Tensor, (new, linear.args[2]))
+                new = module.graph.call_module(target, (entry.args[0], *linear.args[2:]))
             linear.replace_all_uses_with(new)
             module.graph.erase_node(linear)
             count += 1

@@ -71,7 +71,7 @@ class Quantizer(nn.Module):
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Return uint8 codes in 0..2^bits-1; CalibrationError without parameters or if x is not finite."""
         self._require_parameters_for(x)
-        if not bool(torch.isfinite(x).all()):
+        if x.numel() and not bool(torch.isfinite(torch.stack(x.aminmax())).all()):
             raise CalibrationError(f"{self._where}: NaN or infinity has no code; find where the model produces it")
         with torch.no_grad():
             codes = self.kernel.raw_codes(x.float(), self.format.qmax, *self._arguments())
