@@ -41,9 +41,30 @@ def test_further_views_are_augmented_and_seeded(flat_folder: Path, preprocessing
     three, again = (draw_calibration(source, preprocessing, limit=5, views=3) for _ in range(2))
 
     assert three.shape == (15, 3, 16, 16)
-    assert torch.equal(three[:5], plain)
+    assert torch.equal(three[[0, 1, 6, 9, 12]], plain)
     assert torch.equal(three, again)
     assert len(three.flatten(1).unique(dim=0)) == 15
+
+
+@pytest.mark.parametrize("images", [7, 6])
+def test_rows_held_out_at_the_end_are_of_images_that_no_row_before_shows(
+    images: int, tmp_path: Path, preprocessing: Preprocessing
+) -> None:
+    for number in range(images):  # one red each, so a view says which image it is of
+        picture = Image.linear_gradient("L").resize((20, 20))
+        Image.merge("RGB", [picture.point(lambda _, red=30 * number: red), picture, picture]).save(
+            tmp_path / f"{number}.png"
+        )
+    if images == 6:
+        (tmp_path / "6.png").write_bytes(b"broken")  # fewer than are wanted
+
+    x_NCHW = draw_calibration(open_images(tmp_path), preprocessing, limit=7, views=3, warn=lambda *_: None)
+    shown = [round(float(value), 3) for value in x_NCHW[:, 0].mean((1, 2))]
+
+    assert len(shown) == 3 * images and {shown.count(image) for image in shown} == {3}
+    assert len(set(shown[:3])) == 3
+    for held_out in range(3, 9, 3):
+        assert not set(shown[-held_out:]) & set(shown[:-held_out])
 
 
 def test_one_broken_file_is_named_and_replaced(flat_folder: Path, preprocessing: Preprocessing, warned: Any) -> None:

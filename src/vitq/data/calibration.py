@@ -25,9 +25,10 @@ def draw_calibration(
 ) -> Tensor:
     """Draw ``limit`` images without their labels and without replacement: float32 (limit * views, C, H, W).
 
-    The first ``limit`` rows are the evaluation views, then come the augmented views, ``limit`` rows each. An
-    unusable image is replaced by the next one drawn. The same seed gives the same tensor whatever the number
-    of threads. Raises DataError or CalibrationError when the images cannot be used. Source: vitq.
+    Of the first half of the images come the evaluation views, then the augmented views; of the other half all views
+    of an image together. So the first rows are of different images, and what is held out at the end is of images that
+    no row before it shows. An unusable image is replaced by the next one drawn. The same seed gives the same tensor
+    whatever the number of threads. Raises DataError or CalibrationError when the images cannot be used. Source: vitq.
     """
     if limit < 1 or views < 1:
         raise DataError(f"calibration: {limit} images in {views} views; both must be at least 1")
@@ -72,20 +73,29 @@ def check_images(x_NCHW: Tensor, warn: Warn = warn_by_default) -> None:
 
 
 def _gather(drawn: Iterator[Prepared], wanted: int, views: int, preprocessing: Preprocessing, warn: Warn) -> Tensor:
-    """Write images into one tensor (N * V, C, H, W) as they come, first views first: no second copy."""
+    """Write images into one tensor (N * V, C, H, W) as they come, no second copy, in the order of ``_rows``."""
     first = next(drawn)
     if views > 1 and first.x.ndim == 3:
         warn("no-augmentation", "preprocessed tensors have no other views; each is used once")
     views = views if first.x.ndim == 4 else 1
-    x_VNCHW = torch.empty(views, wanted, *first.x.shape[-3:])
-    count = 0
-    for one in chain([first], drawn):
+    x_NCHW = torch.empty(views * wanted, *first.x.shape[-3:])
+    filled: list[int] = []
+    for number, one in enumerate(chain([first], drawn)):
         if one.x.ndim != first.x.ndim and views > 1:
             raise DataError(f"{one.item.name}: pictures and preprocessed tensors cannot be mixed with several views")
         check_shape(one, first.x.shape[-3:], preprocessing)
-        x_VNCHW[:, count] = one.x
-        count += 1
-    return x_VNCHW[:, :count].flatten(0, 1)
+        rows = _rows(number, wanted, views)
+        x_NCHW[rows] = one.x
+        filled.extend(rows)
+    return x_NCHW if len(filled) == len(x_NCHW) else x_NCHW[sorted(filled)]
+
+
+def _rows(number: int, images: int, views: int) -> list[int]:
+    """Return where the views of an image lie: view by view in the first half of the images, then image by image."""
+    half = images // 2
+    if number < half:
+        return list(range(number, half * views, half))
+    return list(range(number * views, (number + 1) * views))
 
 
 def _generator(seed: int, name: str) -> torch.Generator:

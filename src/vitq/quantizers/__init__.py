@@ -2,7 +2,7 @@
 
 from vitq.quantizers.affine import AffineQuantizer, affine_from_range, fake_quantize_affine
 from vitq.quantizers.base import FORMATS, Quantizer, make_quantizer, register_format
-from vitq.quantizers.compiled import compile_failure, use_compiled_kernels, worth_compiling
+from vitq.quantizers.compiled import compile_failure, compiling, use_compiled_kernels, worth_compiling
 from vitq.quantizers.drop import DropMask
 from vitq.quantizers.format import Format, Granularity
 from vitq.quantizers.granularity import activation_axis, parameter_shape, reduce_dims, weight_axis
@@ -30,6 +30,7 @@ __all__ = [
     "affine_from_range",
     "clamp_scale",
     "compile_failure",
+    "compiling",
     "fake_quantize",
     "fake_quantize_affine",
     "make_quantizer",

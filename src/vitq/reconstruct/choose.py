@@ -7,6 +7,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from vitq.errors import RecipeError
+from vitq.quantizers import use_compiled_kernels, worth_compiling
 from vitq.reconstruct.activations import forward_all
 from vitq.reconstruct.distances import relative_square
 from vitq.reconstruct.outliers import Outliers, outlier_profile
@@ -64,7 +65,8 @@ def choose(run: Run, options: Choose, trial: Trial) -> Choice:
     profile = outlier_profile(run.teacher, images[: options.held_out], run.device, options.kappa)
     slicings = candidates(run.teacher, profile, options.among, options.outlier_quantiles, options.longest)
     scores: dict[str, float] = {}
-    with run.events.task("choose", len(slicings)) as task:
+    compiled = use_compiled_kernels(worth_compiling(len(slicings) * len(images), images.shape))
+    with compiled, run.events.task("choose", len(slicings)) as task:
         for slicing in slicings:
             key = f"{run.stage}-trial-{slicing.name}"
             saved = run.store.load(key)

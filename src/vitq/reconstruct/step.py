@@ -11,7 +11,7 @@ from vitq.devices import cache_home, supports_bfloat16
 from vitq.errors import RecipeError
 from vitq.graph import Span
 from vitq.graph.insert import set_attribute
-from vitq.quantizers import use_compiled_kernels, worth_compiling
+from vitq.quantizers import compiling, use_compiled_kernels, worth_compiling
 from vitq.reconstruct.activations import Pair, Prefix, first_output, forward_all
 from vitq.reconstruct.choose import Choice, Choose, choose
 from vitq.reconstruct.curvature import LOW_RANK, Weigh
@@ -91,8 +91,9 @@ class Reconstruct(Step):
         known = (first, kept) if goals is None else (goal, goals)
         logits = None if self.weigh == "none" else _teacher(run, known[0], last, known[1])
         prefix = Prefix(run.student, run.teacher, images, run.device)
+        seen = len(images) + self.steps * self.batch
         with (
-            use_compiled_kernels(worth_compiling(self.steps * self.batch, run.images_NCHW.shape)),
+            use_compiled_kernels(compiling() or worth_compiling(seen, images.shape)),
             run.events.task("reconstruct", len(pieces)) as task,
         ):
             for done, piece in enumerate(pieces):
