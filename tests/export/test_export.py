@@ -1,6 +1,7 @@
 """Files of tiny models: what they compute, which kernels run them, and what is refused."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,16 @@ def test_every_format_is_proven_in_the_paper_scope(
     assert sum(proof.sites for proof in result.segments) == len(model.graph.quantizers)
     if target == "openvino":
         assert any("zero points" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("family, parts", [("vit", 6), ("swin", 6), ("beit", 3), ("levit", 0)])
+def test_queries_keys_and_values_are_products_of_their_own(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, family: str, parts: int
+) -> None:
+    quantized(family, "w8a8", target="openvino").export(tmp_path / "m.onnx", images)
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    assert sum(re.search(r"_codes_\d+_t$", tensor.name) is not None for tensor in graph.initializer) == parts
+    assert not graph.value_info
 
 
 def test_weights_of_four_bits_take_half_a_byte(

@@ -16,6 +16,7 @@ from vitq.export.baseline import baseline
 from vitq.export.build import build, properties
 from vitq.export.lower import refusals
 from vitq.export.parity import SegmentProof, prove
+from vitq.export.parts import parts_of
 from vitq.export.runtimes import SESSIONS, require
 from vitq.graph import Graph
 from vitq.graph.ops import LINEAR, is_op
@@ -104,16 +105,17 @@ def promises(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile) -
         if isinstance(quantizer, Quantizer) and quantizer.has_integer_values
         for consumer in graph.sites[name].consumers
     }
-    linears = [
-        (name, quantizer)
-        for name, quantizer in weights.items()
+    products = {
+        name: sum(len(parts_of(nodes[c], graph.cuts)) or 1 for c in graph.sites[name].consumers)
+        for name in weights
         if all(is_op(nodes[c], LINEAR) and c in carried for c in graph.sites[name].consumers)
-    ]
-    uneven = [name for name, quantizer in linears if not quantizer.format.symmetric]
+    }
+    uneven = [name for name in products if not weights[name].format.symmetric]
     if profile.name == "openvino" and uneven:
         note = f"{len(uneven)} linears have weights with zero points, which OpenVINO multiplies in floating point"
-        return len(linears) - len(uneven), (f"{note}; quantize with --target openvino",)
-    return len(linears), ()
+        even = sum(count for name, count in products.items() if name not in uneven)
+        return even, (f"{note}; quantize with --target openvino",)
+    return sum(products.values()), ()
 
 
 def saturation(weights: Mapping[str, Quantizer]) -> tuple[str, ...]:
