@@ -18,6 +18,7 @@ import torch
 from command import run_or_table, vitq
 
 import vitq as library
+from vitq.cli.environment import processor
 from vitq.graph.ops import LINEAR, is_op, value
 
 RESULTS = Path(__file__).parent / "results" / "deploy.jsonl"
@@ -68,7 +69,11 @@ def run(chosen: argparse.Namespace) -> None:
         result = vitq("bench", *map(str, runs), "--images", str(calibration), *judged, *more, *sizes, *source)
         about = {
             **{"model": model, "random": chosen.random, "threads": chosen.threads, "target": chosen.target},
-            **{"ceiling_gops": ceiling(chosen.threads), "linear_gop": operations(runs[0])},
+            **{
+                "machine": processor().value,
+                "ceiling_gops": ceiling(chosen.threads),
+                "linear_gop": operations(runs[0]),
+            },
         }
         with RESULTS.open("a") as file:
             for row in result["rows"]:
@@ -79,12 +84,12 @@ def run(chosen: argparse.Namespace) -> None:
 def table(_: argparse.Namespace) -> None:
     """Print the results as Markdown."""
     rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    for model, threads in dict.fromkeys((row["model"], row["threads"]) for row in rows):
-        mine = [row for row in rows if (row["model"], row["threads"]) == (model, threads)]
+    for group in dict.fromkeys((row["model"], row["threads"], row["machine"]) for row in rows):
+        mine = [row for row in rows if (row["model"], row["threads"], row["machine"]) == group]
         ceiling_gops, linear_gop = mine[0]["ceiling_gops"], mine[0]["linear_gop"]
         batches = list(mine[0]["milliseconds"])
         floor = ", ".join(f"{1e3 * int(b) * linear_gop / ceiling_gops:.1f} ms at batch {b}" for b in batches)
-        print(f"\n### {model}, {threads} thread(s)\n")
+        print(f"\n### {group[0]}, {group[1]} thread(s), {group[2]}\n")
         print(f"The linears alone at the int8 ceiling of {ceiling_gops:.0f} GOPS: {floor}.\n")
         headers = [
             *(f"batch {b}, ms (times float32)" for b in batches),
