@@ -40,7 +40,7 @@ from vitq.reconstruct.activations import forward_all
 from vitq.reconstruct.choose import Choose
 from vitq.reconstruct.distances import divergence, relative_square
 from vitq.reconstruct.schedule import plan
-from vitq.reconstruct.slicings import candidates, even_steps
+from vitq.reconstruct.slicings import candidates
 from vitq.run import Run
 
 HERE = Path(__file__).parent
@@ -112,7 +112,7 @@ def reconstruct(run: Run, cell: dict[str, Any], starts: dict[str, Graph]) -> Non
         starts[key] = run.student
     run.student = starts[key].clone()
     total = cell["steps"] * len(run.student.spans("block")) * variant.get("times", 1)
-    pieces = sum(len(plan(run.student, s.schedule, s.order)) for s in steps[first:] if isinstance(s, Reconstruct))
+    pieces = sum(shares(run.student, s) for s in steps[first:] if isinstance(s, Reconstruct))
     for number, step in enumerate(steps[first:]):
         run.stage = f"{number}-{step.step_name}"
         if not isinstance(step, Reconstruct):
@@ -123,17 +123,24 @@ def reconstruct(run: Run, cell: dict[str, Any], starts: dict[str, Graph]) -> Non
             sliced(run, step, step.choose, total)
 
 
+def shares(graph: Graph, step: Reconstruct) -> int:
+    """Return how many times its ``steps`` a reconstruction takes in total."""
+    pieces = plan(graph, step.schedule, step.order)
+    return len({piece.level for piece in pieces}) * len(graph.spans("block")) if step.even else len(pieces)
+
+
 def sliced(run: Run, step: Reconstruct, options: Choose, total: int) -> None:
     """Choose a slicing and reconstruct its segments with the steps that the trials have left."""
     found = step.choice(run)
     tried = candidates(run.teacher, found.profile, options.among, options.outlier_quantiles, options.longest)
-    trials = [even_steps(run.student, s, options.steps) if options.even else options.steps for s in tried]
-    left = total - sum(steps * len(slicing.pieces) for steps, slicing in zip(trials, tried, strict=True))
+    blocks = len(run.student.spans("block"))
+    left = total - sum(options.steps * (blocks if step.even else len(slicing.pieces)) for slicing in tried)
     if left < len(found.best.pieces):
         raise ValueError(f"the trials take all but {left} of {total} steps; raise --steps or lower choose.steps")
     pieces = found.best.pieces
     print(f"{found.best.name} of {found.scores}, {left} of {total} steps left", flush=True)
-    step.model_copy(update={"choose": None, "steps": round(left / len(pieces))}).sweep(run, pieces)
+    each = round(left / (blocks if step.even else len(pieces)))
+    step.model_copy(update={"choose": None, "steps": each}).sweep(run, pieces)
 
 
 @torch.no_grad()

@@ -78,10 +78,14 @@ def test_trials_and_full_run_take_equal_steps_by_segment_or_in_total(
     make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, even: bool
 ) -> None:
     taken: list[tuple[int, int]] = []
-    monkeypatch.setattr(Reconstruct, "sweep", lambda self, _, pieces: taken.append((self.steps, len(pieces))))
+    monkeypatch.setattr(
+        Reconstruct,
+        "sweep",
+        lambda self, run, pieces: taken.append((*self.steps_of(run.student, pieces).values(), len(pieces))),
+    )
     run = make_run()
     blocks = len(run.student.spans("block"))
-    Reconstruct.model_validate({**QUICK, "steps": 60, "choose": {**CHOOSE, "steps": 30, "even": even}}).apply(run)
+    Reconstruct.model_validate({**QUICK, "steps": 60, "even": even, "choose": {**CHOOSE, "steps": 30}}).apply(run)
     *trials, full = taken
     assert len({pieces for _, pieces in trials}) > 1
     for (steps, pieces), wanted in [*((trial, 30) for trial in trials), (full, 60)]:

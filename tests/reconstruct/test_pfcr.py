@@ -13,6 +13,8 @@ from vitq.graph import Graph
 from vitq.pipeline import apply_steps
 from vitq.quantizers import Granularity, Quantizer
 from vitq.recipes import load_recipe
+from vitq.reconstruct import Reconstruct
+from vitq.reconstruct.schedule import plan
 from vitq.run import Run
 from vitq.step import Step
 from vitq.store import Store
@@ -52,6 +54,18 @@ def test_pfcr_with_units_only_is_unit_wise_reconstruction(teachers: dict[str, Gr
     unit_wise = result(new_run(teacher), pfcr(schedule=["unit"], order="level"))
     assert same(progressive, unit_wise)
     assert not same(progressive, result(new_run(teacher), pfcr(schedule=["unit", "block"])))
+
+
+@pytest.mark.parametrize("model", ["vit", "swin"])
+def test_every_level_of_pfcr_takes_as_many_steps_in_total(teachers: dict[str, Graph], model: str) -> None:
+    first = next(step for step in pfcr(schedule=LEVELS, steps=30) if isinstance(step, Reconstruct))
+    pieces = plan(teachers[model], first.schedule, first.order)
+    steps = first.steps_of(teachers[model], pieces)
+    blocks = len(teachers[model].spans("block"))
+    assert steps["unit"] < steps["block"] < steps["2"]
+    for level in LEVELS:
+        count = sum(piece.level == level for piece in pieces)
+        assert abs(steps[level] * count - 30 * blocks) <= count / 2
 
 
 @pytest.mark.parametrize("model", ["vit", "swin"])

@@ -20,9 +20,8 @@ class Choose(BaseModel):
     """Candidates and the trial that each gets.
 
     ``among``: uniform granularities; ``outlier_quantiles``: one adaptive slicing each, merged where the share of
-    energy beyond ``kappa`` standard deviations is above that quantile, inside spans of ``longest``; ``steps`` of every
-    segment and ``images`` to train on in a trial; ``held_out`` images, the last ones, judge it. ``even``: steps, of
-    trials and of the full run, are those of a block, and every slicing takes as many in total; else of any segment.
+    energy beyond ``kappa`` standard deviations is above that quantile, inside spans of ``longest``; ``steps`` and
+    ``images`` to train on in a trial; ``held_out`` images, the last ones, judge it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,7 +33,6 @@ class Choose(BaseModel):
     steps: int = Field(default=30, ge=0)
     images: int = Field(default=256, ge=1)
     held_out: int = Field(default=64, ge=1)
-    even: bool = False
 
 
 @dataclass(frozen=True)

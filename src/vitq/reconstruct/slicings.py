@@ -19,11 +19,6 @@ class Slicing:
     pieces: tuple[Piece, ...]
 
 
-def even_steps(graph: Graph, slicing: Slicing, steps: int) -> int:
-    """Return the steps of each segment with which ``slicing`` takes as many in total as blocks of ``steps`` each."""
-    return round(steps * len(graph.spans("block")) / len(slicing.pieces))
-
-
 def candidates(
     graph: Graph, profile: Sequence[Outliers], uniform: Sequence[str], quantiles: Sequence[float], longest: str
 ) -> tuple[Slicing, ...]:

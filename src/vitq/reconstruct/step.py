@@ -1,5 +1,6 @@
 """The recipe step that reconstructs the student, segment by segment."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Literal
@@ -9,7 +10,7 @@ from pydantic import Field
 
 from vitq.devices import cache_home, supports_bfloat16
 from vitq.errors import RecipeError
-from vitq.graph import Span
+from vitq.graph import Graph, Span
 from vitq.graph.insert import set_attribute
 from vitq.quantizers import compiling, use_compiled_kernels, worth_compiling
 from vitq.reconstruct.activations import Pair, Prefix, first_output, forward_all
@@ -19,7 +20,7 @@ from vitq.reconstruct.objectives import BlockTerm, FeatureTerm, Fusion, LocalTer
 from vitq.reconstruct.optimize import Data, Settings
 from vitq.reconstruct.schedule import Order, Piece, plan
 from vitq.reconstruct.segment import prepare
-from vitq.reconstruct.slicings import Slicing, even_steps
+from vitq.reconstruct.slicings import Slicing
 from vitq.reconstruct.train import train
 from vitq.run import Run
 from vitq.step import Step, register_step
@@ -34,6 +35,7 @@ class Reconstruct(Step):
     ``learn`` maps what is learnt to its Adam rate: ``weights`` (straight-through; in steps of their channel),
     ``rounding`` (AdaRound's V), ``weight_scales``, ``activation_scales`` (relative), ``zero_points`` (codes),
     ``biases``, ``norms``. ``block``, ``global`` and ``local`` weigh the terms of the objective; 0 switches one off.
+    ``even``: ``steps`` are those of a block, and every level or slicing takes as many in total; else of any segment.
     """
 
     schedule: tuple[str, ...] = ("block",)
@@ -41,6 +43,7 @@ class Reconstruct(Step):
     choose: Choose | None = None
     inputs: Literal["quantized", "floating"] = "quantized"
     steps: int = Field(500, ge=0)
+    even: bool = False
     batch: int = Field(32, ge=1)
     learn: dict[Learnable, float] = Field({"weights": 0.03, "activation_scales": 0.03})
     block: float = Field(1.0, ge=0)
@@ -70,16 +73,22 @@ class Reconstruct(Step):
         if self.choose is None:
             self.sweep(run, plan(run.student, self.schedule, self.order))
         else:
-            self._sliced(run, self.choice(run).best, self.steps, self.choose)
+            self._sliced(run, self.choice(run).best, self.steps)
 
     def choice(self, run: Run) -> Choice:
         """Try the candidates of ``choose`` and return what was measured; the student stays as it is."""
         options = self.choose or Choose()
-        return choose(run, options, lambda copy, slicing: self._sliced(copy, slicing, options.steps, options))
+        return choose(run, options, lambda copy, slicing: self._sliced(copy, slicing, options.steps))
 
-    def _sliced(self, run: Run, slicing: Slicing, steps: int, options: Choose) -> None:
-        each = even_steps(run.student, slicing, steps) if options.even else steps
-        self.model_copy(update={"choose": None, "steps": each}).sweep(run, slicing.pieces)
+    def _sliced(self, run: Run, slicing: Slicing, steps: int) -> None:
+        self.model_copy(update={"choose": None, "steps": steps}).sweep(run, slicing.pieces)
+
+    def steps_of(self, graph: Graph, pieces: Sequence[Piece]) -> dict[str, int]:
+        """Return the steps that each segment of ``pieces`` takes, by level."""
+        segments, blocks = Counter(piece.level for piece in pieces), len(graph.spans("block"))
+        if not self.even:
+            return dict.fromkeys(segments, self.steps)
+        return {level: max(round(self.steps * blocks / count), min(self.steps, 1)) for level, count in segments.items()}
 
     def sweep(self, run: Run, pieces: Sequence[Piece]) -> None:
         """Reconstruct ``pieces`` in order, checkpointing each; finished ones of a resumed run are read back."""
@@ -92,13 +101,14 @@ class Reconstruct(Step):
         logits = None if self.weigh == "none" else _teacher(run, known[0], last, known[1])
         prefix = Prefix(run.student, run.teacher, images, run.device)
         seen = len(images) + self.steps * self.batch
+        steps = self.steps_of(run.student, pieces)
         with (
             use_compiled_kernels(compiling() or worth_compiling(seen, images.shape)),
             run.events.task("reconstruct", len(pieces)) as task,
         ):
             for done, piece in enumerate(pieces):
                 key = f"{run.stage}-{done:03d}-{piece.level}"
-                after = self._reconstruct(run, piece.span, prefix, goal, goals, logits, key)
+                after = self._reconstruct(run, piece.span, steps[piece.level], prefix, goal, goals, logits, key)
                 prefix.trained(piece.span, after, {later.span.cut for later in pieces[done + 1 :]})
                 task.advance()
 
@@ -106,6 +116,7 @@ class Reconstruct(Step):
         self,
         run: Run,
         span: Span,
+        steps: int,
         prefix: Prefix,
         goal: str,
         goals: torch.Tensor | None,
@@ -139,7 +150,7 @@ class Reconstruct(Step):
             segment,
             data,
             Fusion(self._terms(visible)),
-            self._settings(run),
+            self._settings(run, steps),
             run.device,
             generator,
             run.events,
@@ -169,10 +180,10 @@ class Reconstruct(Step):
             terms["local"] = (self.local, LocalTerm(self.local_by))
         return terms
 
-    def _settings(self, run: Run) -> Settings:
+    def _settings(self, run: Run, steps: int) -> Settings:
         fast = supports_bfloat16(run.device) if self.precision == "auto" else self.precision == "bfloat16"
-        own = {field.name: getattr(self, field.name) for field in fields(Settings) if field.name != "bfloat16"}
-        return Settings(**own, bfloat16=fast)
+        own = {f.name: getattr(self, f.name) for f in fields(Settings) if f.name not in ("steps", "bfloat16")}
+        return Settings(**own, steps=steps, bfloat16=fast)
 
 
 def _teacher(run: Run, start: str, end: str, x_N: torch.Tensor) -> torch.Tensor:
