@@ -1,11 +1,13 @@
 """The benchmark on a tiny model: every contender is measured, and accuracy is that of the file."""
 
+import io
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 pytest.importorskip("onnxruntime")
@@ -14,12 +16,13 @@ pytest.importorskip("onnxscript")
 import vitq
 from vitq.errors import ExportError
 from vitq.export import rivals
-from vitq.export.bench import bench
+from vitq.export.bench import Measured, bench
 from vitq.export.build import build
 from vitq.export.footprint import footprint
 from vitq.export.runtimes import compile_content
 from vitq.graph import capture
 from vitq.models import load_model
+from vitq.report.exported import bench_table
 
 
 def test_floating_point_artifacts_and_rivals_stand_side_by_side(tiny: Callable[..., nn.Module]) -> None:
@@ -40,6 +43,18 @@ def test_floating_point_artifacts_and_rivals_stand_side_by_side(tiny: Callable[.
         assert plain.ratios == {1: 1.0, 4: 1.0}
         assert all(time > 0 for time in mine.milliseconds.values())
     assert names["onnxruntime", "onnxruntime's own int8"].integer_products > 0
+
+
+def test_the_table_says_which_one_to_take_even_if_it_is_floating_point() -> None:
+    rows = [
+        Measured("bfloat16", "openvino", 9, 9, 0, {1: 2.0, 16: 9.0}, {1: 1.0, 16: 1.0}, None),
+        Measured("mine", "onnxruntime", 5, 5, 7, {1: 3.0, 16: 8.0}, {1: 0.5, 16: 2.0}, 84.1),
+    ]
+    console = Console(file=io.StringIO(), width=120)
+    console.print(bench_table(rows, 1))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "fastest at batch 1: bfloat16 in openvino" in shown
+    assert "fastest at batch 16: mine in onnxruntime" in shown
 
 
 def test_a_process_that_fails_says_why() -> None:
