@@ -14,7 +14,7 @@ from vitq.quantizers import Quantizer
 OFFSET = 128
 """What turns uint8 codes into int8 ones."""
 ROWS = 256
-"""Rows at a time on a CPU: what is in between stays in its caches, which is 4 times as fast as a whole batch."""
+"""Rows at a time on a CPU: what is in between stays in its caches (benchmarks/deploy.md)."""
 
 
 class IntegerLinear(nn.Module):

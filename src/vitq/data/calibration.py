@@ -27,8 +27,9 @@ def draw_calibration(
 
     Of the first half of the images come the evaluation views, then the augmented views; of the other half all views
     of an image together. So the first rows are of different images, and what is held out at the end is of images that
-    no row before it shows. An unusable image is replaced by the next one drawn. The same seed gives the same tensor
-    whatever the number of threads. Raises DataError or CalibrationError when the images cannot be used. Source: vitq.
+    no row before it shows, but for one image where it is no multiple of ``views``. An unusable image is replaced by
+    the next one drawn. The same seed gives the same tensor whatever the number of threads. Raises DataError or
+    CalibrationError when the images cannot be used. Source: vitq.
     """
     if limit < 1 or views < 1:
         raise DataError(f"calibration: {limit} images in {views} views; both must be at least 1")

@@ -35,7 +35,7 @@ def build(
         onnx.checker.check_model(proto, full_check=True)
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the exported graph is not valid ONNX, please report it: {error}") from error
-    del proto.graph.value_info[:]  # with these shapes ONNX Runtime takes 1.29 times as long at batch 16
+    del proto.graph.value_info[:]  # with these shapes ONNX Runtime is slower (benchmarks/deploy.md)
     content: bytes = proto.SerializeToString()
     return content
 

@@ -1,16 +1,15 @@
 """Lowering: the student graph with each quantizer written as operations that a runtime knows."""
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import fx
 
 from vitq.errors import ExportError
-from vitq.export.parts import parts_of, read
+from vitq.export.weights import constant, lower_weight
 from vitq.graph import Graph, Site
-from vitq.graph.ops import LINEAR, attribute, is_op, value
 from vitq.quantizers import Quantizer
 from vitq.targets import Profile
 
@@ -67,7 +66,7 @@ def lower(graph: Graph, weights: Mapping[str, Quantizer], signed: bool = False) 
         sites[name] = _activation(module, calls[targets[id(quantizer)]], name, quantizer, signed)
     codes: dict[str, int] = {}
     for name, quantizer in weights.items():
-        codes |= _weight(module, nodes[graph.sites[name].node], quantizer, graph.cuts)
+        codes |= lower_weight(module, nodes[graph.sites[name].node], quantizer, graph.cuts)
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
@@ -117,7 +116,7 @@ def _activation(module: fx.GraphModule, node: fx.Node, site: str, quantizer: Qua
         operation, arguments = "affine", _affine_signed
     with module.graph.inserting_before(node):
         given = [
-            _constant(module, f"{node.name}_{i}", a) if isinstance(a, torch.Tensor) else a
+            constant(module, f"{node.name}_{i}", a) if isinstance(a, torch.Tensor) else a
             for i, a in enumerate(arguments(quantizer, quantizer.parameters_dict()))
         ]
         new = module.graph.call_function(getattr(torch.ops.vitq, operation).default, (node.args[0], *given))
@@ -127,71 +126,3 @@ def _activation(module: fx.GraphModule, node: fx.Node, site: str, quantizer: Qua
     new.name = name
     new.meta = dict(node.meta)
     return name
-
-
-def _weight(module: fx.GraphModule, source: fx.Node, quantizer: Quantizer, keep: Collection[str]) -> dict[str, int]:
-    """Replace a weight by its codes, offset to be signed; linears that read it become products with its transpose.
-
-    A linear whose result is taken apart becomes a product for each part.
-    """
-    bits, parameters = quantizer.format.bits, quantizer.parameters_dict()
-    middle = 2 ** (bits - 1)
-    codes = (quantizer.encode(attribute(module, str(source.target))).to(torch.int16) - middle).to(torch.int8)
-    scale, zero = parameters["scale"], (parameters["zero_point"].round() - middle).to(torch.int8)
-    per_row = scale.ndim > 0
-    found: dict[str, int] = {}
-
-    def values(name: str, held: torch.Tensor, rows: slice, place: int) -> fx.Node:
-        found[name] = bits
-        tensors = {name: held, f"{name}_scale": scale, f"{name}_zero": zero}
-        if per_row:
-            tensors |= {key: tensors[key].flatten()[rows] for key in (f"{name}_scale", f"{name}_zero")}
-        given = [_constant(module, key, tensor) for key, tensor in tensors.items()]
-        return module.graph.call_function(torch.ops.vitq.weight.default, (*given, place))
-
-    whole = slice(None)
-    for user in list(source.users):
-        with module.graph.inserting_before(user):
-            if not is_op(user, LINEAR):
-                user.replace_input_with(source, values(f"{source.name}_codes", codes, whole, 0))
-                continue
-            parts = parts_of(user, keep)
-            if not parts:
-                held = values(f"{source.name}_codes_t", codes.T.contiguous(), whole, 1)
-                product = _product(module.graph, user, held, whole)
-        for part in parts:
-            with module.graph.inserting_before(part.reader):
-                name = f"{source.name}_codes_{part.rows.start}_t"
-                held = values(name, codes[part.rows].T.contiguous(), part.rows, 1)
-                read(module.graph, part, _product(module.graph, user, held, part.rows))
-        if not parts:
-            name = user.name
-            user.replace_all_uses_with(product)
-            module.graph.erase_node(user)
-            product.name = name
-    return found
-
-
-def _product(graph: fx.Graph, linear: fx.Node, values: fx.Node, rows: slice) -> fx.Node:
-    """Write a linear, or these ``rows`` of its weight, as product and sum.
-
-    With one row per image it gets a dimension more: ONNX Runtime makes a float Gemm of a flat product and sum.
-    """
-    x = linear.args[0]
-    flat = isinstance(x, fx.Node) and value(x).ndim == 2
-    if flat:
-        x = graph.call_function(torch.ops.aten.unsqueeze.default, (x, 1))
-    product = graph.call_function(torch.ops.vitq.linear.default, (x, values))
-    if len(linear.args) > 2 and linear.args[2] is not None:
-        bias = linear.args[2]
-        if rows != slice(None):
-            bias = graph.call_function(torch.ops.aten.slice.Tensor, (bias, 0, rows.start, rows.stop))
-        product = graph.call_function(torch.ops.aten.add.Tensor, (product, bias))
-    return graph.call_function(torch.ops.aten.squeeze.dim, (product, 1)) if flat else product
-
-
-def _constant(module: fx.GraphModule, name: str, tensor: torch.Tensor) -> fx.Node:
-    """Read a new buffer, once."""
-    if not hasattr(module, name):
-        module.register_buffer(name, tensor.detach().clone())
-    return module.graph.get_attr(name)

@@ -1,7 +1,6 @@
 """Linears whose result is taken apart at once, as queries, keys and values are: each part can be a linear of its own.
 
-The parts then need no copy to be told apart. One thread of a Xeon, DeiT-Tiny W8A8, the same logits: 1.08 times as fast
-at batch 16 in ONNX Runtime and in OpenVINO, 1.02 and 1.00 times at batch 1.
+The parts then need no copy to be told apart: the same logits, somewhat faster (benchmarks/deploy.md).
 """
 
 from collections.abc import Collection, Sequence
@@ -40,14 +39,14 @@ def parts_of(linear: fx.Node, keep: Collection[str]) -> list[Part]:
     outputs, axis = value(linear).shape[-1], len(order) - 3
     if axis < 0 or order[0] != axis or value(view).shape[-3:].numel() != outputs or taken.args[1:] not in ((), (0,)):
         return []
-    size = outputs // value(view).shape[axis]
+    size, kept = outputs // value(view).shape[axis], (*shape[:axis], *shape[axis + 1 :])
     rest = tuple(d - (d > axis) for d in order[1:])
-    return [
-        Part(slice(index * size, (index + 1) * size), reader, (*shape[:axis], *shape[axis + 1 :]), rest)
-        for reader in taken.users
-        for index in [reader.args[1]]
-        if isinstance(index, int)
-    ]
+    found: list[Part] = []
+    for reader in taken.users:
+        index = reader.args[1]
+        assert isinstance(index, int)
+        found.append(Part(slice(index * size, (index + 1) * size), reader, kept, rest))
+    return found
 
 
 def read(graph: fx.Graph, part: Part, product: fx.Node) -> None:

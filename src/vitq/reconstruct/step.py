@@ -84,7 +84,7 @@ class Reconstruct(Step):
         self.model_copy(update={"choose": None, "steps": steps}).sweep(run, slicing.pieces)
 
     def steps_of(self, graph: Graph, pieces: Sequence[Piece]) -> dict[str, int]:
-        """Return the steps that each segment of ``pieces`` takes, by level."""
+        """Return the steps that each segment of ``pieces`` takes, by level. Source: vitq."""
         segments, blocks = Counter(piece.level for piece in pieces), len(graph.spans("block"))
         if not self.even:
             return dict.fromkeys(segments, self.steps)

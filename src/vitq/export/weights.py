@@ -1,0 +1,80 @@
+"""Weights as integer codes, and the linears that read them as products of codes."""
+
+from collections.abc import Collection
+
+import torch
+from torch import fx
+
+from vitq.export.parts import parts_of, read
+from vitq.graph.ops import LINEAR, attribute, is_op, value
+from vitq.quantizers import Quantizer
+
+WHOLE = slice(None)
+
+
+def lower_weight(
+    module: fx.GraphModule, source: fx.Node, quantizer: Quantizer, keep: Collection[str]
+) -> dict[str, int]:
+    """Replace a weight by its codes, offset to be signed; return the bits of each buffer of codes.
+
+    Linears that read it become products with its transpose, one for each part where the result is taken apart; nodes
+    to ``keep`` stay.
+    """
+    bits, parameters = quantizer.format.bits, quantizer.parameters_dict()
+    middle = 2 ** (bits - 1)
+    codes = (quantizer.encode(attribute(module, str(source.target))).to(torch.int16) - middle).to(torch.int8)
+    scale, zero = parameters["scale"], (parameters["zero_point"].round() - middle).to(torch.int8)
+    found: dict[str, int] = {}
+
+    def values(name: str, held: torch.Tensor, rows: slice, axis: int) -> fx.Node:
+        found[name] = bits
+        ends = [t.flatten()[rows] if t.ndim else t for t in (scale, zero)]
+        tensors = zip((name, f"{name}_scale", f"{name}_zero"), (held, *ends), strict=True)
+        given = [constant(module, key, tensor) for key, tensor in tensors]
+        return module.graph.call_function(torch.ops.vitq.weight.default, (*given, axis))
+
+    for user in list(source.users):
+        if not is_op(user, LINEAR):
+            with module.graph.inserting_before(user):
+                user.replace_input_with(source, values(f"{source.name}_codes", codes, WHOLE, 0))
+            continue
+        parts = parts_of(user, keep)
+        for part in parts:
+            with module.graph.inserting_before(part.reader):
+                name = f"{source.name}_codes_{part.rows.start}_t"
+                held = values(name, codes[part.rows].T.contiguous(), part.rows, 1)
+                read(module.graph, part, _product(module.graph, user, held, part.rows))
+        if not parts:
+            with module.graph.inserting_before(user):
+                held = values(f"{source.name}_codes_t", codes.T.contiguous(), WHOLE, 1)
+                product = _product(module.graph, user, held, WHOLE)
+            name = user.name
+            user.replace_all_uses_with(product)
+            module.graph.erase_node(user)
+            product.name = name
+    return found
+
+
+def _product(graph: fx.Graph, linear: fx.Node, values: fx.Node, rows: slice) -> fx.Node:
+    """Write a linear, or these ``rows`` of its weight, as product and sum.
+
+    With one row per image it gets a dimension more: ONNX Runtime makes a float Gemm of a flat product and sum.
+    """
+    x = linear.args[0]
+    flat = isinstance(x, fx.Node) and value(x).ndim == 2
+    if flat:
+        x = graph.call_function(torch.ops.aten.unsqueeze.default, (x, 1))
+    product = graph.call_function(torch.ops.vitq.linear.default, (x, values))
+    if len(linear.args) > 2 and linear.args[2] is not None:
+        bias = linear.args[2]
+        if rows != WHOLE:
+            bias = graph.call_function(torch.ops.aten.slice.Tensor, (bias, 0, rows.start, rows.stop))
+        product = graph.call_function(torch.ops.aten.add.Tensor, (product, bias))
+    return graph.call_function(torch.ops.aten.squeeze.dim, (product, 1)) if flat else product
+
+
+def constant(module: fx.GraphModule, name: str, tensor: torch.Tensor) -> fx.Node:
+    """Read a new buffer, made once."""
+    if not hasattr(module, name):
+        module.register_buffer(name, tensor.detach().clone())
+    return module.graph.get_attr(name)
