@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import fx
@@ -95,12 +96,18 @@ def _piecewise(quantizer: Quantizer, parameters: Mapping[str, torch.Tensor]) -> 
     return parameters["scale"], zero, quantizer.format.qmax
 
 
+def _logarithm(quantizer: Quantizer, parameters: Mapping[str, torch.Tensor], octave: int) -> Arguments:
+    qmax = quantizer.format.qmax
+    codes = torch.arange(qmax + 1, dtype=torch.float32)
+    return parameters["scale"], quantizer.kernel.values(codes, qmax, torch.ones(()), None), octave
+
+
 LOWERINGS: dict[str, tuple[str, Callable[[Quantizer, Mapping[str, torch.Tensor]], Arguments]]] = {
     "affine": ("affine", _affine),
     "piecewise": ("piecewise", _piecewise),
-    "log2": ("log2", lambda q, p: (p["scale"], q.format.qmax, False)),
-    "log2_flush": ("log2", lambda q, p: (p["scale"], q.format.qmax, True)),
-    "log_sqrt2": ("log_sqrt2", lambda q, p: (p["scale"], q.format.qmax)),
+    "log2": ("logarithm", partial(_logarithm, octave=1)),
+    "log2_flush": ("logarithm", partial(_logarithm, octave=1)),
+    "log_sqrt2": ("logarithm", partial(_logarithm, octave=2)),
 }
 
 

@@ -10,11 +10,20 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from onnx import TensorProto, helper
 from onnxscript import opset21
 from torch import Tensor
 
 op: Any = opset21
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {}
+
+
+def _number(value: float) -> Any:
+    return op.Constant(value_float=float(value))
+
+
+def _float(x: Any) -> Any:
+    return op.Cast(x, to=TensorProto.FLOAT)
 
 
 def _translated_by(operation: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -49,7 +58,7 @@ def affine_float(x: Tensor, scale: Tensor, zero_point: Tensor, qmax: int) -> Ten
 @_translated_by(affine_float)
 def _affine_float(x: Any, scale: Any, zero_point: Any, qmax: int) -> Any:
     raw = op.Add(op.Round(op.Div(x, scale)), zero_point)
-    codes = op.Clip(raw, op.Constant(value_float=0.0), op.Constant(value_float=float(qmax)))
+    codes = op.Clip(raw, _number(0.0), _number(qmax))
     return op.Mul(op.Sub(codes, zero_point), scale)
 
 
@@ -64,8 +73,11 @@ def piecewise(x: Tensor, scale: Tensor, zero_point: Tensor, qmax: int) -> Tensor
 
 @_translated_by(piecewise)
 def _piecewise(x: Any, scale: Any, zero_point: Any, qmax: int) -> Any:
-    values = _two_ranges(x, scale, zero_point, qmax)
-    return op.DequantizeLinear(op.QuantizeLinear(values, scale, zero_point), scale, zero_point)
+    """Spread the codes from byte to byte, which ONNX Runtime does by a table."""
+    knee = op.Constant(value=helper.make_tensor("knee", TensorProto.UINT8, (), [qmax // 2]))
+    codes = op.QuantizeLinear(_narrow(x, scale, zero_point, qmax), _number(1), knee)
+    wide = op.LeakyRelu(op.DequantizeLinear(codes, _number(4), knee), alpha=0.25)
+    return op.DequantizeLinear(op.QuantizeLinear(wide, _number(1), knee), scale, zero_point)
 
 
 @torch.library.custom_op("vitq::piecewise_float", mutates_args=())
@@ -77,60 +89,33 @@ def piecewise_float(x: Tensor, scale: Tensor, zero_point: Tensor, qmax: int) -> 
 
 @_translated_by(piecewise_float)
 def _piecewise_float(x: Any, scale: Any, zero_point: Any, qmax: int) -> Any:
-    return _two_ranges(x, scale, zero_point, qmax)
+    codes = op.Round(_narrow(x, scale, zero_point, qmax))
+    wide = op.LeakyRelu(op.Mul(codes, _number(4)), alpha=0.25)
+    return op.Mul(op.Add(wide, op.Sub(_number(qmax // 2), _float(zero_point))), scale)
 
 
-def _two_ranges(x: Any, scale: Any, zero_point: Any, qmax: int) -> Any:
+def _narrow(x: Any, scale: Any, zero_point: Any, qmax: int) -> Any:
+    """Return the codes before rounding, counted from the knee: four scales wide above it, one below."""
     knee = qmax // 2
-    zero = op.Cast(zero_point, to=1)
-    above = op.Add(op.Div(x, scale), op.Sub(zero, op.Constant(value_float=float(knee))))
-    codes = op.Round(op.Min(above, op.Mul(above, op.Constant(value_float=0.25))))
-    inside = op.Clip(codes, op.Constant(value_float=float(-knee)), op.Constant(value_float=float(qmax - knee)))
-    wide = op.Max(inside, op.Mul(inside, op.Constant(value_float=4.0)))
-    return op.Mul(op.Add(wide, op.Sub(op.Constant(value_float=float(knee)), zero)), scale)
+    coarse = op.Div(x, op.Mul(scale, _number(4)))
+    shift = op.Mul(op.Sub(_float(zero_point), _number(knee)), _number(0.25))
+    return op.Clip(op.LeakyRelu(op.Add(coarse, shift), alpha=4.0), _number(-knee), _number(qmax - knee))
 
 
-@torch.library.custom_op("vitq::log2", mutates_args=())
-def log2(x: Tensor, scale: Tensor, qmax: int, flush: bool) -> Tensor:
-    """Round x / scale to a power of two, 2^-code with codes up to ``qmax``; with ``flush`` the last code is zero."""
-    codes = (x / scale).clamp(min=0).log2().neg().round().clamp(0, qmax)
-    values = torch.exp2(-codes) * scale
-    return torch.where(codes == qmax, 0.0, values) if flush else values
+@torch.library.custom_op("vitq::logarithm", mutates_args=())
+def logarithm(x: Tensor, scale: Tensor, values: Tensor, octave: int) -> Tensor:
+    """Look up the value of round(-octave log2(x / scale)), one of the codes of ``values``; zero has the last one."""
+    codes = (x / scale).clamp(min=0).log2().mul(-octave).round().clamp(0, len(values) - 1)
+    return values[codes.long()] * scale
 
 
-@_translated_by(log2)
-def _log2(x: Any, scale: Any, qmax: int, flush: bool) -> Any:
-    codes = _log_codes(x, scale, qmax, -1 / math.log(2))
-    values = op.Mul(op.Pow(op.Constant(value_float=2.0), op.Neg(codes)), scale)
-    if not flush:
-        return values
-    last = op.Equal(codes, op.Constant(value_float=float(qmax)))
-    return op.Where(last, op.Constant(value_float=0.0), values)
-
-
-@torch.library.custom_op("vitq::log_sqrt2", mutates_args=())
-def log_sqrt2(x: Tensor, scale: Tensor, qmax: int) -> Tensor:
-    """Round x / scale to a power of √2, with codes up to ``qmax``."""
-    codes = (x / scale).clamp(min=0).log2().mul(-2).round().clamp(0, qmax)
-    half = (codes * 0.5).ceil()
-    return torch.exp2(-half) * (1 + (half + half - codes) * (math.sqrt(2) - 1)) * scale
-
-
-@_translated_by(log_sqrt2)
-def _log_sqrt2(x: Any, scale: Any, qmax: int) -> Any:
-    codes = _log_codes(x, scale, qmax, -2 / math.log(2))
-    half = op.Ceil(op.Mul(codes, op.Constant(value_float=0.5)))
-    odd = op.Sub(op.Add(half, half), codes)
-    one = op.Constant(value_float=1.0)
-    stretch = op.Add(one, op.Mul(odd, op.Constant(value_float=math.sqrt(2) - 1)))
-    return op.Mul(op.Mul(op.Pow(op.Constant(value_float=2.0), op.Neg(half)), stretch), scale)
-
-
-def _log_codes(x: Any, scale: Any, qmax: int, factor: float) -> Any:
-    """Codes in floating point: no integer kernel takes them. Zero has an infinite logarithm, thus the last code."""
-    ratio = op.Max(op.Div(x, scale), op.Constant(value_float=0.0))
-    codes = op.Round(op.Mul(op.Log(ratio), op.Constant(value_float=factor)))
-    return op.Clip(codes, op.Constant(value_float=0.0), op.Constant(value_float=float(qmax)))
+@_translated_by(logarithm)
+def _logarithm(x: Any, scale: Any, values: Any, octave: int) -> Any:
+    """Values are looked up: powers would be slower in OpenVINO, and Exp inexact. Zero has an infinite logarithm."""
+    zero, last = _number(0.0), _number(values.shape[0] - 1)
+    octaves = op.Mul(op.Log(op.Max(op.Div(x, scale), zero)), _number(-octave / math.log(2)))
+    codes = op.Cast(op.Clip(op.Round(octaves), zero, last), to=TensorProto.INT32)
+    return op.Mul(op.Gather(values, codes), scale)
 
 
 @torch.library.custom_op("vitq::weight", mutates_args=())

@@ -46,7 +46,7 @@ class PiecewiseQuantizer(Quantizer):
     """
 
     kernel: ClassVar[Kernel] = Kernel("piecewise", piecewise_raw_codes, piecewise_values)
-    lowering: ClassVar[str] = "two rounded ranges, joined by Min; their values are uint8 with one scale; int8 kernels"
+    lowering: ClassVar[str] = "two ranges bent into one by LeakyRelu; the values are uint8 with one scale; int8 kernels"
     parameter_names: ClassVar[tuple[str, ...]] = ("scale", "zero_point")
     zero_point: torch.nn.Parameter
 
