@@ -14,6 +14,8 @@ from onnx import TensorProto, helper
 from onnxscript import opset21
 from torch import Tensor
 
+from vitq.quantizers.piecewise import RATIO
+
 op: Any = opset21
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {}
 
@@ -64,11 +66,11 @@ def _affine_float(x: Any, scale: Any, zero_point: Any, qmax: int) -> Any:
 
 @torch.library.custom_op("vitq::piecewise", mutates_args=())
 def piecewise(x: Tensor, scale: Tensor, zero_point: Tensor, qmax: int) -> Tensor:
-    """Round to steps of ``scale`` up to the knee and of 4 scales above; the values are uint8 codes of one scale."""
+    """Round to steps of ``scale`` up to the knee and of RATIO scales above; the values are uint8 codes of one scale."""
     knee, zero = qmax // 2, zero_point.float()
     above = x / scale + (zero - knee)
-    codes = torch.minimum(above, above / 4).round().clamp(-knee, qmax - knee)
-    return (torch.maximum(codes, codes * 4) + (knee - zero)) * scale
+    codes = torch.minimum(above, above / RATIO).round().clamp(-knee, qmax - knee)
+    return (torch.maximum(codes, codes * RATIO) + (knee - zero)) * scale
 
 
 @_translated_by(piecewise)
@@ -76,7 +78,7 @@ def _piecewise(x: Any, scale: Any, zero_point: Any, qmax: int) -> Any:
     """Spread the codes from byte to byte, which ONNX Runtime does by a table."""
     knee = op.Constant(value=helper.make_tensor("knee", TensorProto.UINT8, (), [qmax // 2]))
     codes = op.QuantizeLinear(_narrow(x, scale, zero_point, qmax), _number(1), knee)
-    wide = op.LeakyRelu(op.DequantizeLinear(codes, _number(4), knee), alpha=0.25)
+    wide = op.LeakyRelu(op.DequantizeLinear(codes, _number(RATIO), knee), alpha=1 / RATIO)
     return op.DequantizeLinear(op.QuantizeLinear(wide, _number(1), knee), scale, zero_point)
 
 
@@ -90,16 +92,16 @@ def piecewise_float(x: Tensor, scale: Tensor, zero_point: Tensor, qmax: int) -> 
 @_translated_by(piecewise_float)
 def _piecewise_float(x: Any, scale: Any, zero_point: Any, qmax: int) -> Any:
     codes = op.Round(_narrow(x, scale, zero_point, qmax))
-    wide = op.LeakyRelu(op.Mul(codes, _number(4)), alpha=0.25)
+    wide = op.LeakyRelu(op.Mul(codes, _number(RATIO)), alpha=1 / RATIO)
     return op.Mul(op.Add(wide, op.Sub(_number(qmax // 2), _float(zero_point))), scale)
 
 
 def _narrow(x: Any, scale: Any, zero_point: Any, qmax: int) -> Any:
-    """Return the codes before rounding, counted from the knee: four scales wide above it, one below."""
+    """Return the codes before rounding, counted from the knee: RATIO scales wide above it, one below."""
     knee = qmax // 2
-    coarse = op.Div(x, op.Mul(scale, _number(4)))
-    shift = op.Mul(op.Sub(_float(zero_point), _number(knee)), _number(0.25))
-    return op.Clip(op.LeakyRelu(op.Add(coarse, shift), alpha=4.0), _number(-knee), _number(qmax - knee))
+    coarse = op.Div(x, op.Mul(scale, _number(RATIO)))
+    shift = op.Mul(op.Sub(_float(zero_point), _number(knee)), _number(1 / RATIO))
+    return op.Clip(op.LeakyRelu(op.Add(coarse, shift), alpha=float(RATIO)), _number(-knee), _number(qmax - knee))
 
 
 @torch.library.custom_op("vitq::logarithm", mutates_args=())
