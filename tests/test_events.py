@@ -115,16 +115,16 @@ def test_one_display_serves_nested_tasks_on_a_terminal(monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     events = Events(console=True)
     with events.task("outer [x]", 2):
-        display = events._progress
+        display = events._bars.display
         assert display is not None
         with events.task("inner", 3) as inner:
-            assert events._progress is display
+            assert events._bars.display is display
             inner.advance(loss=0.25)
             assert [task.description for task in display.tasks] == ["outer \\[x]", "  inner"]
             assert display.tasks[1].fields["latest"] == "loss=0.25"
             display.refresh()
         assert len(display.tasks) == 1
-    assert getattr(events, "_progress") is None  # noqa: B009 - mypy thinks that nothing has changed
+    assert getattr(events._bars, "display") is None  # noqa: B009 - mypy thinks that nothing has changed
     assert "loss=0.25" in terminal.text
     assert "outer [x]" in terminal.text
 

@@ -4,7 +4,6 @@ import hashlib
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ from vitq.artifact import to_json_bytes, write_files
 from vitq.bits import Bits
 from vitq.calibrate import Insert
 from vitq.config import ArtifactConfig
-from vitq.data import load_batches, load_labelled, open_images
+from vitq.data import load_labelled, open_images
 from vitq.devices import choose_device, peak_memory
 from vitq.errors import ArtifactError, ExportError
 from vitq.events import Events
-from vitq.graph import Graph
 from vitq.inputs import capture_checked, draw_images, load_source
+from vitq.judge import Judge
 from vitq.measure import Metrics, measure
 from vitq.models import LoadedModel, Preprocessing
 from vitq.pipeline import run_steps, segment_errors
@@ -31,8 +30,6 @@ from vitq.report.html import write_report
 from vitq.run import Run
 from vitq.store import Store, require_same
 from vitq.targets import profile_of
-
-AGREEMENT_IMAGES = 256
 
 
 def quantize(
@@ -91,7 +88,7 @@ def quantize(
             return _finished(folder, about, place)
         store = Store(None if folder is None else folder / "checkpoints", about.model_dump(mode="json"), resume)
         teacher = capture_checked(loaded, x_NCHW, place)
-        judge = _Judge(loaded, validation, x_NCHW, place, events)
+        judge = Judge(loaded, validation, x_NCHW, place, events)
         floating = judge(teacher, "floating point")
         run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, store)
         frozen = run_steps(run, plan.steps)
@@ -154,35 +151,6 @@ def evaluate(
         )
         with events.task("evaluate", len(source) if limit is None else min(limit, len(source))) as task:
             return measure(loaded.module.to(place), batches, place, progress=task.advance)[0]
-
-
-@dataclass
-class _Judge:
-    """Measures teacher, then student, on validation images; without any, their agreement on calibration images."""
-
-    loaded: LoadedModel
-    validation: Any
-    x_NCHW: torch.Tensor
-    device: torch.device
-    events: Events
-    reference_N: torch.Tensor | None = None
-
-    def __call__(self, graph: Graph, label: str) -> Metrics:
-        """Measure ``graph``; the first one measured becomes the reference of the next."""
-        if self.validation is None:
-            batches: Any = ((x, None) for x in self.x_NCHW[:AGREEMENT_IMAGES].split(32))
-            total = min(len(self.x_NCHW), AGREEMENT_IMAGES)
-        else:
-            source = open_images(self.validation)
-            total = len(source)
-            batches = load_batches(
-                source, self.loaded.preprocessing, num_classes=self.loaded.num_classes, warn=self.events.warn
-            )
-        with self.events.task(f"evaluate {label}", total) as task:
-            metrics, classes_N = measure(graph, batches, self.device, self.reference_N, task.advance)
-        if self.reference_N is None:
-            self.reference_N = classes_N
-        return metrics
 
 
 def _finished(folder: Path, about: ArtifactConfig, device: torch.device) -> QuantizedModel:

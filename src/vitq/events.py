@@ -1,29 +1,22 @@
 """What a run tells the outside: one JSONL log, named warnings, nested progress bars on stderr."""
 
 import json
-import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+
+from vitq.plain import plain
+from vitq.progress import Bars, latest, wide_console
 
 HEARTBEAT_SECONDS = 10.0
-LOG_WIDTH = 120
 
 
 class Warned(NamedTuple):
@@ -43,13 +36,13 @@ class Task:
         self.started = time.monotonic()
         self._events = events
         self._logged = self.started
-        self._bar = events._add_bar(self)
+        self._bar = events._bars.add(label, total, depth)
 
     def advance(self, n: int = 1, **fields: Any) -> None:
         """Report ``n`` more units done; a line reaches the log at most every ten seconds."""
         self.done += n
         self.fields.update({key: plain(value) for key, value in fields.items()})
-        self._events._move_bar(self._bar, n, self.fields)
+        self._events._bars.move(self._bar, n, self.fields)
         now = time.monotonic()
         if now - self._logged >= HEARTBEAT_SECONDS:
             self._logged = now
@@ -59,14 +52,6 @@ class Task:
         seconds = round(time.monotonic() - self.started, 3)
         state = {"task": self.label, "done": self.done, "total": self.total, "seconds": seconds}
         return {**state, **{key: value for key, value in self.fields.items() if key not in state}}
-
-
-def wide_console(stderr: bool = False, quiet: bool = False) -> Console:
-    """Return a console as wide as the terminal; in a log file, wide enough for a table of sites."""
-    console = Console(stderr=stderr, quiet=quiet, highlight=False)
-    if console.is_terminal or "COLUMNS" in os.environ:
-        return console
-    return Console(stderr=stderr, quiet=quiet, highlight=False, width=LOG_WIDTH)
 
 
 class Events:
@@ -81,7 +66,7 @@ class Events:
         self.console = wide_console(stderr=True, quiet=not console)
         self.warnings: list[Warned] = []
         self._file = None if path is None else _open_log(path)
-        self._progress: Progress | None = None
+        self._bars = Bars(self.console)
         self._depth = 0
 
     def log(self, kind: str, **fields: Any) -> None:
@@ -113,7 +98,6 @@ class Events:
     def task(self, label: str, total: int | None = None) -> Iterator[Task]:
         """Show a progress bar while the block runs; tasks nest; start, end and last fields are logged."""
         self.log("task", task=label, total=total)
-        self._start_progress()
         self._depth += 1
         task = Task(self, label, total, self._depth)
         status = "failed"
@@ -123,13 +107,11 @@ class Events:
         finally:
             self.log(status, **task._state())
             self._depth -= 1
-            self._end_bar(task, status)
+            self._ended(task, status)
 
     def close(self) -> None:
         """Stop the progress display and close the log."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        self._bars.stop()
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -144,43 +126,13 @@ class Events:
             self.log("error", type=type(error).__name__, message=str(error))
         self.close()
 
-    def _start_progress(self) -> None:
-        if self._progress is not None or not self.console.is_terminal or self.console.quiet:
-            return
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("eta"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[latest]}"),
-            console=self.console,
-            transient=True,
-            refresh_per_second=4,
-        )
-        self._progress.start()
-
-    def _add_bar(self, task: Task) -> Any:
-        if self._progress is None:
-            return None
-        description = "  " * (task.depth - 1) + escape(task.label)
-        return self._progress.add_task(description, total=task.total, latest="")
-
-    def _move_bar(self, bar: Any, n: int, fields: Mapping[str, Any]) -> None:
-        if self._progress is not None and bar is not None:
-            self._progress.update(bar, advance=n, latest=escape(_latest(fields)))
-
-    def _end_bar(self, task: Task, status: str) -> None:
-        if self._progress is not None and task._bar is not None:
-            self._progress.remove_task(task._bar)
-            if self._depth == 0:
-                self._progress.stop()
-                self._progress = None
+    def _ended(self, task: Task, status: str) -> None:
+        self._bars.remove(task._bar)
         if task.depth <= 2:  # deeper levels (the steps of a segment) live only in their bar and in the log
             indent, seconds = "  " * (task.depth - 1), time.monotonic() - task.started
-            latest = escape(_latest(task.fields))
-            self.show(f"{indent}{escape(task.label)}: {status}, {seconds:.1f} s  {latest}".rstrip())
+            self.show(
+                f"{indent}{escape(task.label)}: {status}, {seconds:.1f} s  {escape(latest(task.fields))}".rstrip()
+            )
 
 
 def _open_log(path: Path) -> TextIO:
@@ -195,32 +147,3 @@ def _open_log(path: Path) -> TextIO:
     if half_line:
         file.write("\n")
     return file
-
-
-def _latest(fields: Mapping[str, Any]) -> str:
-    return " ".join(f"{key}={_short(value)}" for key, value in fields.items())
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def plain(value: Any) -> Any:
-    """Turn a value into what JSON can hold; a non-finite float becomes its name, since JSON has none."""
-    if isinstance(value, str | bool | int) or value is None:
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    item = getattr(value, "item", None)
-    if callable(item) and getattr(value, "size", None) is not None and _elements(value) == 1:
-        return plain(item())
-    return str(value)
-
-
-def _elements(value: Any) -> int:
-    count = getattr(value, "numel", None)
-    return int(count()) if callable(count) else int(value.size)

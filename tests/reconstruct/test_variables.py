@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import torch
 
+from vitq.reconstruct.learnable import LEAST_SCALE
 from vitq.reconstruct.segment import prepare
-from vitq.reconstruct.variables import LEAST_SCALE
 from vitq.run import Run
 
 MakeRun = Callable[..., Run]

@@ -6,7 +6,8 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from vitq.events import plain, wide_console
+from vitq.plain import plain
+from vitq.progress import wide_console
 
 
 def show(renderable: RenderableType) -> None:

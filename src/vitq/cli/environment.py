@@ -11,6 +11,7 @@ from enum import StrEnum
 from importlib import import_module, metadata
 from pathlib import Path
 
+from vitq.cli.requirements import allows, stated
 from vitq.report.units import memory, size
 
 REQUIRED = {
@@ -91,7 +92,7 @@ def vitq() -> Check:
 
 def required(distribution: str) -> Check:
     """Check a package without which vitq does not work, by importing it."""
-    name = _required_as(distribution)
+    name = stated(distribution)
     try:
         version = metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -110,7 +111,7 @@ def required(distribution: str) -> Check:
             f"{version} fails to import: {said}",
             f"pip install --force-reinstall '{name}'",
         )
-    if not _allows(name, version):
+    if not allows(name, version):
         return Check(distribution, Status.BROKEN, f"{version}, but vitq needs {name}", f"pip install '{name}'")
     return Check(distribution, Status.OK, version)
 
@@ -170,29 +171,6 @@ def disk(folder: Path) -> Check:
     if free < LITTLE_DISK:
         return Check("disk", Status.MISSING, f"{size(free)} free here", f"free some space, {size(LITTLE_DISK)} or more")
     return Check("disk", Status.OK, f"{size(free)} free here")
-
-
-def _required_as(distribution: str) -> str:
-    """Return the requirement as vitq's own metadata states it, such as ``torch<2.14,>=2.6``."""
-    try:
-        stated = metadata.requires("vitq") or []
-    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return distribution
-    wanted = _normal(distribution)
-    return next((line for line in stated if ";" not in line and _normal(line) == wanted), distribution)
-
-
-def _normal(requirement: str) -> str:
-    name = re.match(r"[\w.-]+", requirement)
-    return re.sub(r"[-_.]+", "-", name[0] if name else requirement).lower()
-
-
-def _allows(requirement: str, version: str) -> bool:
-    try:
-        from packaging.requirements import Requirement
-    except ImportError:
-        return True
-    return Requirement(requirement).specifier.contains(version, prereleases=True)
 
 
 def _cores() -> int:

@@ -1,7 +1,6 @@
 """Granularity: which cuts are kept, so which segments are reconstructed together."""
 
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 from torch import fx
@@ -9,22 +8,10 @@ from torch import fx
 from vitq.errors import RecipeError
 from vitq.graph.cuts import find_cuts
 from vitq.graph.fold import depends_on_image, depends_on_input
+from vitq.graph.modules import list_items, module_paths
 from vitq.graph.ops import ADD, CONV, LINEAR, is_op
 from vitq.graph.sites import layer_name
-
-
-@dataclass(frozen=True)
-class Span:
-    """A segment by its ends: the tensor at node ``start`` to the tensor at node ``end``.
-
-    ``cut`` is the chain cut from which the tensor at ``start`` is computed; it equals ``start`` except for
-    layer-wise spans, which begin inside a unit.
-    """
-
-    name: str
-    start: str
-    end: str
-    cut: str
+from vitq.graph.span import Span, joined_name, number_repeats
 
 
 class Granularity:
@@ -38,15 +25,15 @@ class Granularity:
     def spans(self, name: str) -> tuple[Span, ...]:
         """Return the spans of "layer", "unit", "block", "2" (blocks; any number), "stage" or "network"."""
         if name == "layer":
-            return _unique(self._layers())
+            return number_repeats(self._layers())
         if name == "unit":
-            return _unique(self._chain(self._unit_ends()))
+            return number_repeats(self._chain(self._unit_ends()))
         if name == "block":
-            return _unique(self._chain(self._grouped(1)))
+            return number_repeats(self._chain(self._grouped(1)))
         if name.isdigit() and int(name) > 0:
-            return _unique(self._chain(self._grouped(int(name))))
+            return number_repeats(self._chain(self._grouped(int(name))))
         if name == "stage":
-            return _unique(self._chain(self._grouped(len(self._blocks))))
+            return number_repeats(self._chain(self._grouped(len(self._blocks))))
         if name == "network":
             return self._chain([])
         raise RecipeError(
@@ -68,12 +55,12 @@ class Granularity:
     def _pieces(self) -> list[tuple[str, set[str], int]]:
         """Per cut-to-cut piece: its end, the list items that hold all of it, how many weighted operations."""
         pieces: list[tuple[str, set[str], int]] = []
-        image, items = depends_on_image(self.graph), _list_items(self.graph)
+        image, items = depends_on_image(self.graph), list_items(self.graph)
         ends = iter(self.cuts[1:])
         end, around, weighted = next(ends, None), set(items), 0
         for node in self.graph.nodes:
             if node.op == "call_function" and node in image:
-                around &= set(_module_paths(node))
+                around &= set(module_paths(node))
             weighted += is_op(node, LINEAR | CONV) and node in self._dependent
             if node.name == end:
                 pieces.append((node.name, around, weighted))
@@ -162,7 +149,7 @@ class Granularity:
             between = (between or node is first) and node is not last
         if not nodes:
             return end
-        return _joined_name(nodes[0].split("."), nodes[-1].split("."))
+        return joined_name(nodes[0].split("."), nodes[-1].split("."))
 
     def _layers(self) -> tuple[Span, ...]:
         cut, spans = self.cuts[0], list[Span]()
@@ -173,42 +160,3 @@ class Granularity:
             if node.name in known:
                 cut = node.name
         return tuple(spans)
-
-
-def _module_paths(node: fx.Node) -> list[str]:
-    """Return the paths of the modules around ``node``, outermost first."""
-    return [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
-
-
-def _list_items(graph: fx.Graph) -> set[str]:
-    """Return the paths of list items: numbers (``blocks.3``) or like-named siblings (``layer_0``, …)."""
-    children: dict[str, set[str]] = {}
-    for path in {path for node in graph.nodes for path in _module_paths(node) if path}:
-        children.setdefault(path.rpartition(".")[0], set()).add(path.rpartition(".")[2])
-    items: set[str] = set()
-    for parent, names in children.items():
-        alike = len({name.rstrip("0123456789") for name in names}) == 1
-        items |= {f"{parent}.{n}" for n in names if n.isdigit() or (alike and n[-1].isdigit())}
-    return items
-
-
-def _unique(spans: tuple[Span, ...]) -> tuple[Span, ...]:
-    """Number the repeats of a name: ``fc``, ``fc.2``."""
-    seen: Counter[str] = Counter()
-    result: list[Span] = []
-    for span in spans:
-        seen[span.name] += 1
-        result.append(replace(span, name=f"{span.name}.{seen[span.name]}") if seen[span.name] > 1 else span)
-    return tuple(result)
-
-
-def _joined_name(first: list[str], last: list[str]) -> str:
-    """Join two dotted paths: ``blocks.0.attn`` where they agree, ``blocks.0-1`` where list items differ."""
-    depth = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    shared = ".".join(first[:depth])
-    if depth == min(len(first), len(last)):
-        return shared
-    a, b = first[depth], last[depth]
-    if a.isdigit() and b.isdigit():
-        return f"{shared}.{a}-{b}"
-    return shared or f"{a}-{b}"

@@ -9,11 +9,12 @@ from torch import fx, nn
 from vitq.errors import GraphError, did_you_mean
 from vitq.graph.attention import open_attention
 from vitq.graph.capture import capture as capture_module
-from vitq.graph.granularity import Granularity, Span
+from vitq.graph.granularity import Granularity
 from vitq.graph.insert import bypass, insert_quantizers, inserted_quantizers, without_quantizers
 from vitq.graph.ops import attribute
 from vitq.graph.segment import extract
 from vitq.graph.sites import Site, find_sites
+from vitq.graph.span import Span
 
 
 class Graph:

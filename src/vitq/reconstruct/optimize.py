@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,53 +11,17 @@ import torch
 from vitq.events import Events
 from vitq.quantizers import DropMask, Quantizer
 from vitq.reconstruct.activations import first_output, forward_all
-from vitq.reconstruct.curvature import Curvature, Weigh, make_estimator
+from vitq.reconstruct.curvature import Curvature, make_estimator
+from vitq.reconstruct.data import Data
 from vitq.reconstruct.gradients import Gradients
 from vitq.reconstruct.objectives import Fusion
 from vitq.reconstruct.replay import Replay
 from vitq.reconstruct.rounding import rectified_sigmoid, rounding_penalty
 from vitq.reconstruct.segment import TrainingSegment
+from vitq.reconstruct.settings import Settings
 
 POOL = 1 << 16
 """First size of a pool of random masks; it grows to twice the largest tensor."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """Inputs and targets of one segment, one row per image, training images before held-out ones."""
-
-    x_student: torch.Tensor
-    x_teacher: torch.Tensor
-    target: torch.Tensor
-    goal: torch.Tensor | None
-    logits_NK: torch.Tensor | None
-    train: int
-
-    def held_out(self) -> "Data":
-        """Return the held-out images alone (all images where none are held out)."""
-        start = self.train if self.train < len(self.target) else 0
-        goal = None if self.goal is None else self.goal[start:]
-        return Data(self.x_student[start:], self.x_teacher[start:], self.target[start:], goal, None, 0)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How one segment is trained; see the reconstruct step for meanings."""
-
-    steps: int
-    batch: int
-    global_batch: int
-    local_batch: int
-    drop_activations: float
-    mix_inputs: float
-    rounding_weight: float
-    rounding_warmup: float
-    temperature: float
-    weigh: Weigh
-    weigh_images: int
-    refreshes: int
-    average: float
-    bfloat16: bool
 
 
 def optimize(

@@ -8,8 +8,9 @@ from torch import fx, nn
 
 from vitq.graph import Graph, Role, Span
 from vitq.graph.ops import CONV, LINEAR, MATMUL, is_op
+from vitq.reconstruct.learnable import learnable
 from vitq.reconstruct.objectives import Batch
-from vitq.reconstruct.variables import Variables, learnable
+from vitq.reconstruct.variables import Variables
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from vitq.quantizers import compiling, use_compiled_kernels, worth_compiling
 from vitq.reconstruct.activations import Pair, Prefix, first_output, forward_all
 from vitq.reconstruct.choose import Choice, Choose, choose
 from vitq.reconstruct.curvature import LOW_RANK, Weigh
+from vitq.reconstruct.data import Data
 from vitq.reconstruct.objectives import BlockTerm, FeatureTerm, Fusion, LocalTerm, LogitsTerm, LowRankTerm, Term
-from vitq.reconstruct.optimize import Data, Settings
 from vitq.reconstruct.schedule import Order, Piece, plan
 from vitq.reconstruct.segment import prepare
+from vitq.reconstruct.settings import Settings
 from vitq.reconstruct.slicings import Slicing
 from vitq.reconstruct.train import train
 from vitq.run import Run

@@ -7,10 +7,12 @@ import torch
 
 from vitq.events import Events
 from vitq.reconstruct.activations import forward_all
+from vitq.reconstruct.data import Data
 from vitq.reconstruct.distances import relative_square
 from vitq.reconstruct.objectives import Fusion
-from vitq.reconstruct.optimize import Data, Settings, optimize
+from vitq.reconstruct.optimize import optimize
 from vitq.reconstruct.segment import TrainingSegment
+from vitq.reconstruct.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,23 @@
+"""What one segment is trained and judged on."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Data:
+    """Inputs and targets of one segment, one row per image, training images before held-out ones."""
+
+    x_student: torch.Tensor
+    x_teacher: torch.Tensor
+    target: torch.Tensor
+    goal: torch.Tensor | None
+    logits_NK: torch.Tensor | None
+    train: int
+
+    def held_out(self) -> "Data":
+        """Return the held-out images alone (all images where none are held out)."""
+        start = self.train if self.train < len(self.target) else 0
+        goal = None if self.goal is None else self.goal[start:]
+        return Data(self.x_student[start:], self.x_teacher[start:], self.target[start:], goal, None, 0)

@@ -1,0 +1,25 @@
+"""How one segment is trained."""
+
+from dataclasses import dataclass
+
+from vitq.reconstruct.curvature import Weigh
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one segment is trained; see the reconstruct step for meanings."""
+
+    steps: int
+    batch: int
+    global_batch: int
+    local_batch: int
+    drop_activations: float
+    mix_inputs: float
+    rounding_weight: float
+    rounding_warmup: float
+    temperature: float
+    weigh: Weigh
+    weigh_images: int
+    refreshes: int
+    average: float
+    bfloat16: bool
