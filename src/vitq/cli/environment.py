@@ -11,7 +11,7 @@ from enum import StrEnum
 from importlib import import_module, metadata
 from pathlib import Path
 
-from vitq.cli.requirements import allows, stated
+from vitq.cli.requirements import allows, requirement_of
 from vitq.report.units import memory, size
 
 REQUIRED = {
@@ -92,7 +92,7 @@ def vitq() -> Check:
 
 def required(distribution: str) -> Check:
     """Check a package without which vitq does not work, by importing it."""
-    name = stated(distribution)
+    name = requirement_of(distribution)
     try:
         version = metadata.version(distribution)
     except metadata.PackageNotFoundError:

@@ -4,7 +4,7 @@ import re
 from importlib import metadata
 
 
-def stated(distribution: str) -> str:
+def requirement_of(distribution: str) -> str:
     """Return the requirement as vitq's own metadata states it, such as ``torch<2.14,>=2.6``."""
     try:
         lines = metadata.requires("vitq") or []

@@ -1,4 +1,4 @@
-"""How one segment is trained."""
+"""The options of the reconstruct step that one segment's training needs."""
 
 from dataclasses import dataclass
 
