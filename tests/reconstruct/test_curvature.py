@@ -57,6 +57,22 @@ def test_every_estimate_knows_which_channels_matter(gradients: Gradients, estima
     assert float(diagonal.min()) >= 0
 
 
+def test_perturbation_is_seen_through_a_layer_norm() -> None:
+    """Of Hε with normal ε the mean magnitude is √(2/π) times the norms of H's rows; a constant ε would give H1 = 0."""
+    torch.manual_seed(0)
+    z_NC = torch.randn(1, CHANNELS).repeat(IMAGES, 1)
+    suffix = nn.Sequential(nn.LayerNorm(CHANNELS), nn.Linear(CHANNELS, CLASSES))
+    logits_NK = suffix(z_NC).detach()
+    like_K = logits_NK[0].softmax(-1)
+    hessian_CC = torch.func.hessian(lambda z: -(like_K * suffix(z).log_softmax(-1)).sum())(z_NC[0])
+    assert float(hessian_CC.sum(1).detach().abs().max()) < 1e-5
+
+    got = perturbed(Gradients(suffix, z_NC, lambda: z_NC, logits_NK, 1.0, torch.Generator().manual_seed(0)))
+
+    norms_C = hessian_CC.detach().norm(dim=1)
+    torch.testing.assert_close(got.diagonal_N[0], norms_C / norms_C.mean(), rtol=0.15, atol=0.02)
+
+
 def test_gradient_of_divergence_is_fisher_times_error_for_small_errors(gradients: Gradients) -> None:
     g = gradients.of_divergence(gradients.student_N)
     error = gradients.student_N - gradients.target_N

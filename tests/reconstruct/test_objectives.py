@@ -1,6 +1,6 @@
 import torch
 
-from vitq.reconstruct.distances import divergence, moment_distance
+from vitq.reconstruct.distances import divergence, image_moments, moment_distance
 from vitq.reconstruct.objectives import (
     LOCAL,
     Batch,
@@ -12,23 +12,27 @@ from vitq.reconstruct.objectives import (
 )
 
 
-def batch(noise: float) -> Batch:
+def batch(noise: float, by: str = "moments") -> Batch:
     torch.manual_seed(0)
     target, goal, tap = torch.randn(4, 5, 6), torch.randn(4, 7), torch.randn(4, 5, 3)
     shifted = [t + noise * torch.randn_like(t) for t in (target, goal, tap)]
-    return Batch(shifted[0], target, (shifted[2],), (tap,), shifted[1], goal)
+    summary = LOCAL[by].summary
+    seen = tap if summary is None else summary(tap, len(tap))
+    return Batch(shifted[0], target, (shifted[2],), (seen,), shifted[1], goal)
 
 
 def test_every_term_is_zero_for_equal_tensors_and_positive_otherwise() -> None:
-    for term in (BlockTerm(), FeatureTerm(), LogitsTerm(), *(LocalTerm(by) for by in LOCAL)):
-        assert float(term(batch(0.0))) < 1e-6
-        assert float(term(batch(0.5))) > 1e-3
+    terms = [(term, "moments") for term in (BlockTerm(), FeatureTerm(), LogitsTerm())]
+    for term, by in [*terms, *((LocalTerm(by), by) for by in LOCAL)]:
+        assert float(term(batch(0.0, by))) < 1e-6
+        assert float(term(batch(0.5, by))) > 1e-3
 
 
 def test_moments_see_a_shift_but_not_a_permutation_of_tokens() -> None:
     x_BTC = torch.randn(2, 9, 4)
-    assert float(moment_distance(x_BTC.flip(1), x_BTC)) < 1e-10
-    assert float(moment_distance(x_BTC + 1, x_BTC)) > 0.1
+    target = image_moments(x_BTC, len(x_BTC))
+    assert float(moment_distance(x_BTC.flip(1), target)) < 1e-10
+    assert float(moment_distance(x_BTC + 1, target)) > 0.1
 
 
 def test_divergence_equals_the_definition() -> None:

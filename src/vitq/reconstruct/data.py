@@ -7,17 +7,21 @@ import torch
 
 @dataclass(frozen=True)
 class Data:
-    """Inputs and targets of one segment, one row per image, training images before held-out ones."""
+    """Inputs and targets of one segment, one row per image, training images before held-out ones.
+
+    ``layers``: the teacher's summaries of the layers inside, where the local term has one to be kept.
+    """
 
     x_student: torch.Tensor
     x_teacher: torch.Tensor
     target: torch.Tensor
     goal: torch.Tensor | None
     logits_NK: torch.Tensor | None
+    layers: tuple[torch.Tensor, ...] | None
     train: int
 
     def held_out(self) -> "Data":
         """Return the held-out images alone (all images where none are held out)."""
         start = self.train if self.train < len(self.target) else 0
         goal = None if self.goal is None else self.goal[start:]
-        return Data(self.x_student[start:], self.x_teacher[start:], self.target[start:], goal, None, 0)
+        return Data(self.x_student[start:], self.x_teacher[start:], self.target[start:], goal, None, None, 0)

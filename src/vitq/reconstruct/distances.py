@@ -18,24 +18,29 @@ def divergence(logits_BK: torch.Tensor, target_BK: torch.Tensor, temperature: fl
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-def moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and standard deviation per channel (the last axis) over all other axes.
+def image_moments(x: torch.Tensor, images: int) -> torch.Tensor:
+    """Return mean and mean square per channel (the last axis) of each image, x having as many rows for each."""
+    x_NTC = x.float().reshape(images, -1, x.shape[-1])
+    return torch.stack([x_NTC.mean(1), x_NTC.square().mean(1)], 1)
+
+
+def pooled_moments(moments_N2C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation per channel over all images.
 
     By E[x²] - E[x]², which costs a CPU far less than ``torch.std``; float32 is exact to about 1e-7 of E[x²].
     """
-    flat_TC = x.float().reshape(-1, x.shape[-1])
-    mean_C = flat_TC.mean(0)
-    variance_C = (flat_TC.square().mean(0) - mean_C.square()).clamp(min=EPSILON**2)
-    return mean_C, variance_C.sqrt()
+    mean_C, square_C = moments_N2C.mean(0)
+    return mean_C, (square_C - mean_C.square()).clamp(min=EPSILON**2).sqrt()
 
 
-def moment_distance(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def moment_distance(output: torch.Tensor, target_N2C: torch.Tensor) -> torch.Tensor:
     """Return the mean over channels of (Δμ)² + (Δσ)², relative to the target's mean variance.
 
-    Source: MGRQ's intra-block local supervision (arXiv 2406.09229) aligns the distribution of each layer's output;
-    its statistic is not published: per-channel moments are vitq's choice, KL and MSE the alternatives.
+    ``target_N2C``: ``image_moments`` of the target. Source: MGRQ's intra-block local supervision (arXiv 2406.09229)
+    aligns the distribution of each layer's output; its statistic is not published: per-channel moments are vitq's
+    choice, KL and MSE the alternatives.
     """
-    (mean, std), (target_mean, target_std) = moments(output), moments(target)
+    (mean, std), (target_mean, target_std) = pooled_moments(image_moments(output, 1)), pooled_moments(target_N2C)
     distance = (mean - target_mean).square() + (std - target_std).square()
     return distance.mean() / (target_std.square().mean() + EPSILON)
 

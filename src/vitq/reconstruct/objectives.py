@@ -1,5 +1,6 @@
 """Objectives: the terms of a reconstruction loss, which add up after each is scaled by its first value."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +11,7 @@ from vitq.reconstruct.distances import (
     EPSILON,
     channel_divergence,
     divergence,
+    image_moments,
     mean_square,
     moment_distance,
     relative_square,
@@ -95,7 +97,26 @@ class LogitsTerm:
         return divergence(batch.goal, batch.target_goal, self.temperature)
 
 
-LOCAL = {"moments": moment_distance, "kl": channel_divergence, "mse": relative_square}
+Summary = Callable[[torch.Tensor, int], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Local:
+    """A distance between a layer's outputs, and what it needs of the teacher's.
+
+    ``summary`` gives that as one row for each of so many images, small enough to be kept for all of them; without it
+    the distance needs the whole output, which is computed again at every step.
+    """
+
+    distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    summary: Summary | None = None
+
+
+LOCAL = {
+    "moments": Local(moment_distance, image_moments),
+    "kl": Local(channel_divergence),
+    "mse": Local(relative_square),
+}
 
 
 @dataclass(frozen=True)
@@ -107,7 +128,11 @@ class LocalTerm:
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Return the sum over layers; zero where a segment has a single layer, whose output is the segment's."""
         pairs = zip(batch.taps, batch.target_taps, strict=True)
-        return torch.stack([LOCAL[self.by](a, b) for a, b in pairs]).sum() if batch.taps else batch.output.new_zeros(())
+        return (
+            torch.stack([LOCAL[self.by].distance(a, b) for a, b in pairs]).sum()
+            if batch.taps
+            else batch.output.new_zeros(())
+        )
 
 
 class Fusion:

@@ -90,7 +90,8 @@ class _Loop:
         goal = None if data.goal is None else self._rows(data.goal, chosen[: settings.global_batch])
         mixed = x if self.choose is None else torch.where(self.choose(x), x_teacher, x)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bfloat16):
-            batch = segment.batch(mixed, x_teacher, target, goal, settings.local_batch)
+            layers = self._layers(chosen[: settings.local_batch], x_teacher[: settings.local_batch])
+            batch = segment.batch(mixed, target, goal, layers, min(settings.local_batch, settings.batch))
             curvature = None if self.curvature is None else self.curvature.of(chosen)
             loss = self.fusion(replace(batch, curvature=curvature))
         (loss + _penalty(segment, settings, progress)).backward()
@@ -103,6 +104,11 @@ class _Loop:
                 torch._foreach_lerp_(self.averaged, self.parameters, 1 - settings.average)
             self.now += 1
         return loss.detach()
+
+    def _layers(self, chosen: torch.Tensor, x_teacher: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if self.data.layers is None:
+            return self.segment.teacher_layers(x_teacher)
+        return tuple(self._rows(layer, chosen) for layer in self.data.layers)
 
     def _rows(self, x_N: torch.Tensor, chosen_B: torch.Tensor) -> torch.Tensor:
         return x_N[chosen_B].to(self.device).float()

@@ -8,8 +8,9 @@ from torch import fx, nn
 
 from vitq.graph import Graph, Role, Span
 from vitq.graph.ops import CONV, LINEAR, MATMUL, is_op
+from vitq.reconstruct.activations import first_output, forward_all, forward_many
 from vitq.reconstruct.learnable import learnable
-from vitq.reconstruct.objectives import Batch
+from vitq.reconstruct.objectives import Batch, Summary
 from vitq.reconstruct.variables import Variables
 
 
@@ -56,12 +57,31 @@ class TrainingSegment:
     to_logits: nn.Module | None
     """The frozen floating-point model behind the segment; None where the logits do not follow from its output."""
 
+    def targets(
+        self, x_N: torch.Tensor, summary: Summary | None, device: torch.device
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
+        """Run the teacher once over all inputs: its outputs, and the summary of every layer's where there is one."""
+        if summary is None or not self.layers:
+            return forward_all(first_output(self.teacher), x_N, device), None
+
+        def look(chunk: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            output, *layers = _as_list(self.teacher(chunk))
+            return output.to(x_N.dtype), *(summary(layer, len(chunk)) for layer in layers)
+
+        output, *layers = forward_many(look, x_N, device)
+        return output, tuple(layers)
+
+    @torch.no_grad()
+    def teacher_layers(self, x_teacher: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the teacher's outputs of the layers inside."""
+        return tuple(_as_list(self.teacher(x_teacher))[1:]) if self.layers else ()
+
     def batch(
         self,
         x: torch.Tensor,
-        x_teacher: torch.Tensor,
         target: torch.Tensor,
         target_goal: torch.Tensor | None,
+        target_layers: tuple[torch.Tensor, ...],
         local_images: int,
     ) -> Batch:
         """Run the student on ``x`` and collect what the objective terms need.
@@ -70,17 +90,13 @@ class TrainingSegment:
         compared on the first ``local_images``.
         """
         output, *taps = _as_list(self.student(x))
-        target_taps: list[torch.Tensor] = []
-        if self.layers:
-            with torch.no_grad():
-                target_taps = _as_list(self.teacher(x_teacher[:local_images]))[1 : 1 + len(self.layers)]
         goal = None
         if target_goal is not None and self.supervision.reachable:
             end = taps[-1] if self.supervision.tap else output
             suffix = self.supervision.suffix or torch.nn.Identity()
             goal = suffix(end[: len(target_goal)])
-        local_taps = tuple(tap[: len(like)] for tap, like in zip(taps, target_taps, strict=False))
-        return Batch(output, target, local_taps, tuple(target_taps), goal, target_goal)
+        layers = tuple(tap[: len(tap) * local_images // len(x)] for tap in taps[: len(target_layers)])
+        return Batch(output, target, layers, target_layers, goal, target_goal)
 
 
 def prepare(

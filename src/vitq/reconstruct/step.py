@@ -17,7 +17,7 @@ from vitq.reconstruct.activations import Pair, Prefix, first_output, forward_all
 from vitq.reconstruct.choose import Choice, Choose, choose
 from vitq.reconstruct.curvature import LOW_RANK, Weigh
 from vitq.reconstruct.data import Data
-from vitq.reconstruct.objectives import BlockTerm, FeatureTerm, Fusion, LocalTerm, LogitsTerm, LowRankTerm, Term
+from vitq.reconstruct.objectives import LOCAL, BlockTerm, FeatureTerm, Fusion, LocalTerm, LogitsTerm, LowRankTerm, Term
 from vitq.reconstruct.schedule import Order, Piece, plan
 from vitq.reconstruct.segment import prepare
 from vitq.reconstruct.settings import Settings
@@ -135,7 +135,7 @@ class Reconstruct(Step):
         if span.start != span.cut:
             here = prefix.between(span.cut, span.start, here)
         segment = prepare(run.student, run.teacher, span, goal, self._rates(), self.local > 0)
-        target = forward_all(run.teacher.segment(span.start, span.end), here.teacher_N, run.device)
+        target, layers = segment.targets(here.teacher_N, LOCAL[self.local_by].summary, run.device)
         visible = goals if segment.supervision.reachable else None
         held_out = self.held_out * len(target) // len(run.images_NCHW)
         train_images = max(len(target) - held_out, min(len(target), self.batch))
@@ -145,7 +145,7 @@ class Reconstruct(Step):
                 f"reconstruct.weigh={self.weigh} needs segments that end where one activation is alive, with one row "
                 f"per image; '{span.name}' does not: choose schedule unit, block or coarser, or weigh=none"
             )
-        data = Data(x_student, here.teacher_N, target, visible, logits, train_images)
+        data = Data(x_student, here.teacher_N, target, visible, logits, layers, train_images)
         generator = run.generator(key)
         outcome = train(
             segment,
