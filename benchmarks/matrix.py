@@ -41,6 +41,7 @@ from vitq.reconstruct.choose import Choose
 from vitq.reconstruct.distances import divergence, relative_square
 from vitq.reconstruct.schedule import plan
 from vitq.reconstruct.slicings import candidates
+from vitq.reconstruct.sweep import sweep
 from vitq.run import Run
 
 HERE = Path(__file__).parent
@@ -140,7 +141,7 @@ def sliced(run: Run, step: Reconstruct, options: Choose, total: int) -> None:
     pieces = found.best.pieces
     print(f"{found.best.name} of {found.scores}, {left} of {total} steps left", flush=True)
     each = round(left / (blocks if step.even else len(pieces)))
-    step.model_copy(update={"choose": None, "steps": each}).sweep(run, pieces)
+    sweep(run, step.model_copy(update={"steps": each}), pieces)
 
 
 @torch.no_grad()

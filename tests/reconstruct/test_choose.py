@@ -79,9 +79,8 @@ def test_trials_and_full_run_take_equal_steps_by_segment_or_in_total(
 ) -> None:
     taken: list[tuple[int, int]] = []
     monkeypatch.setattr(
-        Reconstruct,
-        "sweep",
-        lambda self, run, pieces: taken.append((*self.steps_of(run.student, pieces).values(), len(pieces))),
+        "vitq.reconstruct.step.sweep",
+        lambda run, options, pieces: taken.append((*options.steps_of(run.student, pieces).values(), len(pieces))),
     )
     run = make_run()
     blocks = len(run.student.spans("block"))

@@ -1,0 +1,107 @@
+"""One pass over the segments of a schedule: what they share, and the reconstruction of each in turn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from vitq.devices import cache_home
+from vitq.errors import RecipeError
+from vitq.graph.insert import set_attribute
+from vitq.quantizers import compiling, use_compiled_kernels, worth_compiling
+from vitq.reconstruct.activations import Pair, Prefix, first_output, forward_all
+from vitq.reconstruct.data import Data
+from vitq.reconstruct.objectives import LOCAL, Fusion
+from vitq.reconstruct.options import Options
+from vitq.reconstruct.schedule import Piece
+from vitq.reconstruct.segment import prepare
+from vitq.reconstruct.train import train
+from vitq.run import Run
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What the segments of one pass share: options, cached activations, and the teacher's end of the model.
+
+    ``goal`` names the node of the global term, ``goals_N`` are the teacher's activations there, ``logits_NK`` its
+    logits; each is None where nothing needs it.
+    """
+
+    run: Run
+    options: Options
+    prefix: Prefix
+    goal: str
+    goals_N: torch.Tensor | None
+    logits_NK: torch.Tensor | None
+
+    def reconstruct(self, piece: Piece, steps: int, key: str) -> Pair | None:
+        """Train a segment or read it back; return the activations at its end where they are known."""
+        run, options, span = self.run, self.options, piece.span
+        saved = run.store.load(key)
+        if saved is not None:
+            for path, tensor in saved[0].items():
+                set_attribute(run.student.module, path, tensor.to(run.device))
+            run.events.log("segment", name=span.name, resumed=True, **saved[1])
+            return None
+        here = self.prefix.at(span.cut)
+        if span.start != span.cut:
+            here = self.prefix.between(span.cut, span.start, here)
+        segment = prepare(run.student, run.teacher, span, self.goal, options.rates(), options.local > 0)
+        target, layers = segment.targets(here.teacher_N, LOCAL[options.local_by].summary, run.device)
+        if self.logits_NK is not None and (segment.to_logits is None or len(target) != len(self.logits_NK)):
+            raise RecipeError(
+                f"reconstruct.weigh={options.weigh} needs segments that end where one activation is alive, with one "
+                f"row per image; '{span.name}' does not: choose schedule unit, block or coarser, or weigh=none"
+            )
+        goals = self.goals_N if segment.supervision.reachable else None
+        held_out = options.held_out * len(target) // len(run.images_NCHW)
+        x_student = here.student_N if options.inputs == "quantized" else here.teacher_N
+        data = Data(
+            x_student,
+            here.teacher_N,
+            target,
+            goals,
+            self.logits_NK,
+            layers,
+            train=max(len(target) - held_out, min(len(target), options.batch)),
+        )
+        fusion, settings = Fusion(options.terms(goals is not None)), options.settings(run.device, steps)
+        outcome = train(segment, data, fusion, settings, run.device, run.generator(key), run.events)
+        facts = vars(outcome)
+        run.store.save(key, segment.variables.snapshot(), facts)
+        run.events.log("segment", name=span.name, **facts)
+        if span.start != span.cut:
+            return None
+        if options.inputs == "floating":
+            return Pair(target, target)
+        return Pair(forward_all(first_output(segment.student), here.student_N, run.device), target)
+
+
+def sweep(run: Run, options: Options, pieces: Sequence[Piece]) -> None:
+    """Reconstruct ``pieces`` in order, checkpointing each; finished ones of a resumed run are read back."""
+    steps = options.steps_of(run.student, pieces)
+    seen = len(run.images_NCHW) + options.steps * options.batch
+    compiled = use_compiled_kernels(compiling() or worth_compiling(seen, run.images_NCHW.shape))
+    shared = _begin(run, options)
+    with compiled, run.events.task("reconstruct", len(pieces)) as task:
+        for done, piece in enumerate(pieces):
+            after = shared.reconstruct(piece, steps[piece.level], f"{run.stage}-{done:03d}-{piece.level}")
+            shared.prefix.trained(piece.span, after, {later.span.cut for later in pieces[done + 1 :]})
+            task.advance()
+
+
+def _begin(run: Run, options: Options) -> Sweep:
+    """Run the teacher as far as the terms need it and put the images where they stay."""
+    first, last = run.teacher.cuts[0], run.teacher.cuts[-1]
+    goal = run.teacher.feature if options.global_on == "feature" else last
+    kept = run.images_NCHW.to(cache_home(run.device, run.images_NCHW.nbytes))
+    images = kept.to(torch.bfloat16 if options.cache == "bfloat16" else torch.float32)
+    goals = _teacher(run, first, goal, kept) if options.global_ > 0 else None
+    known = (first, kept) if goals is None else (goal, goals)
+    logits = None if options.weigh == "none" else _teacher(run, known[0], last, known[1])
+    return Sweep(run, options, Prefix(run.student, run.teacher, images, run.device), goal, goals, logits)
+
+
+def _teacher(run: Run, start: str, end: str, x_N: torch.Tensor) -> torch.Tensor:
+    """Return the teacher's activations at node ``end`` from those at ``start``."""
+    return x_N if start == end else forward_all(run.teacher.segment(start, end), x_N, run.device)
