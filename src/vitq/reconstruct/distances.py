@@ -19,7 +19,10 @@ def divergence(logits_BK: torch.Tensor, target_BK: torch.Tensor, temperature: fl
 
 
 def image_moments(x: torch.Tensor, images: int) -> torch.Tensor:
-    """Return mean and mean square per channel (the last axis) of each image, x having as many rows for each."""
+    """Return the mean and the mean square per channel (the last axis of x) of each of so many images, as N2C.
+
+    x has equally many rows for each, one after another: tokens, windows or heads.
+    """
     x_NTC = x.float().reshape(images, -1, x.shape[-1])
     return torch.stack([x_NTC.mean(1), x_NTC.square().mean(1)], 1)
 

@@ -90,8 +90,9 @@ class _Loop:
         goal = None if data.goal is None else self._rows(data.goal, chosen[: settings.global_batch])
         mixed = x if self.choose is None else torch.where(self.choose(x), x_teacher, x)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bfloat16):
-            layers = self._layers(chosen[: settings.local_batch], x_teacher[: settings.local_batch])
-            batch = segment.batch(mixed, target, goal, layers, min(settings.local_batch, settings.batch))
+            local = min(settings.local_batch, settings.batch)
+            layers = self._layers(chosen[:local], x_teacher[:local])
+            batch = segment.batch(mixed, target, goal, layers, local)
             curvature = None if self.curvature is None else self.curvature.of(chosen)
             loss = self.fusion(replace(batch, curvature=curvature))
         (loss + _penalty(segment, settings, progress)).backward()

@@ -7,7 +7,7 @@ from vitq.reconstruct.curvature import Weigh
 
 @dataclass(frozen=True)
 class Settings:
-    """How one segment is trained; see the reconstruct step for meanings."""
+    """How one segment is trained; see ``Options`` for meanings."""
 
     steps: int
     batch: int
