@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from vitq.quantizers.base import Quantizer, register_format
-from vitq.quantizers.kernels import LARGEST_SCALE, SMALLEST_SCALE, Kernel, clamp_scale, fake_quantize
+from vitq.quantizers.kernels import LARGEST_SCALE, SMALLEST_SCALE, Kernel, clamp_scale
+from vitq.quantizers.simulation import fake_quantize
 
 
 def affine_raw_codes(x: torch.Tensor, qmax: int, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:

@@ -10,7 +10,8 @@ from vitq.errors import CalibrationError, RecipeError, did_you_mean
 from vitq.quantizers.drop import DropMask
 from vitq.quantizers.format import Format, Granularity
 from vitq.quantizers.granularity import parameter_shape
-from vitq.quantizers.kernels import Kernel, fake_quantize
+from vitq.quantizers.kernels import Kernel
+from vitq.quantizers.simulation import fake_quantize
 
 QuantizerType = TypeVar("QuantizerType", bound="type[Quantizer]")
 FORMATS: dict[str, "type[Quantizer]"] = {}
