@@ -1,7 +1,7 @@
 """Number formats: pure functions first, a thin module around them."""
 
 from vitq.quantizers.affine import AffineQuantizer, affine_from_range, fake_quantize_affine
-from vitq.quantizers.base import FORMATS, Quantizer, make_quantizer, register_format
+from vitq.quantizers.base import Quantizer
 from vitq.quantizers.compiled import compile_failure, compiling, use_compiled_kernels, worth_compiling
 from vitq.quantizers.drop import DropMask
 from vitq.quantizers.format import Format, Granularity
@@ -11,6 +11,7 @@ from vitq.quantizers.log2 import Log2FlushQuantizer, Log2Quantizer
 from vitq.quantizers.log_sqrt2 import LogSqrt2Quantizer
 from vitq.quantizers.packing import pack, packed_size, unpack
 from vitq.quantizers.piecewise import PiecewiseQuantizer
+from vitq.quantizers.registry import FORMATS, make_quantizer, register_format
 from vitq.quantizers.simulation import fake_quantize
 
 __all__ = [

@@ -5,8 +5,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from vitq.quantizers.base import Quantizer, register_format
+from vitq.quantizers.base import Quantizer
 from vitq.quantizers.kernels import LARGEST_SCALE, SMALLEST_SCALE, Kernel, clamp_scale
+from vitq.quantizers.registry import register_format
 from vitq.quantizers.simulation import fake_quantize
 
 
