@@ -18,7 +18,7 @@ import torch
 from command import run_or_table, vitq
 
 import vitq as library
-from vitq.cli.environment import processor
+from vitq.cli.machine import processor
 from vitq.graph.ops import LINEAR, is_op, value
 
 RESULTS = Path(__file__).parent / "results" / "deploy.jsonl"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vitq import events as events_module
+from vitq import task as task_module
 from vitq.events import Events
 
 
@@ -88,7 +88,7 @@ def test_a_task_that_raises_is_logged_as_failed_and_the_error_is_kept(tmp_path: 
 def test_long_tasks_send_a_heartbeat_and_short_ones_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Events(tmp_path / "log") as events, events.task("t", 4) as task:
         task.advance()
-        monkeypatch.setattr(events_module, "HEARTBEAT_SECONDS", 0.0)
+        monkeypatch.setattr(task_module, "HEARTBEAT_SECONDS", 0.0)
         task.advance(2, loss=3)
     beats = [event for event in read(tmp_path / "log") if event["kind"] == "progress"]
     assert [(beat["done"], beat["loss"]) for beat in beats] == [(3, 3)]

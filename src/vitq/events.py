@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,9 +13,8 @@ from rich.console import RenderableType
 from rich.markup import escape
 
 from vitq.plain import plain
-from vitq.progress import Bars, latest, wide_console
-
-HEARTBEAT_SECONDS = 10.0
+from vitq.progress import Bars, wide_console
+from vitq.task import Task
 
 
 class Warned(NamedTuple):
@@ -24,34 +22,6 @@ class Warned(NamedTuple):
 
     name: str
     message: str
-
-
-class Task:
-    """One progress bar; ``advance`` moves it and keeps the latest values (``loss=…``) beside it."""
-
-    def __init__(self, events: "Events", label: str, total: int | None, depth: int) -> None:
-        self.label, self.total, self.depth = label, total, depth
-        self.done = 0
-        self.fields: dict[str, Any] = {}
-        self.started = time.monotonic()
-        self._events = events
-        self._logged = self.started
-        self._bar = events._bars.add(label, total, depth)
-
-    def advance(self, n: int = 1, **fields: Any) -> None:
-        """Report ``n`` more units done; a line reaches the log at most every ten seconds."""
-        self.done += n
-        self.fields.update({key: plain(value) for key, value in fields.items()})
-        self._events._bars.move(self._bar, n, self.fields)
-        now = time.monotonic()
-        if now - self._logged >= HEARTBEAT_SECONDS:
-            self._logged = now
-            self._events.log("progress", **self._state())
-
-    def _state(self) -> dict[str, Any]:
-        seconds = round(time.monotonic() - self.started, 3)
-        state = {"task": self.label, "done": self.done, "total": self.total, "seconds": seconds}
-        return {**state, **{key: value for key, value in self.fields.items() if key not in state}}
 
 
 class Events:
@@ -99,15 +69,16 @@ class Events:
         """Show a progress bar while the block runs; tasks nest; start, end and last fields are logged."""
         self.log("task", task=label, total=total)
         self._depth += 1
-        task = Task(self, label, total, self._depth)
+        task = Task(label, total, self._depth, self._bars, self.log)
         status = "failed"
         try:
             yield task
             status = "done"
         finally:
-            self.log(status, **task._state())
             self._depth -= 1
-            self._ended(task, status)
+            task.end(status)
+            if task.depth <= 2:  # deeper levels (the steps of a segment) live only in their bar and in the log
+                self.show(task.line(status))
 
     def close(self) -> None:
         """Stop the progress display and close the log."""
@@ -125,14 +96,6 @@ class Events:
         if error is not None:
             self.log("error", type=type(error).__name__, message=str(error))
         self.close()
-
-    def _ended(self, task: Task, status: str) -> None:
-        self._bars.remove(task._bar)
-        if task.depth <= 2:  # deeper levels (the steps of a segment) live only in their bar and in the log
-            indent, seconds = "  " * (task.depth - 1), time.monotonic() - task.started
-            self.show(
-                f"{indent}{escape(task.label)}: {status}, {seconds:.1f} s  {escape(latest(task.fields))}".rstrip()
-            )
 
 
 def _open_log(path: Path) -> TextIO:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import vitq
-from vitq.cli import environment
-from vitq.cli.environment import Check, Status
+from vitq.cli import environment, machine, packages
+from vitq.cli.check import Check, Status
 from vitq.cli.models import is_tested
 
 
@@ -94,16 +94,16 @@ def test_doctor_fails_when_something_required_is_broken(vitq_cli: Any, checks: l
 
 
 def test_packages_that_are_absent_old_or_do_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert environment.required("PyYAML").status is Status.OK
-    monkeypatch.setitem(environment.REQUIRED, "no-such-package", "no_such_package")
-    assert environment.required("no-such-package") == Check(
+    assert packages.required("PyYAML").status is Status.OK
+    monkeypatch.setitem(packages.REQUIRED, "no-such-package", "no_such_package")
+    assert packages.required("no-such-package") == Check(
         "no-such-package", Status.BROKEN, "not installed", "pip install 'no-such-package'"
     )
-    monkeypatch.setitem(environment.REQUIRED, "PyYAML", "no_such_module")
-    assert "fails to import: No module named" in environment.required("PyYAML").value
-    monkeypatch.setitem(environment.REQUIRED, "PyYAML", "yaml")
+    monkeypatch.setitem(packages.REQUIRED, "PyYAML", "no_such_module")
+    assert "fails to import: No module named" in packages.required("PyYAML").value
+    monkeypatch.setitem(packages.REQUIRED, "PyYAML", "yaml")
     monkeypatch.setattr(metadata, "requires", lambda _: ["typer>=0.1", "pyyaml>=99", "x; extra == 'hf'"])
-    too_old = environment.required("PyYAML")
+    too_old = packages.required("PyYAML")
     assert too_old.status is Status.BROKEN
     assert "vitq needs pyyaml>=99" in too_old.value
 
@@ -111,12 +111,12 @@ def test_packages_that_are_absent_old_or_do_not_import(monkeypatch: pytest.Monke
 def test_a_missing_compiler_and_a_full_disk_are_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1e6}))
-    assert environment.compiler().status is Status.MISSING
-    assert environment.disk(Path()).status is Status.MISSING
+    assert machine.compiler().status is Status.MISSING
+    assert machine.disk(Path()).status is Status.MISSING
 
 
 def test_the_processor_is_named() -> None:
-    check = environment.processor()
+    check = machine.processor()
     assert check.status is Status.OK
     assert "cores" in check.value
 

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from vitq.errors import RecipeError
-from vitq.recipes import list_recipes, load_recipe
-from vitq.recipes.recipe import ResolvedRecipe
+from vitq.recipes import ResolvedRecipe, list_recipes, load_recipe
 from vitq.step import STEPS, Step, register_step
 
 pytestmark = pytest.mark.usefixtures("dummy_steps")

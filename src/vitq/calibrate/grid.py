@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from vitq.quantizers import SMALLEST_SCALE, Format, Kernel, Quantizer
-from vitq.quantizers.base import FORMATS
+from vitq.quantizers.registry import FORMATS
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def demo(
     results = {}
     for recipe in RECIPES:
         if not quiet:
-            note(f"{recipe}, {bits}: {len(calibration)} calibration images, {len(validation[0])} to measure on")
+            note(f"{recipe}, {bits}: {IMAGES} calibration images, {len(validation[0])} to measure on")
         folder = out / f"{recipe}-{bits}"
         quantized = api.quantize(
             model,

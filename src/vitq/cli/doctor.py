@@ -17,7 +17,8 @@ STYLES = {"ok": "green", "missing": "yellow", "broken": "bold red"}
 @guarded
 def doctor(as_json: AsJson = False) -> None:
     """Check packages, devices, compiler and disk; ends with exit code 1 if vitq cannot work here."""
-    from vitq.cli.environment import Status, all_checks
+    from vitq.cli.check import Status
+    from vitq.cli.environment import all_checks
 
     checks = list(all_checks())
     broken = any(check.status is Status.BROKEN for check in checks)

@@ -5,8 +5,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from vitq.quantizers.base import Quantizer, register_format
-from vitq.quantizers.kernels import LARGEST_SCALE, SMALLEST_SCALE, Kernel, clamp_scale, fake_quantize
+from vitq.quantizers.base import Quantizer
+from vitq.quantizers.kernels import LARGEST_SCALE, SMALLEST_SCALE, Kernel, clamp_scale
+from vitq.quantizers.registry import register_format
+from vitq.quantizers.simulation import fake_quantize
 
 
 def affine_raw_codes(x: torch.Tensor, qmax: int, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:

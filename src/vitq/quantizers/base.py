@@ -1,7 +1,6 @@
-"""The quantizer module that sits on a site, and the registry of formats."""
+"""The quantizer module that sits on a site."""
 
-from collections.abc import Callable
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -10,10 +9,8 @@ from vitq.errors import CalibrationError, RecipeError, did_you_mean
 from vitq.quantizers.drop import DropMask
 from vitq.quantizers.format import Format, Granularity
 from vitq.quantizers.granularity import parameter_shape
-from vitq.quantizers.kernels import Kernel, fake_quantize
-
-QuantizerType = TypeVar("QuantizerType", bound="type[Quantizer]")
-FORMATS: dict[str, "type[Quantizer]"] = {}
+from vitq.quantizers.kernels import Kernel
+from vitq.quantizers.simulation import fake_quantize
 
 
 class Quantizer(nn.Module):
@@ -155,22 +152,3 @@ class Quantizer(nn.Module):
                 f"{self._where}: {name} is not {wanted}; look for NaN or a dead tensor in calibration"
             )
         return value
-
-
-def register_format(name: str) -> Callable[[QuantizerType], QuantizerType]:
-    """Register a quantizer class under the name that ``Format.name`` uses."""
-
-    def register(cls: QuantizerType) -> QuantizerType:
-        if name in FORMATS:
-            raise RecipeError(f"format '{name}' is already registered by {FORMATS[name].__name__}; choose another name")
-        FORMATS[name] = cls
-        return cls
-
-    return register
-
-
-def make_quantizer(format: Format, axis: int | None = None) -> Quantizer:
-    """Return a fresh, uncalibrated quantizer; RecipeError if the format's name is not registered."""
-    if format.name not in FORMATS:
-        raise RecipeError(f"number format '{format.name}' does not exist{did_you_mean(format.name, FORMATS)}")
-    return FORMATS[format.name](format, axis)

@@ -5,9 +5,10 @@ from typing import ClassVar
 import torch
 
 from vitq.errors import RecipeError
-from vitq.quantizers.base import Quantizer, register_format
+from vitq.quantizers.base import Quantizer
 from vitq.quantizers.format import Format
 from vitq.quantizers.kernels import Kernel, clamp_scale
+from vitq.quantizers.registry import register_format
 
 
 def log2_raw_codes(x: torch.Tensor, qmax: int, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:

@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import torch
 
-from vitq.quantizers.base import register_format
 from vitq.quantizers.kernels import Kernel, clamp_scale
 from vitq.quantizers.log2 import LogQuantizer
+from vitq.quantizers.registry import register_format
 
 
 def log_sqrt2_raw_codes(

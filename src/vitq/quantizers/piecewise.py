@@ -10,9 +10,10 @@ import torch
 
 from vitq.errors import RecipeError
 from vitq.quantizers.affine import affine_from_range
-from vitq.quantizers.base import Quantizer, register_format
+from vitq.quantizers.base import Quantizer
 from vitq.quantizers.format import Format
 from vitq.quantizers.kernels import Kernel, clamp_scale
+from vitq.quantizers.registry import register_format
 
 RATIO = 4
 """How many times coarser the steps above the knee are."""

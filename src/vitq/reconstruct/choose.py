@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from vitq.errors import RecipeError
 from vitq.quantizers import use_compiled_kernels, worth_compiling
 from vitq.reconstruct.activations import forward_all
+from vitq.reconstruct.data import HELD_OUT_SHARE, count_held_out
 from vitq.reconstruct.distances import relative_square
 from vitq.reconstruct.outliers import Outliers, outlier_profile
 from vitq.reconstruct.slicings import Slicing, candidates
@@ -21,7 +22,7 @@ class Choose(BaseModel):
 
     ``among``: uniform granularities; ``outlier_quantiles``: one adaptive slicing each, merged where the share of
     energy beyond ``kappa`` standard deviations is above that quantile, inside spans of ``longest``; ``steps`` and
-    ``images`` to train on in a trial; ``held_out`` images, the last ones, judge it.
+    ``images`` to train on in a trial; ``held_out`` images, the last ones and at most a fifth of all, judge it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,13 +55,14 @@ def choose(run: Run, options: Choose, trial: Trial) -> Choice:
     Source: OAS (ICML 2024); the proxy and its score are vitq's reading.
     """
     count = len(run.images_NCHW)
-    if count <= options.held_out:
+    held_out = count_held_out(count, options.held_out)
+    if held_out == 0:
         raise RecipeError(
-            f"choosing a slicing holds out {options.held_out} of {count} calibration images, which leaves none to "
-            "train on; give more images or lower reconstruct.choose.held_out"
+            f"choosing a slicing holds out at most a fifth of the calibration images, which is none of {count}; "
+            f"give at least {HELD_OUT_SHARE}"
         )
-    images = run.images_NCHW[: min(options.images, count - options.held_out)]
-    profile = outlier_profile(run.teacher, images[: options.held_out], run.device, options.kappa)
+    images = run.images_NCHW[: min(options.images, count - held_out)]
+    profile = outlier_profile(run.teacher, images[:held_out], run.device, options.kappa)
     slicings = candidates(run.teacher, profile, options.among, options.outlier_quantiles, options.longest)
     scores: dict[str, float] = {}
     compiled = use_compiled_kernels(worth_compiling(len(slicings) * len(images), images.shape))
@@ -72,7 +74,7 @@ def choose(run: Run, options: Choose, trial: Trial) -> Choice:
                 student = run.student.clone()
                 copy = Run(run.teacher, student, images, run.bits, run.seed, run.device, run.events, Store(), stage=key)
                 trial(copy, slicing)
-                scores[slicing.name] = _feature_error(copy, run.images_NCHW[-options.held_out :])
+                scores[slicing.name] = _feature_error(copy, run.images_NCHW[-held_out:])
                 run.store.save(key, {}, {"score": scores[slicing.name]})
             else:
                 scores[slicing.name] = float(saved[1]["score"])

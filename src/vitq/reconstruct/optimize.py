@@ -1,27 +1,21 @@
-"""The optimization of one segment: Adam with cosine, random dropping, curvature, moving averages."""
+"""The optimization of one segment: its steps, with activations dropped and curvature renewed as settings ask."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
 
 import torch
 
 from vitq.events import Events
 from vitq.quantizers import DropMask, Quantizer
 from vitq.reconstruct.activations import first_output, forward_all
-from vitq.reconstruct.curvature import Curvature, make_estimator
+from vitq.reconstruct.curvature import make_estimator
 from vitq.reconstruct.data import Data
 from vitq.reconstruct.gradients import Gradients
+from vitq.reconstruct.loop import POOL, Loop
 from vitq.reconstruct.objectives import Fusion
 from vitq.reconstruct.replay import Replay
-from vitq.reconstruct.rounding import rectified_sigmoid, rounding_penalty
 from vitq.reconstruct.segment import TrainingSegment
 from vitq.reconstruct.settings import Settings
-
-POOL = 1 << 16
-"""First size of a pool of random masks; it grows to twice the largest tensor."""
 
 
 def optimize(
@@ -42,7 +36,7 @@ def optimize(
         return None
     random = generator if device.type == "cpu" else _on_device(generator, device)
     with _dropping(segment, settings, random), events.task(segment.span.name, settings.steps) as task:
-        loop = _Loop(segment, data, fusion, settings, device, generator, random)
+        loop = Loop(segment, data, fusion, settings, device, generator, random)
         resident = device if data.target.device.type == device.type else torch.device("cpu")
         step = Replay(loop.step, resident, [random])
         refresh = max(settings.steps // settings.refreshes, 1)
@@ -54,73 +48,6 @@ def optimize(
             loss = step()
             task.advance(1, **({"loss": float(loss)} if done % 20 == 0 else {}))
     return loop.averaged
-
-
-class _Loop:
-    """One segment's training: what its steps read and what they change."""
-
-    def __init__(
-        self,
-        segment: TrainingSegment,
-        data: Data,
-        fusion: Fusion,
-        settings: Settings,
-        device: torch.device,
-        generator: torch.Generator,
-        random: torch.Generator,
-    ) -> None:
-        self.segment, self.data, self.fusion, self.settings, self.device = segment, data, fusion, settings, device
-        self.curvature: Curvature | None = None
-        self.optimizer = torch.optim.Adam(_by_rate(segment, device), fused=True, capturable=device.type == "cuda")
-        self.rates = [group["lr"].clone() for group in self.optimizer.param_groups]
-        images = torch.randint(data.train, (settings.steps, settings.batch), generator=generator)
-        self.images_SB = images.to(data.target.device)
-        self.progress_S = torch.linspace(0, 1, settings.steps + 1)[:-1].to(device)
-        self.now = torch.zeros(1, dtype=torch.int64, device=device)  # one element: a scalar index would be read back
-        self.choose = DropMask(1 - settings.mix_inputs, POOL, random) if settings.mix_inputs > 0 else None
-        self.parameters = segment.variables.seen()
-        self.averaged = [p.detach().clone() for p in self.parameters] if settings.average > 0 else None
-
-    def step(self) -> torch.Tensor:
-        """Draw a batch, take one step of Adam and return the loss."""
-        data, settings, segment = self.data, self.settings, self.segment
-        progress = self.progress_S[self.now][0]
-        chosen = self.images_SB[self.now.to(self.images_SB.device)][0]
-        x, x_teacher, target = (self._rows(t, chosen) for t in (data.x_student, data.x_teacher, data.target))
-        goal = None if data.goal is None else self._rows(data.goal, chosen[: settings.global_batch])
-        mixed = x if self.choose is None else torch.where(self.choose(x), x_teacher, x)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bfloat16):
-            local = min(settings.local_batch, settings.batch)
-            layers = self._layers(chosen[:local], x_teacher[:local])
-            batch = segment.batch(mixed, target, goal, layers, local)
-            curvature = None if self.curvature is None else self.curvature.of(chosen)
-            loss = self.fusion(replace(batch, curvature=curvature))
-        (loss + _penalty(segment, settings, progress)).backward()
-        with torch.no_grad():
-            cosine = 0.5 * (1 + torch.cos(math.pi * progress))
-            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-                group["lr"].copy_(rate * cosine)
-            segment.variables.step(self.optimizer)
-            if self.averaged is not None:
-                torch._foreach_lerp_(self.averaged, self.parameters, 1 - settings.average)
-            self.now += 1
-        return loss.detach()
-
-    def _layers(self, chosen: torch.Tensor, x_teacher: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        if self.data.layers is None:
-            return self.segment.teacher_layers(x_teacher)
-        return tuple(self._rows(layer, chosen) for layer in self.data.layers)
-
-    def _rows(self, x_N: torch.Tensor, chosen_B: torch.Tensor) -> torch.Tensor:
-        return x_N[chosen_B].to(self.device).float()
-
-
-def _by_rate(segment: TrainingSegment, device: torch.device) -> list[dict[str, Any]]:
-    """Join the groups of equal rates, for fewer launches; rates are tensors, which a replayed step can change."""
-    joined: dict[float, list[torch.Tensor]] = {}
-    for group in segment.variables.groups:
-        joined.setdefault(float(group["lr"]), []).extend(group["params"])  # type: ignore[arg-type]
-    return [{"params": tensors, "lr": torch.tensor(rate, device=device)} for rate, tensors in joined.items()]
 
 
 def _on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
@@ -144,16 +71,6 @@ def _gradients(
         generator,
         settings.bfloat16,
     )
-
-
-def _penalty(segment: TrainingSegment, settings: Settings, progress: torch.Tensor) -> torch.Tensor | float:
-    """AdaRound's regularizer at ``progress`` in [0, 1): off during warm-up, then β from 20 to 2."""
-    if not segment.variables.roundings:
-        return 0.0
-    past = (progress - settings.rounding_warmup) / (1 - settings.rounding_warmup)
-    beta = 20 - 18 * past.clamp(min=0)
-    penalties = [rounding_penalty(rectified_sigmoid(v), beta) for v in segment.variables.penalty_inputs()]
-    return settings.rounding_weight * (past >= 0) * torch.stack(penalties).sum()
 
 
 @contextmanager

@@ -33,9 +33,7 @@ def supervise(teacher: Graph, span: Span, goal: str) -> Supervision:
     order = {name: i for i, name in enumerate(teacher.cuts)}
     if span.end == goal:
         return Supervision(None, None, True)
-    if (
-        span.end not in order
-    ):  # layer-wise: the operation's output is no cut, the model's end is not a function of it alone
+    if span.end not in order:  # layer-wise: where the output is no cut, the model's end is no function of it alone
         return Supervision(None, None, False)
     if order[span.end] < order[goal]:
         return Supervision(teacher.segment(span.end, goal), None, False)

@@ -10,7 +10,7 @@ from vitq.errors import RecipeError
 from vitq.graph.insert import set_attribute
 from vitq.quantizers import compiling, use_compiled_kernels, worth_compiling
 from vitq.reconstruct.activations import Pair, Prefix, first_output, forward_all
-from vitq.reconstruct.data import Data
+from vitq.reconstruct.data import Data, count_held_out
 from vitq.reconstruct.objectives import LOCAL, Fusion
 from vitq.reconstruct.options import Options
 from vitq.reconstruct.schedule import Piece
@@ -54,7 +54,8 @@ class Sweep:
                 f"row per image; '{span.name}' does not: choose schedule unit, block or coarser, or weigh=none"
             )
         goals = self.goals_N if segment.supervision.reachable else None
-        held_out = options.held_out * len(target) // len(run.images_NCHW)
+        images = len(run.images_NCHW)
+        held_out = count_held_out(images, options.held_out) * len(target) // images
         x_student = here.student_N if options.inputs == "quantized" else here.teacher_N
         data = Data(
             x_student,
@@ -63,7 +64,7 @@ class Sweep:
             goals,
             self.logits_NK,
             layers,
-            train=max(len(target) - held_out, min(len(target), options.batch)),
+            train=len(target) - held_out,
         )
         fusion, settings = Fusion(options.terms(goals is not None)), options.settings(run.device, steps)
         outcome = train(segment, data, fusion, settings, run.device, run.generator(key), run.events)
