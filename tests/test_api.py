@@ -49,7 +49,8 @@ def swin(tiny: Callable[..., nn.Module]) -> nn.Module:
 def test_a_target_has_a_scope_of_its_own(quantize: Callable[..., vitq.QuantizedModel]) -> None:
     assert quantize(target="openvino", bits="w8a8").config.scope == "deploy"
     assert quantize(target="openvino", scope="deploy").config.scope == "deploy"
-    with pytest.raises(ExportError, match="give one of them"):
+    assert quantize(target="onnxruntime", bits="w8a8", scope="paper").config.scope == "paper"
+    with pytest.raises(ExportError, match="of scope deploy, not paper"):
         quantize(target="openvino", scope="paper")
 
 

@@ -60,7 +60,7 @@ def quantize(
     ``model`` is a timm name, a Hugging Face id or folder, or a module x_BCHW -> logits_BK, which is not changed.
     ``images`` is a folder, an ``.npz``, a preprocessed tensor x_NCHW or an iterable; ``validation`` likewise, with
     labels. ``bits`` reads "w4a4"; ``scope`` is "paper" (the default) or "deploy"; ``target`` calibrates for a target of
-    ``QuantizedModel.export``, which has a scope of its own; ``overrides`` changes recipe options
+    ``QuantizedModel.export``, whose default scope is "deploy"; ``overrides`` changes recipe options
     ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is checkpointed there, its artifact saved, and
     ``resume`` continues it after a kill.
     Raises a VitqError that names what is wrong with model, images, recipe or folder.
@@ -69,9 +69,11 @@ def quantize(
     wanted = bits if isinstance(bits, Bits) else Bits.parse(bits)
     chosen: dict[str, Any] = {"insert.scope": scope or "paper"}
     if target is not None:
-        chosen |= profile_of(target).overrides
-        if scope not in (None, chosen["insert.scope"]):
-            raise ExportError(f"target '{target}' is of scope {chosen['insert.scope']}, not {scope}; give one of them")
+        profile = profile_of(target)
+        if scope not in (None, *profile.scopes):
+            known = " or ".join(profile.scopes)
+            raise ExportError(f"target '{target}' is of scope {known}, not {scope}; leave one of them out")
+        chosen |= {**profile.overrides, "insert.scope": scope or profile.scopes[0]}
     plan = load_recipe(recipe, budget=budget, overrides={**chosen, **(overrides or {})})
     taken = next(step.scope for step in plan.steps if isinstance(step, Insert))
     folder = None if out is None else Path(out)

@@ -15,7 +15,7 @@ class Profile:
 
     ``runtime``: the package that runs its files here, None where vitq only writes them. ``formats``: what it can
     carry at all. ``overrides``: recipe options with which ``vitq quantize --target`` calibrates for it. ``note``: what
-    its files hold.
+    its files hold. ``scopes``: those it can be calibrated for, its own first.
     """
 
     name: str
@@ -25,9 +25,11 @@ class Profile:
     note: str
     signed: bool = False
     """Whether activation codes are int8 around zero instead of uint8."""
+    scopes: tuple[str, ...] = ("deploy",)
 
 
-_CPU = {"insert.scope": "deploy", "insert.weight.symmetric": True}
+_CPU = {"insert.weight.symmetric": True}
+_ATTENTION = {f"insert.{role}.granularity": "tensor" for role in ("query", "key", "value", "probabilities")}
 _AFFINE = {**_CPU, "insert.post_activation.format": "affine"}
 _ROLES = ("activation", "post_norm", "post_activation")
 _SYMMETRIC = {**_AFFINE, **{f"insert.{role}.symmetric": True for role in _ROLES}}
@@ -39,8 +41,9 @@ PROFILES: dict[str, Profile] = {
             "onnxruntime",
             "onnxruntime",
             ALL_FORMATS,
-            _CPU,
-            "linears in int8 kernels, activations uint8, weights symmetric int8",
+            {**_CPU, **_ATTENTION},
+            "linears in int8 kernels, in scope paper attention too, activations uint8, weights symmetric int8",
+            scopes=("deploy", "paper"),
         ),
         Profile(
             "openvino",

@@ -40,12 +40,11 @@ def images() -> torch.Tensor:
 def quantized(models: dict[str, nn.Module], images: torch.Tensor) -> Callable[..., vitq.QuantizedModel]:
     done: dict[str, vitq.QuantizedModel] = {}
 
-    def make(model: str, bits: str, recipe: str = "rtn", target: str | None = None, **overrides: Any) -> Any:
-        key = str((model, bits, recipe, target, overrides))
+    def make(model: str, bits: str, recipe: str = "rtn", overrides: Any = None, **options: Any) -> Any:
+        key = str((model, bits, recipe, overrides, options))
         if key not in done:
-            done[key] = vitq.quantize(
-                models[model], images, recipe=recipe, bits=bits, target=target, overrides=overrides, progress=False
-            )
+            source = models[model], images
+            done[key] = vitq.quantize(*source, recipe=recipe, bits=bits, overrides=overrides, progress=False, **options)
         return done[key]
 
     return make
@@ -62,6 +61,19 @@ def test_every_bit_width_runs_in_integer_kernels_and_is_proven(
     assert max(proof.error for proof in result.segments) < 1e-5
     assert max(proof.flipped for proof in result.segments) < 1e-3
     assert (tmp_path / "m.onnx").stat().st_size == result.size_bytes
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w4a4"])
+@pytest.mark.parametrize("model", ["vit", "swin"])
+def test_onnxruntime_multiplies_attention_in_integer_kernels_where_asked(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, model: str, bits: str
+) -> None:
+    linears = quantized(model, bits, target="onnxruntime").export(tmp_path / "l.onnx", images, target="onnxruntime")
+    whole = quantized(model, bits, target="onnxruntime", scope="paper")
+    result = whole.export(tmp_path / "m.onnx", images, target="onnxruntime")
+    attentions = sum(name.endswith("/probabilities") for name in whole.graph.quantizers)
+    assert result.integer_products == result.promised == linears.promised + 2 * attentions
+    assert max(proof.error for proof in result.segments) < 1e-5
 
 
 @pytest.mark.parametrize("family", ["swinv2", "beit", "levit"])
@@ -81,7 +93,7 @@ def test_every_format_is_proven_in_the_paper_scope(
     quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, target: str, probabilities: str
 ) -> None:
     chosen = {"insert.probabilities.format": probabilities}
-    model = quantized("vit", "w4a4", "repq", **chosen)
+    model = quantized("vit", "w4a4", "repq", chosen)
     result = model.export(tmp_path / "m.onnx", images, target=target)
     assert max(proof.error for proof in result.segments) < 1e-5
     assert sum(proof.sites for proof in result.segments) == len(model.graph.quantizers)
@@ -147,7 +159,7 @@ def test_refusals_come_before_any_work(quantized: Callable[..., Any], images: to
         for_qnn.export(tmp_path / "m.onnx", images, target="qnn", validation=(images, torch.zeros(16).long()))
     with pytest.raises(ExportError, match=r"\.onnx"):
         model.export(tmp_path / "m.xml", images)
-    wide = quantized("vit", "w8a8", "repq", **{"insert.post_activation.from_bits": {7: "piecewise"}})
+    wide = quantized("vit", "w8a8", "repq", {"insert.post_activation.from_bits": {7: "piecewise"}})
     with pytest.raises(ExportError, match="more than 6 bits"):
         wide.export(tmp_path / "m.onnx", images)
     assert not list(tmp_path.iterdir())
@@ -197,7 +209,7 @@ def test_a_file_that_fails_its_proof_is_written_only_by_force(
 
 
 def test_a_cpu_that_saturates_is_named(quantized: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitq.export.export import saturation
+    from vitq.export.promises import saturation
 
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False, raising=False)

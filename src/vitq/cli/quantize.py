@@ -40,7 +40,7 @@ def quantize(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="Calibrate for a target of 'vitq export': scope deploy, symmetric weights."),
+        typer.Option(help="Calibrate for a target of 'vitq export': scope deploy by default, symmetric weights."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many calibration images to draw.")] = 1000,
     views: Annotated[

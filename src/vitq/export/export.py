@@ -1,7 +1,5 @@
 """The public verb ``export``: lower, write, prove."""
 
-import platform
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +14,10 @@ from vitq.export.baseline import baseline
 from vitq.export.build import build, properties
 from vitq.export.lower import refusals
 from vitq.export.parity import SegmentProof, prove
-from vitq.export.parts import parts_of
+from vitq.export.promises import promises, saturation
 from vitq.export.runtimes import SESSIONS, require
-from vitq.graph import Graph
-from vitq.graph.ops import LINEAR, is_op
 from vitq.models import LoadedModel
-from vitq.quantizers import Quantizer
-from vitq.targets import Profile, profile_of
+from vitq.targets import profile_of
 
 if TYPE_CHECKING:
     from vitq.quantized import QuantizedModel
@@ -94,37 +89,6 @@ def export(
         result = replace(result, notes=(*failed, *result.notes))
     write_files(path.parent, {path.name: content})
     return result
-
-
-def promises(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile) -> tuple[int, tuple[str, ...]]:
-    """Return how many products must run in integer kernels, and what is worth knowing about the others."""
-    nodes = {node.name: node for node in graph.module.graph.nodes}
-    carried = {
-        consumer
-        for name, quantizer in graph.quantizers.items()
-        if isinstance(quantizer, Quantizer) and quantizer.has_integer_values
-        for consumer in graph.sites[name].consumers
-    }
-    products = {
-        name: sum(len(parts_of(nodes[c], graph.cuts)) or 1 for c in graph.sites[name].consumers)
-        for name in weights
-        if all(is_op(nodes[c], LINEAR) and c in carried for c in graph.sites[name].consumers)
-    }
-    uneven = [name for name in products if not weights[name].format.symmetric]
-    if profile.name == "openvino" and uneven:
-        note = f"{len(uneven)} linears have weights with zero points, which OpenVINO multiplies in floating point"
-        even = sum(count for name, count in products.items() if name not in uneven)
-        return even, (f"{note}; quantize with --target openvino",)
-    return sum(products.values()), ()
-
-
-def saturation(weights: Mapping[str, Quantizer]) -> tuple[str, ...]:
-    """Warn where this CPU adds pairs of 8-bit products in 16 bits, which overflows with 8-bit weights."""
-    vnni: Callable[[], bool] = getattr(torch.cpu, "_is_vnni_supported", lambda: True)
-    wide = sum(quantizer.format.bits == 8 for quantizer in weights.values())
-    if not wide or vnni() or platform.machine() not in ("x86_64", "AMD64"):
-        return ()
-    return (f"this CPU has no VNNI, so {wide} layers with 8-bit weights can saturate here; 7 bits (w7a8) cannot",)
 
 
 def failures(result: Exported) -> list[str]:

@@ -41,6 +41,7 @@ class OnnxRuntime:
         options.log_severity_level = 3
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # else idle threads slow the next session
         self._content, self._threads = content, threads
         self.session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         self.name = self.session.get_inputs()[0].name

@@ -1,0 +1,48 @@
+"""What of a model must run in integer kernels, and what is worth knowing about the rest."""
+
+import platform
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import torch
+
+from vitq.export.parts import parts_of
+from vitq.graph import Graph
+from vitq.graph.ops import LINEAR, MATMUL, is_op
+from vitq.quantizers import Quantizer
+from vitq.targets import Profile
+
+
+def promises(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile) -> tuple[int, tuple[str, ...]]:
+    """Return how many products must run in integer kernels, and what is worth knowing about the others.
+
+    Products of two activations count for ONNX Runtime alone: OpenVINO fuses attention in its own way.
+    """
+    nodes = {node.name: node for node in graph.module.graph.nodes}
+    operands = Counter(
+        consumer
+        for name, quantizer in graph.quantizers.items()
+        if isinstance(quantizer, Quantizer) and quantizer.has_integer_values
+        for consumer in graph.sites[name].consumers
+    )
+    products = {
+        name: sum(len(parts_of(nodes[c], graph.cuts)) or 1 for c in graph.sites[name].consumers)
+        for name in weights
+        if all(is_op(nodes[c], LINEAR) and c in operands for c in graph.sites[name].consumers)
+    }
+    uneven = [name for name in products if not weights[name].format.symmetric]
+    if profile.name == "openvino" and uneven:
+        note = f"{len(uneven)} linears have weights with zero points, which OpenVINO multiplies in floating point"
+        even = sum(count for name, count in products.items() if name not in uneven)
+        return even, (f"{note}; quantize with --target openvino",)
+    attention = sum(count == 2 and is_op(nodes[c], MATMUL) for c, count in operands.items())
+    return sum(products.values()) + (attention if profile.name == "onnxruntime" else 0), ()
+
+
+def saturation(weights: Mapping[str, Quantizer]) -> tuple[str, ...]:
+    """Warn where this CPU adds pairs of 8-bit products in 16 bits, which overflows with 8-bit weights."""
+    vnni: Callable[[], bool] = getattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    wide = sum(quantizer.format.bits == 8 for quantizer in weights.values())
+    if not wide or vnni() or platform.machine() not in ("x86_64", "AMD64"):
+        return ()
+    return (f"this CPU has no VNNI, so {wide} layers with 8-bit weights can saturate here; 7 bits (w7a8) cannot",)
