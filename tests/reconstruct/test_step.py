@@ -7,6 +7,7 @@ import torch
 from vitq.errors import RecipeError, ResumeError
 from vitq.quantizers import Quantizer
 from vitq.reconstruct import Reconstruct
+from vitq.reconstruct.loop import Loop
 from vitq.run import Run
 
 QUICK = {"steps": 30, "batch": 16, "held_out": 16, "precision": "float32"}
@@ -63,6 +64,33 @@ def test_every_option_trains(make_run: Callable[..., Run], options: dict[str, ob
     before = feature_error(run)
     Reconstruct.model_validate({**QUICK, **options}).apply(run)
     assert feature_error(run) < before
+
+
+def test_the_moving_average_is_of_what_was_learnt_alone(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, average = Loop.step, Loop.average
+    seen: list[list[torch.Tensor]] = []
+    compared: list[int] = []
+
+    def recorded_step(loop: Loop) -> torch.Tensor:
+        loss = step(loop)
+        seen.append([p.detach().clone() for p in loop.parameters])
+        return loss
+
+    def compared_average(loop: Loop) -> list[torch.Tensor] | None:
+        got = average(loop)
+        assert got is not None and len(seen) == 3
+        for result, first, second, third in zip(got, *seen, strict=True):
+            torch.testing.assert_close(result, (0.81 * first + 0.9 * second + third) / 2.71)
+        compared.append(len(got))
+        seen.clear()
+        return got
+
+    monkeypatch.setattr(Loop, "step", recorded_step)
+    monkeypatch.setattr(Loop, "average", compared_average)
+    Reconstruct.model_validate({**QUICK, "steps": 3, "average": 0.9}).apply(make_run())
+    assert len(compared) > 2
 
 
 def test_leaves_nothing_trainable_and_no_dropping_behind(make_run: Callable[..., Run]) -> None:

@@ -41,7 +41,7 @@ class Loop:
         self.now = torch.zeros(1, dtype=torch.int64, device=device)  # one element: a scalar index would be read back
         self.choose = DropMask(1 - settings.mix_inputs, POOL, random) if settings.mix_inputs > 0 else None
         self.parameters = segment.variables.seen()
-        self.averaged = [p.detach().clone() for p in self.parameters] if settings.average > 0 else None
+        self.averaged = [torch.zeros_like(p) for p in self.parameters] if settings.average > 0 else None
 
     def step(self) -> torch.Tensor:
         """Draw a batch, take one step of Adam and return the loss."""
@@ -67,6 +67,12 @@ class Loop:
                 torch._foreach_lerp_(self.averaged, self.parameters, 1 - settings.average)
             self.now += 1
         return loss.detach()
+
+    def average(self) -> list[torch.Tensor] | None:
+        """Return the moving average of what is learnt, None where it is not kept; as Adam's, it forgets its start."""
+        if self.averaged is None or self.settings.steps == 0:
+            return None
+        return list(torch._foreach_div(self.averaged, 1 - self.settings.average**self.settings.steps))
 
     def _layers(self, chosen: torch.Tensor, x_teacher: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if self.data.layers is None:

@@ -47,7 +47,7 @@ def optimize(
                 step.again()
             loss = step()
             task.advance(1, **({"loss": float(loss)} if done % 20 == 0 else {}))
-    return loop.averaged
+    return loop.average()
 
 
 def _on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
