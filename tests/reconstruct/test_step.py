@@ -114,7 +114,8 @@ def test_same_seed_same_result_other_seed_other_result(make_run: Callable[..., R
 def test_biases_that_capture_joined_are_learnt(make_run: Callable[..., Run]) -> None:
     run = make_run("beit")
     before = state(run)
-    Reconstruct.model_validate({**QUICK, "learn": {"biases": 1e-3}}).apply(run)
+    plain = {"drop_activations": 0, "mix_inputs": 0, "held_out": 0}  # on so few images biases alone may be rolled back
+    Reconstruct.model_validate({**QUICK, **plain, "learn": {"biases": 1e-3}}).apply(run)
     joined = [name for name in before if "folded" in name]
     assert any(not torch.equal(before[name], state(run)[name]) for name in joined)
 
