@@ -93,6 +93,14 @@ def test_the_moving_average_is_of_what_was_learnt_alone(
     assert len(compared) > 2
 
 
+def test_three_images_are_enough(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    run.images_NCHW = run.images_NCHW[:3]
+    before = feature_error(run)
+    Reconstruct.model_validate({"steps": 20, "batch": 8, "precision": "float32"}).apply(run)
+    assert feature_error(run) < before
+
+
 def test_leaves_nothing_trainable_and_no_dropping_behind(make_run: Callable[..., Run]) -> None:
     run = make_run()
     Reconstruct.model_validate(MGRQ).apply(run)

@@ -13,8 +13,8 @@ SCOPES: Mapping[str, Callable[[Site], bool]] = {
 }
 """Per scope, whether it holds a site.
 
-paper: every operand of linear, conv and matmul but the image. deploy: attention products stay in floating point, since
-CPU runtimes have no fused integer attention.
+paper: every operand of linear, conv and matmul but the image. deploy: attention products stay in floating point, as
+integer ones are slower in OpenVINO and gain ONNX Runtime little (benchmarks/deploy.md).
 """
 
 

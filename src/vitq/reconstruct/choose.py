@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from vitq.errors import RecipeError
 from vitq.quantizers import use_compiled_kernels, worth_compiling
 from vitq.reconstruct.activations import forward_all
-from vitq.reconstruct.data import HELD_OUT_SHARE, count_held_out
+from vitq.reconstruct.data import ONE_HELD_OUT_IN, count_held_out
 from vitq.reconstruct.distances import relative_square
 from vitq.reconstruct.outliers import Outliers, outlier_profile
 from vitq.reconstruct.slicings import Slicing, candidates
@@ -59,7 +59,7 @@ def choose(run: Run, options: Choose, trial: Trial) -> Choice:
     if held_out == 0:
         raise RecipeError(
             f"choosing a slicing holds out at most a fifth of the calibration images, which is none of {count}; "
-            f"give at least {HELD_OUT_SHARE}"
+            f"give at least {ONE_HELD_OUT_IN}"
         )
     images = run.images_NCHW[: min(options.images, count - held_out)]
     profile = outlier_profile(run.teacher, images[:held_out], run.device, options.kappa)

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
-HELD_OUT_SHARE = 5
+ONE_HELD_OUT_IN = 5
 """At most one image in so many is held out: a few hundred images are for training first."""
 
 
 def count_held_out(images: int, most: int) -> int:
     """Return how many of ``images`` are not trained on: ``most``, but no more than a fifth. Source: vitq."""
-    return min(most, images // HELD_OUT_SHARE)
+    return min(most, images // ONE_HELD_OUT_IN)
 
 
 @dataclass(frozen=True)
