@@ -25,9 +25,12 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Quantize the embedded digits model with plain rounding and with MGRQ, and compare them."""
+    import torch
+
     from vitq import api
     from vitq.demo import digits
 
+    torch.set_num_threads(1)  # a second one saves 6 of 30 s, and costs minutes where another program has the core
     model, calibration, validation = digits()
     results = {}
     for recipe in RECIPES:
