@@ -128,11 +128,12 @@ def test_biases_that_capture_joined_are_learnt(make_run: Callable[..., Run]) -> 
     assert any(not torch.equal(before[name], state(run)[name]) for name in joined)
 
 
+@pytest.mark.parametrize("cache", ["float32", "bfloat16"])
 @pytest.mark.parametrize("segments", [1, 3])
 def test_a_killed_run_resumes_to_the_same_bits(
-    make_run: Callable[..., Run], kill_after: Callable[..., list[str]], tmp_path: Path, segments: int
+    make_run: Callable[..., Run], kill_after: Callable[..., list[str]], tmp_path: Path, segments: int, cache: str
 ) -> None:
-    step = Reconstruct.model_validate({**MGRQ, "schedule": ["unit", "block"], "steps": 8})
+    step = Reconstruct.model_validate({**MGRQ, "schedule": ["unit", "block"], "steps": 8, "cache": cache})
     whole = make_run()
     step.apply(whole)
 
@@ -146,6 +147,25 @@ def test_a_killed_run_resumes_to_the_same_bits(
     resumed = make_run(store=tmp_path / "run", resume=True)
     step.apply(resumed)
     assert same(state(whole), state(resumed))
+    assert whole.events.warnings == resumed.events.warnings
+
+
+def test_a_segment_without_a_term_stays_and_is_named(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    before = state(run)
+    only_local = {**QUICK, "steps": 3, "schedule": ["layer"], "block": 0, "local": 1.0}
+    Reconstruct.model_validate(only_local).apply(run)
+    assert same(before, state(run))
+    assert {w.name for w in run.events.warnings} == {"no-term"}
+
+
+def test_global_supervision_alone_leaves_the_head(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    error = feature_error(run)
+    Reconstruct.model_validate({**QUICK, "block": 0, "global": 1.0}).apply(run)
+    assert feature_error(run) < error
+    (named,) = (w.message for w in run.events.warnings if w.name == "no-term")
+    assert "'head'" in named
 
 
 def test_rolls_back_what_gets_worse(make_run: Callable[..., Run]) -> None:

@@ -146,11 +146,11 @@ class Fusion:
         self.first: dict[str, float] = {}
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        """Return the fused loss."""
+        """Return the fused loss; zero where no term is left."""
         losses = []
         for name, (weight, term) in self.terms.items():
             loss = term(batch)
             if name not in self.first:
                 self.first[name] = max(float(loss.detach()), EPSILON)
             losses.append(loss * (weight / self.first[name]))
-        return torch.stack(losses).sum()
+        return torch.stack(losses).sum() if losses else batch.output.new_zeros(())
