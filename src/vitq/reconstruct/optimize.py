@@ -44,6 +44,7 @@ def optimize(
         for done in range(settings.steps):
             if estimate is not None and done % refresh == 0:
                 loop.curvature = estimate(_gradients(segment, data, settings, device, generator))
+                fusion.rescale()
                 step.again()
             loss = step()
             if not loop.learns:
