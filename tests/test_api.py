@@ -176,8 +176,49 @@ def test_a_killed_run_resumes_to_the_same_artifact(
     with pytest.raises(ResumeError, match="seed"):
         quantize("mgrq", out=tmp_path / "killed", resume=True, seed=9)
     quantize("mgrq", out=tmp_path / "killed", resume=True)
-    for file in ("config.json", "graph.json", "model.safetensors"):
+    for file in ("config.json", "graph.json", "model.safetensors", "metrics.json"):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "killed" / file).read_bytes(), file
+
+
+def test_a_run_killed_while_it_saves_is_finished_by_resume(
+    quantize: Callable[..., vitq.QuantizedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = quantize("repq", out=tmp_path / "run")
+    report = (tmp_path / "run" / "report.html").read_bytes()
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vitq.api, "write_report", die)
+        with pytest.raises(KeyboardInterrupt):
+            quantize("repq", out=tmp_path / "run", overwrite=True)
+    (tmp_path / "run" / "metrics.json").unlink()
+    assert (tmp_path / "run" / "config.json").exists()
+    resumed = quantize("repq", out=tmp_path / "run", resume=True)
+    assert resumed.metrics["mean_segment_error"] == whole.metrics["mean_segment_error"]
+    assert (tmp_path / "run" / "report.html").read_bytes() == report
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("recipe", ["repq", "pfcr"])
+def test_all_that_is_quantized_is_shown_before_anything_runs(
+    quantize: Callable[..., vitq.QuantizedModel], capfd: pytest.CaptureFixture[str], recipe: str
+) -> None:
+    quantize(recipe, progress=True, overrides={"reconstruct.steps": 0} if recipe == "pfcr" else {})
+    shown = capfd.readouterr().err
+    assert shown.count("What is quantized (w4a4)") == 1
+    table = shown[shown.index("What is quantized") : shown.rindex("floating point")]
+    assert "weight" in table and "post_norm" in table and "calibrate" not in table
+
+
+def test_overwrite_starts_anew_where_a_run_was_stopped(
+    quantize: Callable[..., vitq.QuantizedModel], tmp_path: Path
+) -> None:
+    Store(tmp_path / "run" / "checkpoints", {"seed": 9})
+    with pytest.raises(ResumeError, match="--overwrite"):
+        quantize(out=tmp_path / "run")
+    assert quantize(out=tmp_path / "run", overwrite=True).metrics["images"] > 0
 
 
 @pytest.mark.parametrize("file", ["config.json", "graph.json", "model.safetensors"])

@@ -27,6 +27,19 @@ def test_an_unfinished_run_is_not_overwritten(tmp_path: Path) -> None:
         Store(tmp_path / "run", {"seed": 0})
 
 
+def test_overwrite_deletes_what_an_unfinished_run_left(tmp_path: Path) -> None:
+    Store(tmp_path / "run", {"seed": 0}).save("a", {"w": torch.ones(1)})
+    assert Store.unfinished(tmp_path / "run")
+    assert Store(tmp_path / "run", {"seed": 1}, overwrite=True).load("a") is None
+
+
+def test_checkpoints_without_a_fingerprint_are_nobodys(tmp_path: Path) -> None:
+    Store(tmp_path / "run", {"seed": 0}).save("a", {"w": torch.ones(1)})
+    (tmp_path / "run" / "fingerprint.json").unlink()  # as where a kill cuts off ``clear``
+    assert not Store.unfinished(tmp_path / "run")
+    assert Store(tmp_path / "run", {"seed": 1}, resume=True).load("a") is None
+
+
 def test_a_wrong_resume_is_refused_and_says_what_differs(tmp_path: Path) -> None:
     Store(tmp_path / "run", {"seed": 0, "bits": "w4a4"})
     with pytest.raises(ResumeError, match='bits: was "w4a4", now "w3a3"'):

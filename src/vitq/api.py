@@ -23,7 +23,7 @@ from vitq.inputs import capture_checked, draw_images, load_source
 from vitq.judge import Judge
 from vitq.measure import Metrics, measure
 from vitq.models import LoadedModel, Preprocessing
-from vitq.pipeline import run_steps, segment_errors
+from vitq.pipeline import run_steps, segment_errors, show_scope
 from vitq.quantized import COSTS, QuantizedModel, as_mapping, load
 from vitq.recipes import ResolvedRecipe, load_recipe
 from vitq.report.html import write_report
@@ -62,7 +62,7 @@ def quantize(
     labels. ``bits`` reads "w4a4"; ``scope`` is "paper" (the default) or "deploy"; ``target`` calibrates for a target of
     ``QuantizedModel.export``, whose default scope is "deploy"; ``overrides`` changes recipe options
     ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is checkpointed there, its artifact saved, and
-    ``resume`` continues it after a kill.
+    ``resume`` continues it after a kill; ``overwrite`` replaces what ``out`` holds.
     Raises a VitqError that names what is wrong with model, images, recipe or folder.
     """
     began = time.monotonic()
@@ -77,7 +77,9 @@ def quantize(
     plan = load_recipe(recipe, budget=budget, overrides={**chosen, **(overrides or {})})
     taken = next(step.scope for step in plan.steps if isinstance(step, Insert))
     folder = None if out is None else Path(out)
+    kept = None if folder is None else folder / "checkpoints"
     finished = folder is not None and (folder / "config.json").exists() and not overwrite
+    finished = finished and kept is not None and not Store.unfinished(kept)
     if finished and not resume:
         raise ArtifactError(f"{folder} already holds a finished artifact; choose another --out, or --overwrite it")
     place = choose_device(device)
@@ -88,11 +90,12 @@ def quantize(
         about = _about(loaded, x_NCHW, plan, wanted, taken, seed)
         if folder is not None and finished:
             return _finished(folder, about, place)
-        store = Store(None if folder is None else folder / "checkpoints", about.model_dump(mode="json"), resume)
+        store = Store(kept, about.model_dump(mode="json"), resume, overwrite)
         teacher = capture_checked(loaded, x_NCHW, place)
+        run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, store)
+        show_scope(run, plan.steps)
         judge = Judge(loaded, validation, x_NCHW, place, events)
         floating = judge(teacher, "floating point")
-        run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, store)
         frozen = run_steps(run, plan.steps)
         errors = segment_errors(run)
         score = judge(run.student, "quantized")
@@ -110,8 +113,8 @@ def quantize(
         if folder is not None:
             result.save(folder)
             write_files(folder, {"run.json": to_json_bytes({key: metrics[key] for key in COSTS})})
-            kept = {key: value for key, value in result.metrics.items() if key not in COSTS}
-            write_report(folder / "report.html", QuantizedModel(run.student, frozen, result.config, kept))
+            shown = {key: value for key, value in result.metrics.items() if key not in COSTS}
+            write_report(folder / "report.html", QuantizedModel(run.student, frozen, result.config, shown))
             store.clear()
         events.log("finished", **{k: v for k, v in metrics.items() if isinstance(v, float | int)})
     return result

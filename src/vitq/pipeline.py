@@ -10,6 +10,7 @@ from vitq.graph import Graph
 from vitq.graph.insert import quantizer_target
 from vitq.quantizers import Quantizer
 from vitq.reconstruct.activations import forward_all
+from vitq.reconstruct.data import count_held_out
 from vitq.reconstruct.distances import relative_square
 from vitq.report import scope_table
 from vitq.run import Run
@@ -35,15 +36,22 @@ def apply_steps(run: Run, steps: Sequence[Step]) -> None:
             _calibrate(run, step)
         else:
             step.apply(run)
+
+
+def show_scope(run: Run, steps: Sequence[Step]) -> None:
+    """Show what ``steps`` will quantize; RecipeError, before any work, where an option names no site."""
+    copy = Run(run.teacher, run.student.clone(), run.images_NCHW, run.bits, device=run.device)
+    for step in steps:
         if step.step_name == "insert":
-            run.events.show(scope_table(scope_rows(run.student), f"What is quantized ({run.bits})"))
+            step.apply(copy)
+    run.events.show(scope_table(scope_rows(copy.student), f"What is quantized ({run.bits})"))
 
 
 def _calibrate(run: Run, step: Step) -> None:
-    saved = run.store.load(run.stage)
+    saved = run.restore(run.stage)
     if saved is None:
         step.apply(run)
-        run.store.save(run.stage, _parameters(run.student))
+        run.keep(run.stage, _parameters(run.student))
         return
     by_target: dict[str, dict[str, torch.Tensor]] = {}
     for path, tensor in saved[0].items():
@@ -67,8 +75,11 @@ def _parameters(graph: Graph) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def segment_errors(run: Run, images: int = 64) -> dict[str, float]:
-    """Return, per block, the relative squared error of the student's activations on the last calibration images."""
-    student = teacher = run.images_NCHW[-images:]
+    """Return, per block, the relative squared error of the student's activations.
+
+    They are of the last ``images`` calibration images, but at most of the fifth that is never trained on.
+    """
+    student = teacher = run.images_NCHW[-max(count_held_out(len(run.images_NCHW), images), 1) :]
     errors: dict[str, float] = {}
     for span in run.teacher.spans("block"):
         student = forward_all(run.student.segment(span.start, span.end), student, run.device)

@@ -1,7 +1,9 @@
 """What the steps of a recipe work on: one run, from its images to its student graph."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -29,6 +31,20 @@ class Run:
     store: Store = field(default_factory=Store)
     stage: str = "run"
     """Name of the step at work, unique within the run: the prefix of its checkpoints."""
+    _told: int = 0
+
+    def restore(self, key: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """Return the (tensors, facts) kept under ``key``, None if there are none, and repeat its warnings."""
+        saved = self.store.load(key)
+        if saved is not None:
+            for name, message in saved[1].pop("warnings", ()):
+                self.events.warn(name, message)
+        self._told = len(self.events.warnings)
+        return saved
+
+    def keep(self, key: str, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any] | None = None) -> None:
+        """Checkpoint a finished piece of work, with the warnings given since ``restore`` did not find it."""
+        self.store.save(key, tensors, {**(facts or {}), "warnings": self.events.warnings[self._told :]})
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """Return a CPU generator that depends on the seed and on ``purpose`` alone, so a resumed run draws the same."""

@@ -18,26 +18,38 @@ class Store:
     """The checkpoints of one run under ``path``; without a path nothing is kept.
 
     ``fingerprint`` says what the run is made of (model, data, recipe, bits, seed). Opening a folder that already
-    holds checkpoints needs ``resume=True`` and an equal fingerprint, else ResumeError says what differs.
+    holds checkpoints needs ``resume=True`` and an equal fingerprint, else ResumeError says what differs;
+    ``overwrite=True`` without ``resume`` deletes them.
     """
 
     def __init__(
-        self, path: Path | None = None, fingerprint: Mapping[str, Any] | None = None, resume: bool = False
+        self,
+        path: Path | None = None,
+        fingerprint: Mapping[str, Any] | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
     ) -> None:
         self.path = path
         if path is None:
             return
         known = path / "fingerprint.json"
         wanted = json.loads(json.dumps(fingerprint or {}, sort_keys=True))
-        if known.exists():
-            if not resume:
-                raise ResumeError(
-                    f"{path} holds the checkpoints of an unfinished run; continue it with --resume, "
-                    "or choose another --out, or delete that folder"
-                )
+        if not known.exists() or (overwrite and not resume):
+            self.clear()
+        elif not resume:
+            raise ResumeError(
+                f"{path} holds the checkpoints of an unfinished run; continue it with --resume, "
+                "or start anew with --overwrite, or choose another --out"
+            )
+        else:
             require_same(json.loads(known.read_text()), wanted, path)
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(known, json.dumps(wanted, indent=1, sort_keys=True).encode())
+
+    @staticmethod
+    def unfinished(path: Path) -> bool:
+        """Tell whether ``path`` holds the checkpoints of a run that has not ended."""
+        return (path / "fingerprint.json").exists()
 
     def load(self, key: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """Return (tensors, facts) saved under ``key``, or None if there is no such checkpoint."""
@@ -61,10 +73,10 @@ class Store:
         write_atomically(self._file(key), save(plain, {"facts": json.dumps(dict(facts or {}))}))
 
     def clear(self) -> None:
-        """Delete all checkpoints: the run is finished and its artifact saved."""
+        """Delete all checkpoints, the fingerprint first: without it what a kill leaves is nobody's."""
         if self.path is None or not self.path.exists():
             return
-        for file in (*self.path.glob("*.safetensors"), self.path / "fingerprint.json"):
+        for file in (self.path / "fingerprint.json", *self.path.glob("*.safetensors"), *self.path.glob("*.part")):
             file.unlink(missing_ok=True)
         self.path.rmdir()
 

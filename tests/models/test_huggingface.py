@@ -113,6 +113,7 @@ CLIP = {
                 "interpolation": "bicubic",
             },
         ),
+        ({"size": 8, "resample": 0}, {"interpolation": "nearest"}),
         ({"size": 384}, {"input_size": (3, 384, 384), "crop_pct": 1.0, "mean": (0.0, 0.0, 0.0)}),
         ({"size": {"shortest_edge": 224}, "crop_pct": 0.9}, {"crop_pct": 0.9, "crop_mode": "center"}),
         ({"size": {"height": 96, "width": 64}}, {"input_size": (3, 96, 64), "crop_mode": "squash"}),
@@ -133,6 +134,11 @@ def test_crop_share_gives_back_the_short_side(short_side: int) -> None:
     processor = {**CLIP, "size": {"shortest_edge": short_side}}
 
     assert int(224 / processor_preprocessing(processor).crop_pct) == short_side
+
+
+def test_unknown_interpolation_is_named() -> None:
+    with pytest.raises(ModelError, match="resample 5"):
+        processor_preprocessing({"size": 8, "resample": 5})
 
 
 def test_unknown_size_is_named() -> None:

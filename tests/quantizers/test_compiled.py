@@ -66,6 +66,14 @@ def test_log_sqrt2_per_tensor() -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("name", ["log2", "log2_flush"])
+def test_log2_has_the_same_codes(name: str) -> None:
+    x = torch.rand(2, 4, 50, 51, generator=torch.Generator().manual_seed(0)).pow(6)
+    x[0, 0] = 0.0
+    compare(name, x, torch.tensor(0.9), None, None)
+
+
+@needs_compiler
 def test_piecewise_per_tensor_with_and_without_gradients() -> None:
     x = torch.nn.functional.gelu(torch.randn(4, 50, 96, generator=torch.Generator().manual_seed(0)) * 2)
     s, z = torch.tensor(0.07), torch.tensor(2.0)

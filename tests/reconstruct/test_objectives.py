@@ -48,3 +48,5 @@ def test_fusion_starts_at_the_sum_of_its_weights_and_keeps_its_scales() -> None:
     assert abs(float(fusion(batch(0.5))) - 3.0) < 1e-5
     assert set(fusion.first) == {"block", "global"}
     assert float(fusion(batch(0.25))) < 1.0
+    fusion.rescale()
+    assert abs(float(fusion(batch(0.25))) - 3.0) < 1e-5

@@ -6,8 +6,10 @@ import torch
 
 from vitq.errors import RecipeError, ResumeError
 from vitq.quantizers import Quantizer
+from vitq.recipes import load_recipe
 from vitq.reconstruct import Reconstruct
 from vitq.reconstruct.loop import Loop
+from vitq.reconstruct.objectives import Fusion
 from vitq.run import Run
 
 QUICK = {"steps": 30, "batch": 16, "held_out": 16, "precision": "float32"}
@@ -93,6 +95,69 @@ def test_the_moving_average_is_of_what_was_learnt_alone(
     assert len(compared) > 2
 
 
+@pytest.mark.parametrize("worse", ["average", "last"])
+def test_the_better_of_average_and_last_values_is_kept(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, worse: str
+) -> None:
+    """Each is spoilt in turn; the segment must end with the other."""
+    average, kept = Loop.average, []
+
+    def spoilt_average(loop: Loop) -> list[torch.Tensor] | None:
+        got = average(loop)
+        assert got is not None
+        kept.append([p.detach().clone() for p in loop.parameters] if worse == "average" else got)
+        for tensor in got if worse == "average" else loop.parameters:
+            tensor.data.mul_(3)
+        return [tensor.clone() for tensor in got]
+
+    run = make_run()
+    monkeypatch.setattr(Loop, "average", spoilt_average)
+    Reconstruct.model_validate({**QUICK, "average": 0.5, "learn": {"biases": 1e-3}, "schedule": ["network"]}).apply(run)
+    ((*expected,),) = kept
+    values = list(state(run).values())
+    assert expected and all(any(torch.equal(tensor, value) for value in values) for tensor in expected)
+
+
+@pytest.mark.parametrize("recipe", ["qft"])
+def test_a_stage_over_the_whole_network_sees_feature_and_logits(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    (step,) = (s for s in load_recipe(recipe).steps if isinstance(s, Reconstruct))
+    fusions: list[Fusion] = []
+    fuse = Fusion.__call__
+    monkeypatch.setattr(Fusion, "__call__", lambda self, batch: (fusions.append(self), fuse(self, batch))[1])
+    run = make_run()
+    before = feature_error(run)
+    step.model_copy(update={"steps": 30, "precision": "float32"}).apply(run)
+    assert feature_error(run) < before
+    assert len(set(map(id, fusions))) == 1
+    assert set(fusions[0].first) == {"block", "global"}
+
+
+@pytest.mark.parametrize(
+    "path", [{"order": "fine_to_coarse", "schedule": ["unit", "block"], "even": True}, {"choose": {}}]
+)
+@pytest.mark.parametrize(
+    "objective", [{"global": 0.1, "local": 0.02}, {"weigh": "perturbed"}, {"weigh": "mean_fisher"}]
+)
+def test_levels_and_chosen_slicings_take_any_objective(
+    make_run: Callable[..., Run], path: dict[str, object], objective: dict[str, object]
+) -> None:
+    if "choose" in path:
+        path = {
+            "choose": {"among": ["unit", "block"], "outlier_quantiles": [], "steps": 2, "images": 24, "held_out": 8}
+        }
+    run = make_run()
+    before = feature_error(run)
+    Reconstruct.model_validate({**QUICK, **path, **objective, "steps": 10}).apply(run)
+    assert feature_error(run) < before
+
+
+def test_rounding_is_decided_once() -> None:
+    with pytest.raises(ValueError, match="decided once"):
+        Reconstruct.model_validate({"schedule": ["unit", "block"], "learn": {"rounding": 0.01}})
+
+
 def test_three_images_are_enough(make_run: Callable[..., Run]) -> None:
     run = make_run()
     run.images_NCHW = run.images_NCHW[:3]
@@ -128,11 +193,12 @@ def test_biases_that_capture_joined_are_learnt(make_run: Callable[..., Run]) -> 
     assert any(not torch.equal(before[name], state(run)[name]) for name in joined)
 
 
+@pytest.mark.parametrize("cache", ["float32", "bfloat16"])
 @pytest.mark.parametrize("segments", [1, 3])
 def test_a_killed_run_resumes_to_the_same_bits(
-    make_run: Callable[..., Run], kill_after: Callable[..., list[str]], tmp_path: Path, segments: int
+    make_run: Callable[..., Run], kill_after: Callable[..., list[str]], tmp_path: Path, segments: int, cache: str
 ) -> None:
-    step = Reconstruct.model_validate({**MGRQ, "schedule": ["unit", "block"], "steps": 8})
+    step = Reconstruct.model_validate({**MGRQ, "schedule": ["unit", "block"], "steps": 8, "cache": cache})
     whole = make_run()
     step.apply(whole)
 
@@ -146,6 +212,25 @@ def test_a_killed_run_resumes_to_the_same_bits(
     resumed = make_run(store=tmp_path / "run", resume=True)
     step.apply(resumed)
     assert same(state(whole), state(resumed))
+    assert whole.events.warnings == resumed.events.warnings
+
+
+def test_a_segment_without_a_term_stays_and_is_named(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    before = state(run)
+    only_local = {**QUICK, "steps": 3, "schedule": ["layer"], "block": 0, "local": 1.0}
+    Reconstruct.model_validate(only_local).apply(run)
+    assert same(before, state(run))
+    assert {w.name for w in run.events.warnings} == {"no-term"}
+
+
+def test_global_supervision_alone_leaves_the_head(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    error = feature_error(run)
+    Reconstruct.model_validate({**QUICK, "block": 0, "global": 1.0}).apply(run)
+    assert feature_error(run) < error
+    (named,) = (w.message for w in run.events.warnings if w.name == "no-term")
+    assert "'head'" in named
 
 
 def test_rolls_back_what_gets_worse(make_run: Callable[..., Run]) -> None:

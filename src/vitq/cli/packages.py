@@ -15,6 +15,7 @@ REQUIRED = {
     "PyYAML": "yaml",
     "numpy": "numpy",
     "pillow": "PIL",
+    "jinja2": "jinja2",
     "scikit-learn": "sklearn",
     "typer": "typer",
     "rich": "rich",

@@ -56,7 +56,7 @@ def quantize(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the stopped run in --out.")] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the finished artifact that --out already holds.")
+        bool, typer.Option("--overwrite", help="Replace what --out already holds, finished or stopped.")
     ] = False,
     override: Annotated[
         list[str] | None,

@@ -87,6 +87,18 @@ def origin(node: fx.Node) -> fx.Node:
     return node
 
 
+def self_gated(node: fx.Node) -> bool:
+    """Tell whether ``node`` is x · sigmoid(c x): SiLU (c = 1) or QuickGELU (c = 1.702) written out."""
+    if not is_op(node, {aten.mul.Tensor}):
+        return False
+    for x, gate in (node.args, reversed(node.args)):
+        if is_op(gate, {aten.sigmoid.default}):
+            inner = cast(fx.Node, gate).args[0]
+            if inner is x or (is_op(inner, {aten.mul.Tensor}) and cast(fx.Node, inner).args[0] is x):
+                return True
+    return False
+
+
 def constant_factor(node: fx.Node) -> bool:
     """Tell whether ``node`` multiplies its first argument by a stored constant, which keeps the role of its values."""
     return is_op(node, {aten.mul.Tensor}) and isinstance(node.args[1], fx.Node) and node.args[1].op == "get_attr"

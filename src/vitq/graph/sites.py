@@ -22,6 +22,7 @@ from vitq.graph.ops import (
     leads_to,
     module_path,
     origin,
+    self_gated,
 )
 
 
@@ -116,4 +117,4 @@ def _role(node: fx.Node) -> Role:
     ):
         if is_op(source, targets):
             return role
-    return Role.OTHER
+    return Role.POST_ACTIVATION if self_gated(source) else Role.OTHER

@@ -86,10 +86,18 @@ def processor_preprocessing(processor: Mapping[str, Any]) -> Preprocessing:
         input_size=(3, height, width),
         crop_pct=crop_pct,
         crop_mode="center" if shortest_edge else "squash",
-        interpolation=_INTERPOLATIONS.get(int(processor.get("resample") or 2), "bilinear"),
+        interpolation=_interpolation(processor.get("resample")),
         mean=mean,
         std=std,
     )
+
+
+def _interpolation(resample: int | None) -> str:
+    """Return timm's word for Pillow's number; without one it is Pillow's bilinear."""
+    number = 2 if resample is None else int(resample)
+    if number not in _INTERPOLATIONS:
+        raise ModelError(f"the image processor's resample {resample} is not understood; pass preprocessing=")
+    return _INTERPOLATIONS[number]
 
 
 def assumed_preprocessing(config: Any) -> Preprocessing:

@@ -69,13 +69,13 @@ def choose(run: Run, options: Choose, trial: Trial) -> Choice:
     with compiled, run.events.task("choose", len(slicings)) as task:
         for slicing in slicings:
             key = f"{run.stage}-trial-{slicing.name}"
-            saved = run.store.load(key)
+            saved = run.restore(key)
             if saved is None:
                 student = run.student.clone()
                 copy = Run(run.teacher, student, images, run.bits, run.seed, run.device, run.events, Store(), stage=key)
                 trial(copy, slicing)
                 scores[slicing.name] = _feature_error(copy, run.images_NCHW[-held_out:])
-                run.store.save(key, {}, {"score": scores[slicing.name]})
+                run.keep(key, {}, {"score": scores[slicing.name]})
             else:
                 scores[slicing.name] = float(saved[1]["score"])
             run.events.log("trial", slicing=slicing.name, segments=len(slicing.pieces), error=scores[slicing.name])

@@ -41,6 +41,8 @@ class Loop:
         self.now = torch.zeros(1, dtype=torch.int64, device=device)  # one element: a scalar index would be read back
         self.choose = DropMask(1 - settings.mix_inputs, POOL, random) if settings.mix_inputs > 0 else None
         self.parameters = segment.variables.seen()
+        self.learns = True
+        """Whether the loss depends on anything that is learnt; known after the first step."""
         self.averaged = [torch.zeros_like(p) for p in self.parameters] if settings.average > 0 else None
 
     def step(self) -> torch.Tensor:
@@ -57,6 +59,9 @@ class Loop:
             batch = segment.batch(mixed, target, goal, layers, local)
             curvature = None if self.curvature is None else self.curvature.of(chosen)
             loss = self.fusion(replace(batch, curvature=curvature))
+        self.learns = loss.requires_grad
+        if not self.learns:
+            return loss
         (loss + _penalty(segment, settings, progress)).backward()
         with torch.no_grad():
             cosine = 0.5 * (1 + torch.cos(math.pi * progress))

@@ -138,19 +138,24 @@ class LocalTerm:
 class Fusion:
     """Mixed granularity loss fusion: Σ_i w_i · L_i / L_i(first step), so the terms start at the ratio of their weights.
 
-    Source: MGRQ names the fusion; scales taken once at the first iteration are vitq's reading (as in GLF-Q).
+    Source: MGRQ names the fusion; scales taken once at the first iteration are vitq's reading (as in GLF-Q). Where the
+    curvature is renewed they are taken again (``rescale``), as FIMA-Q does.
     """
 
     def __init__(self, terms: dict[str, tuple[float, Term]]) -> None:
         self.terms = {name: (weight, term) for name, (weight, term) in terms.items() if weight > 0}
         self.first: dict[str, float] = {}
 
+    def rescale(self) -> None:
+        """Take the scales again at the next step: what the terms measure has changed."""
+        self.first.clear()
+
     def __call__(self, batch: Batch) -> torch.Tensor:
-        """Return the fused loss."""
+        """Return the fused loss; zero where no term is left."""
         losses = []
         for name, (weight, term) in self.terms.items():
             loss = term(batch)
             if name not in self.first:
                 self.first[name] = max(float(loss.detach()), EPSILON)
             losses.append(loss * (weight / self.first[name]))
-        return torch.stack(losses).sum()
+        return torch.stack(losses).sum() if losses else batch.output.new_zeros(())

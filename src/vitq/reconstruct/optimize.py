@@ -44,8 +44,12 @@ def optimize(
         for done in range(settings.steps):
             if estimate is not None and done % refresh == 0:
                 loop.curvature = estimate(_gradients(segment, data, settings, device, generator))
+                fusion.rescale()
                 step.again()
             loss = step()
+            if not loop.learns:
+                events.warn("no-term", f"no term of the objective sees what '{segment.span.name}' learns: it stays")
+                return None
             task.advance(1, **({"loss": float(loss)} if done % 20 == 0 else {}))
     return loop.average()
 

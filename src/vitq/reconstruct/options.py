@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vitq.devices import supports_bfloat16
 from vitq.graph import Graph
@@ -58,6 +58,15 @@ class Options(Step):
     held_out: int = Field(64, ge=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     cache: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _rounding_is_decided_once(self) -> Self:
+        if self.learn.get("rounding", 0) > 0 and len(self.schedule) > 1:
+            raise ValueError(
+                f"rounding is decided once, and each level of schedule {list(self.schedule)} would decide it: "
+                "learn weights instead, or name one level"
+            )
+        return self
 
     def rates(self) -> dict[str, float]:
         """Return the rates of what is learnt at all."""

@@ -37,12 +37,14 @@ class Sweep:
     def reconstruct(self, piece: Piece, steps: int, key: str) -> Pair | None:
         """Train a segment or read it back; return the activations at its end where they are known."""
         run, options, span = self.run, self.options, piece.span
-        saved = run.store.load(key)
+        saved = run.restore(key)
         if saved is not None:
             for path, tensor in saved[0].items():
                 set_attribute(run.student.module, path, tensor.to(run.device))
             run.events.log("segment", name=span.name, resumed=True, **saved[1])
-            return None
+            if options.cache == "float32" or span.start != span.cut:
+                return None
+            return self.prefix.between(span.cut, span.end, self.prefix.at(span.cut))  # rounded where it was before
         here = self.prefix.at(span.cut)
         if span.start != span.cut:
             here = self.prefix.between(span.cut, span.start, here)
@@ -69,7 +71,7 @@ class Sweep:
         fusion, settings = Fusion(options.terms(goals is not None)), options.settings(run.device, steps)
         outcome = train(segment, data, fusion, settings, run.device, run.generator(key), run.events)
         facts = vars(outcome)
-        run.store.save(key, segment.variables.snapshot(), facts)
+        run.keep(key, segment.variables.snapshot(), facts)
         run.events.log("segment", name=span.name, **facts)
         if span.start != span.cut:
             return None

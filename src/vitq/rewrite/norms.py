@@ -43,7 +43,7 @@ def norm_readers(graph: Graph, site: Site) -> NormReaders:
         raise GraphError(f"what stands between '{norm.name}' and '{site.node}' pads it or moves its channels")
     for owner, places in ((norm, (2, 3)), *((linear, (1, 2)) for linear in linears)):
         for place in places:
-            _require_own(graph, owner, place)
+            require_own(graph, owner, place)
     return NormReaders(norm, site, linears, channels)
 
 
@@ -78,7 +78,7 @@ def _example_sizes(graph: Graph, node: fx.Node) -> list[int]:
     return [s if isinstance(s, int) else int(s.node.expr.subs({batch: 2})) for s in value(node).shape]
 
 
-def _require_own(graph: Graph, owner: fx.Node, place: int) -> None:
+def require_own(graph: Graph, owner: fx.Node, place: int) -> None:
     """Raise GraphError where the parameter at ``owner.args[place]`` serves another operation too."""
     source = parameter_node(owner, place)
     if source is None:

@@ -16,6 +16,7 @@ from vitq.errors import GraphError
 from vitq.graph import Graph, Role, Site
 from vitq.graph.ops import LINEAR, aten, is_op, value
 from vitq.quantizers import affine_from_range
+from vitq.rewrite.norms import require_own
 from vitq.step import Step, register_step
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ class Smooth(Step):
         """Choose the best strength for one site, rewrite the graph with it and return it."""
         excess_C = outlier_excess(x_TC, self.threshold)
         if bool((excess_C == 1).all()):
+            return 0.0
+        try:
+            require_own(run.student, linear, 1)
+        except GraphError as error:
+            run.events.warn("smooth-skipped", f"site '{site.name}' stays as it is: {error}")
             return 0.0
         weight = run.student.parameter(str(linear.args[1]))[1]
         rows_TC = x_TC[:: max(len(x_TC) // MAX_TOKENS, 1)]
