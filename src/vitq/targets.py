@@ -8,6 +8,11 @@ from vitq.errors import ExportError, did_you_mean
 
 ALL_FORMATS = frozenset({"affine", "piecewise", "log2", "log2_flush", "log_sqrt2"})
 
+OPSET = 21
+"""The default: the first ONNX opset with 4-bit integers, and that of the operators that vitq writes."""
+OPSETS = range(OPSET, 26)
+"""Opsets that onnxscript converts those operators to; it does not convert them to older ones, nor yet to newer ones."""
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -84,6 +89,15 @@ def require_export() -> None:
     missing = [package for package in ("onnx", "onnx_ir", "onnxscript") if find_spec(package) is None]
     if missing:
         raise ExportError(f"export needs {', '.join(missing)}; pip install 'vitq[export]'")
+
+
+def check_opset(opset: int) -> None:
+    """Raise ExportError for an opset that no file is written in."""
+    if opset not in OPSETS:
+        raise ExportError(
+            f"opset {opset} is not possible, {OPSETS[0]} to {OPSETS[-1]} are: older ones have no 4-bit integers, "
+            "newer ones onnxscript does not write yet"
+        )
 
 
 def profile_of(target: str) -> Profile:

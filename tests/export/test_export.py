@@ -16,6 +16,7 @@ onnx = pytest.importorskip("onnx")
 import vitq  # noqa: E402
 from vitq.errors import ExportError  # noqa: E402
 from vitq.export import export  # noqa: E402
+from vitq.targets import OPSETS  # noqa: E402
 
 RUNTIMES = ("onnxruntime", "openvino")
 
@@ -135,6 +136,31 @@ def test_the_batch_is_free_and_the_file_says_what_it_is(
     properties = {p.key: p.value for p in onnx.load(tmp_path / "m.onnx").metadata_props}
     assert properties["vitq.bits"] == "w8a8" and properties["vitq.target"] == "onnxruntime"
     assert json.loads(properties["vitq.preprocessing"])["input_size"] == [3, 32, 32]
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_every_possible_opset_is_written_and_proven(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, opset: int
+) -> None:
+    from vitq.export.runtimes import OpenVino
+
+    model = quantized("vit", "w4a4", target="openvino")  # no opset before 21 has the 4-bit integers of its weights
+    result = model.export(tmp_path / "m.onnx", images, opset=opset)
+    assert result.integer_products == result.promised > 4
+    assert max(proof.error for proof in result.segments) < 1e-5
+    proto = onnx.load(tmp_path / "m.onnx")
+    onnx.checker.check_model(proto, full_check=True)
+    assert {(entry.domain, entry.version) for entry in proto.opset_import} == {("", opset)}
+    there = OpenVino((tmp_path / "m.onnx").read_bytes())
+    torch.testing.assert_close(there(images)[0], model(images), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("opset", [OPSETS[0] - 1, OPSETS[-1] + 1])
+def test_another_opset_is_refused_before_the_images_are_read(
+    quantized: Callable[..., Any], tmp_path: Path, opset: int
+) -> None:
+    with pytest.raises(ExportError, match=f"opset {opset} is not possible, 21 to 25 are: .*4-bit"):
+        quantized("vit", "w4a4", target="openvino").export(tmp_path / "m.onnx", "no such folder", opset=opset)
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "coreml", "qnn"])

@@ -14,6 +14,7 @@ from vitq.export.lower import lower
 from vitq.export.parity import tensor_names
 from vitq.graph import Graph
 from vitq.quantizers import Quantizer
+from vitq.targets import OPSET
 
 if TYPE_CHECKING:
     from vitq.quantized import QuantizedModel
@@ -25,10 +26,11 @@ def build(
     example_BCHW: torch.Tensor,
     metadata: Mapping[str, str],
     signed: bool = False,
+    opset: int = OPSET,
 ) -> bytes:
     """Return the checked ONNX file of a student graph; raise ExportError where a site has no lowering."""
     lowered = lower(graph, weights, signed)
-    model = to_onnx(lowered.module, example_BCHW, lowered.weight_codes, tensor_names(graph))
+    model = to_onnx(lowered.module, example_BCHW, lowered.weight_codes, tensor_names(graph), opset)
     model.metadata_props.update(metadata)
     proto = ir.to_proto(model)
     try:

@@ -12,14 +12,16 @@ from vitq.errors import ExportError
 from vitq.export.operators import TRANSLATIONS
 
 INPUT, OUTPUT = "images", "logits"
-OPSET = 21
-"""The first opset with 4-bit integers."""
 
 
 def to_onnx(
-    module: fx.GraphModule, example_BCHW: torch.Tensor, weight_codes: Mapping[str, int], names: Mapping[str, str]
+    module: fx.GraphModule,
+    example_BCHW: torch.Tensor,
+    weight_codes: Mapping[str, int],
+    names: Mapping[str, str],
+    opset: int,
 ) -> ir.Model:
-    """Return ``module`` as an ONNX model with a dynamic batch.
+    """Return ``module`` as an ONNX model of ``opset`` with a dynamic batch.
 
     ``weight_codes`` gives the bits of code buffers. ``names`` maps nodes to the names that their tensors have in the
     file, so that a segment can be found in it again.
@@ -32,7 +34,7 @@ def to_onnx(
             tapped,
             (example_BCHW,),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             custom_translation_table=TRANSLATIONS,
             dynamic_shapes=({0: batch},),
             input_names=[INPUT],

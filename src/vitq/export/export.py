@@ -17,7 +17,7 @@ from vitq.export.parity import SegmentProof, prove
 from vitq.export.promises import promises, saturation
 from vitq.export.runtimes import SESSIONS, require
 from vitq.models import LoadedModel
-from vitq.targets import profile_of
+from vitq.targets import OPSET, check_opset, profile_of
 
 if TYPE_CHECKING:
     from vitq.quantized import QuantizedModel
@@ -50,6 +50,7 @@ def export(
     images_NCHW: torch.Tensor,
     *,
     target: str,
+    opset: int = OPSET,
     labelled: Batches | None = None,
     floating: LoadedModel | None = None,
     force: bool = False,
@@ -58,10 +59,12 @@ def export(
     """Write ``model`` for ``target`` as an ONNX file and prove on images that it computes what the simulation does.
 
     ``labelled`` adds accuracies; ``floating``, the model that ``model`` was made of, is exported and compared too.
-    Raises ExportError before any work for what has no lowering, another ``floating``, a missing runtime or a comparison
-    asked of a target that does not run here, and, unless ``force``, instead of writing a file that fails its proof.
+    Raises ExportError before any work for an impossible ``opset``, what has no lowering, another ``floating``, a
+    missing runtime or a comparison asked of a target that does not run here, and, unless ``force``, instead of writing
+    a file that fails its proof.
     """
     profile, path = profile_of(target), Path(out)
+    check_opset(opset)
     if path.suffix != ".onnx":
         raise ExportError(f"--out {path}: the file is ONNX for every target; name one that ends in .onnx")
     refused = refusals(model.graph, model.weights, profile)
@@ -76,7 +79,7 @@ def export(
         require(profile.runtime)
         if floating is not None:
             plain = Floating(floating.module, SESSIONS[target](baseline(floating, model, images_NCHW[:2])))
-    content = build(model.graph, model.weights, images_NCHW[:2], properties(model, target), profile.signed)
+    content = build(model.graph, model.weights, images_NCHW[:2], properties(model, target), profile.signed, opset)
     promised, notes = promises(model.graph, model.weights, profile)
     notes += saturation(model.weights) if profile.runtime else (profile.note,)
     result = Exported(path, target, len(content), promised, None, (), None, notes)
