@@ -33,6 +33,9 @@ class Profile:
     scopes: tuple[str, ...] = ("deploy",)
 
 
+NOT_RUN = "not run: no runtime for this target here"
+"""What a file and its table say where nothing was proven."""
+
 _CPU = {"insert.weight.symmetric": True}
 _ATTENTION = {f"insert.{role}.granularity": "tensor" for role in ("query", "key", "value", "probabilities")}
 _AFFINE = {**_CPU, "insert.post_activation.format": "affine"}

@@ -135,6 +135,7 @@ def test_the_batch_is_free_and_the_file_says_what_it_is(
         assert torch.allclose(session(images[:batch])[0], model(images[:batch]), atol=1e-5)
     properties = {p.key: p.value for p in onnx.load(tmp_path / "m.onnx").metadata_props}
     assert properties["vitq.bits"] == "w8a8" and properties["vitq.target"] == "onnxruntime"
+    assert "vitq.proof" not in properties  # a file that fails its proof is not written, so nothing has to be said
     assert json.loads(properties["vitq.preprocessing"])["input_size"] == [3, 32, 32]
 
 
@@ -169,7 +170,9 @@ def test_targets_that_do_not_run_here_are_written_and_say_so(
 ) -> None:
     result = quantized("vit", "w8a8", target=target).export(tmp_path / "m.onnx", images, target=target)
     assert result.end is None and any("not run" in note for note in result.notes)
-    codes = {i.name: i.data_type for i in onnx.load(tmp_path / "m.onnx").graph.initializer}
+    proto = onnx.load(tmp_path / "m.onnx")
+    assert {p.key: p.value for p in proto.metadata_props}["vitq.proof"].startswith("not run")
+    codes = {i.name: i.data_type for i in proto.graph.initializer}
     kinds = {onnx.TensorProto.DataType.Name(t) for t in codes.values()}
     assert ("UINT8" in kinds) == (target == "qnn")
 

@@ -14,7 +14,7 @@ from vitq.export.lower import lower
 from vitq.export.parity import tensor_names
 from vitq.graph import Graph
 from vitq.quantizers import Quantizer
-from vitq.targets import OPSET
+from vitq.targets import NOT_RUN, OPSET, PROFILES
 
 if TYPE_CHECKING:
     from vitq.quantized import QuantizedModel
@@ -43,9 +43,11 @@ def build(
 
 
 def properties(model: "QuantizedModel", target: str) -> dict[str, str]:
-    """Return what the file says about itself: where it is from, and the preprocessing of its input."""
-    config = model.config
+    """Return what the file says about itself: where it is from, the preprocessing of its input, that it was not run."""
+    config, profile = model.config, PROFILES.get(target)
+    proof = {"vitq.proof": NOT_RUN} if profile and profile.runtime is None else {}
     return {
+        **proof,
         "vitq.target": target,
         "vitq.bits": config.bits,
         "vitq.model": str(config.source.get("name", "model")),
