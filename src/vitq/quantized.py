@@ -96,9 +96,10 @@ class QuantizedModel:
     ) -> "Exported":
         """Write an ONNX file for ``target`` and prove on ``limit`` of ``images`` that it computes what this model does.
 
-        ``images`` and labelled ``validation`` as in ``vitq.quantize``; ``floating`` (with ``weights``) is the model
-        that this one was made of, exported and compared too. Raises ExportError for what cannot be exported, an
-        impossible ``opset``, a missing runtime, or, unless ``force``, a file that fails its proof.
+        An ``out`` that ends in .xml is OpenVINO's own pair of files. ``images`` and labelled ``validation`` as in
+        ``vitq.quantize``; ``floating`` (with ``weights``) is the model that this one was made of, exported and compared
+        too. Raises ExportError for what cannot be exported, an impossible ``opset``, a missing runtime, or, unless
+        ``force``, a file that fails its proof.
         """
         from vitq.data import draw_calibration, load_labelled, open_images
         from vitq.inputs import load_source

@@ -8,6 +8,9 @@ from vitq.errors import ExportError, did_you_mean
 
 ALL_FORMATS = frozenset({"affine", "piecewise", "log2", "log2_flush", "log_sqrt2"})
 
+ONNX, IR = ".onnx", ".xml"
+"""Endings of files: ONNX, and OpenVINO's graph, whose weights lie beside it in a .bin."""
+
 OPSET = 21
 """The default: the first ONNX opset with 4-bit integers, and that of the operators that vitq writes."""
 OPSETS = range(OPSET, 26)
@@ -30,6 +33,8 @@ class Profile:
     note: str
     signed: bool = False
     """Whether activation codes are int8 around zero instead of uint8."""
+    suffixes: tuple[str, ...] = (ONNX,)
+    """Endings of the files that it reads."""
     scopes: tuple[str, ...] = ("deploy",)
 
 
@@ -58,7 +63,8 @@ PROFILES: dict[str, Profile] = {
             "openvino",
             ALL_FORMATS,
             _CPU,
-            "as onnxruntime; OpenVINO reads the ONNX file",
+            "as onnxruntime; OpenVINO reads the ONNX file, or has its own",
+            suffixes=(ONNX, IR),
         ),
         Profile(
             "tensorrt",

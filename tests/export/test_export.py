@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,8 @@ def test_shapes_from_the_images_joined_biases_and_two_heads(
     quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, family: str
 ) -> None:
     model = quantized(family, "w8a8", target="openvino")
-    for target in RUNTIMES:
-        result = model.export(tmp_path / "m.onnx", images, target=target)
+    for target, name in (*((runtime, "m.onnx") for runtime in RUNTIMES), ("openvino", "m.xml")):
+        result = model.export(tmp_path / name, images, target=target)
         assert result.integer_products == result.promised > 4 and result.end.agreement == 100
     torch.testing.assert_close(model.integer()(images), model(images), rtol=0.02, atol=0.01)
 
@@ -164,6 +165,41 @@ def test_another_opset_is_refused_before_the_images_are_read(
         quantized("vit", "w4a4", target="openvino").export(tmp_path / "m.onnx", "no such folder", opset=opset)
 
 
+@pytest.mark.parametrize("bits", ["w8a8", "w4a4"])
+@pytest.mark.parametrize("model", ["vit", "swin"])
+def test_openvinos_own_files_are_proven_and_read_back_by_name(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, model: str, bits: str
+) -> None:
+    from vitq.export.runtimes import require
+
+    source = quantized(model, bits, target="openvino")
+    result = source.export(tmp_path / "m.xml", images, target="openvino")
+    assert result.integer_products == result.promised > 4
+    assert max(proof.error for proof in result.segments) < 1e-5
+    assert max(proof.flipped for proof in result.segments) < 1e-3
+    assert {path.name for path in tmp_path.iterdir()} == {"m.xml", "m.bin"}
+    assert result.size_bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+    read = require("openvino").Core().read_model(tmp_path / "m.xml")  # finds the weights beside it
+    assert read.get_rt_info(["framework", "vitq.bits"]).astype(str) == bits
+    kinds = {node.get_element_type().get_type_name() for node in read.get_ops() if node.get_type_name() == "Constant"}
+    assert ("i4" if bits == "w4a4" else "i8") in kinds and "f16" not in kinds
+    logits = require("openvino").compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(images.numpy())[0]
+    torch.testing.assert_close(torch.from_numpy(logits), source(images), rtol=0.02, atol=0.02)
+
+
+def test_the_proof_is_of_openvinos_own_files_and_a_wrong_one_is_not_written(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitq.export.openvino_ir import to_ir
+
+    quantized("vit", "w4a4", target="openvino").export(tmp_path / "other.onnx", images, target="openvino")
+    other = to_ir((tmp_path / "other.onnx").read_bytes())
+    monkeypatch.setattr(sys.modules["vitq.export.export"], "to_ir", lambda content: other)
+    with pytest.raises(ExportError, match=r"codes in segment .*--force"):
+        quantized("vit", "w8a8", target="openvino").export(tmp_path / "m.xml", images, target="openvino")
+    assert {path.name for path in tmp_path.iterdir()} == {"other.onnx"}
+
+
 @pytest.mark.parametrize("target", ["tensorrt", "coreml", "qnn"])
 def test_targets_that_do_not_run_here_are_written_and_say_so(
     quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, target: str
@@ -186,8 +222,10 @@ def test_refusals_come_before_any_work(quantized: Callable[..., Any], images: to
     for_qnn = quantized("vit", "w8a8", target="qnn")
     with pytest.raises(ExportError, match="does not run here"):
         for_qnn.export(tmp_path / "m.onnx", images, target="qnn", validation=(images, torch.zeros(16).long()))
-    with pytest.raises(ExportError, match=r"\.onnx"):
+    with pytest.raises(ExportError, match=r"ends in \.onnx for onnxruntime"):
         model.export(tmp_path / "m.xml", images)
+    with pytest.raises(ExportError, match=r"ends in \.onnx or \.xml for openvino"):
+        model.export(tmp_path / "m.bin", images, target="openvino")
     wide = quantized("vit", "w8a8", "repq", {"insert.post_activation.from_bits": {7: "piecewise"}})
     with pytest.raises(ExportError, match="more than 6 bits"):
         wide.export(tmp_path / "m.onnx", images)

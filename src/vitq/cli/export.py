@@ -18,7 +18,7 @@ def export(
     images: Annotated[
         str, typer.Option(metavar="DIR", help="Images of the proof, labels not needed; calibration images will do.")
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, ending in .onnx.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write: .onnx, or .xml for openvino.")],
     target: Annotated[
         str, typer.Option(help="onnxruntime, openvino; tensorrt, coreml, qnn are written but not run here.")
     ] = "onnxruntime",
