@@ -200,6 +200,18 @@ def test_the_proof_is_of_openvinos_own_files_and_a_wrong_one_is_not_written(
     assert {path.name for path in tmp_path.iterdir()} == {"other.onnx"}
 
 
+@pytest.mark.parametrize(("recipe", "options"), [("rtn", {"target": "onnxruntime"}), ("repq", {"scope": "paper"})])
+def test_a_saved_and_loaded_model_gives_the_same_file(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, recipe: str, options: dict[str, str]
+) -> None:
+    model = quantized("vit", "w4a4", recipe, **options)
+    model.export(tmp_path / "memory.onnx", images)
+    vitq.load(model.save(tmp_path / "run")).export(tmp_path / "disk.onnx", images)
+    content = (tmp_path / "memory.onnx").read_bytes()
+    assert content == (tmp_path / "disk.onnx").read_bytes()
+    assert b"pkg.torch" not in content and b".py" not in content, "no path of this machine is in the file"
+
+
 @pytest.mark.parametrize("target", ["tensorrt", "coreml", "qnn"])
 def test_targets_that_do_not_run_here_are_written_and_say_so(
     quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, target: str

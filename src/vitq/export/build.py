@@ -52,5 +52,5 @@ def properties(model: "QuantizedModel", target: str) -> dict[str, str]:
         "vitq.bits": config.bits,
         "vitq.model": str(config.source.get("name", "model")),
         "vitq.recipe": str(config.recipe.get("name", "recipe")),
-        "vitq.preprocessing": json.dumps(config.preprocessing),
+        "vitq.preprocessing": json.dumps(config.preprocessing, sort_keys=True),
     }

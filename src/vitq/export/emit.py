@@ -48,6 +48,7 @@ def to_onnx(
     for name, bits in weight_codes.items():
         if bits <= 4:
             _halve(model, name)
+    _forget_origin(model)
     return model
 
 
@@ -59,6 +60,16 @@ def _with_outputs(module: fx.GraphModule, nodes: tuple[str, ...]) -> fx.GraphMod
     by_name = {node.name: copy for node, copy in copies.items()}
     graph.output((result, *(by_name[name] for name in nodes)))
     return fx.GraphModule(module, graph)
+
+
+def _forget_origin(model: ir.Model) -> None:
+    """Drop what torch notes about its own graph, paths of source files among it: nothing that a runtime reads."""
+    nodes = list(model.graph.all_nodes())
+    values = [*model.graph.inputs, *model.graph.initializers.values(), *(v for node in nodes for v in node.outputs)]
+    parts: list[ir.Model | ir.Graph | ir.Node | ir.Value] = [model, model.graph, *nodes, *values]
+    for part in parts:
+        part.doc_string = None
+        part.metadata_props.clear()
 
 
 def _halve(model: ir.Model, name: str) -> None:

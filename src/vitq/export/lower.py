@@ -66,8 +66,8 @@ def lower(graph: Graph, weights: Mapping[str, Quantizer], signed: bool = False) 
         assert isinstance(quantizer, Quantizer)
         sites[name] = _activation(module, calls[targets[id(quantizer)]], name, quantizer, signed)
     codes: dict[str, int] = {}
-    for name, quantizer in weights.items():
-        codes |= lower_weight(module, nodes[graph.sites[name].node], quantizer, graph.cuts)
+    for name in (name for name in graph.sites if name in weights):  # an order that loading does not change
+        codes |= lower_weight(module, nodes[graph.sites[name].node], weights[name], graph.cuts)
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
