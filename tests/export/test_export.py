@@ -103,6 +103,22 @@ def test_every_format_is_proven_in_the_paper_scope(
         assert any("zero points" in note for note in result.notes)
 
 
+@pytest.mark.parametrize("target", RUNTIMES)
+@pytest.mark.parametrize(
+    ("bits", "formats"), [("w3a3", {"piecewise", "log2_flush", "affine"}), ("w6a6", {"piecewise", "affine"})]
+)
+def test_the_formats_of_a_recipe_are_proven_in_windows_too(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, target: str, bits: str, formats: set[str]
+) -> None:
+    model = quantized("swin", bits, "repq")
+    assert {quantizer.format.name for quantizer in model.graph.quantizers.values()} == formats
+    result = model.export(tmp_path / "m.onnx", images, target=target)
+    assert result.integer_products == result.promised
+    assert max(proof.error for proof in result.segments) < 1e-5
+    assert max(proof.flipped for proof in result.segments) < 1e-3
+    assert sum(proof.sites for proof in result.segments) == len(model.graph.quantizers)
+
+
 @pytest.mark.parametrize("family, parts", [("vit", 6), ("swin", 6), ("beit", 3), ("levit", 0)])
 def test_queries_keys_and_values_are_products_of_their_own(
     quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, family: str, parts: int
@@ -241,6 +257,27 @@ def test_refusals_come_before_any_work(quantized: Callable[..., Any], images: to
     wide = quantized("vit", "w8a8", "repq", {"insert.post_activation.from_bits": {7: "piecewise"}})
     with pytest.raises(ExportError, match="more than 6 bits"):
         wide.export(tmp_path / "m.onnx", images)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "qnn"])
+def test_what_has_no_lowering_is_refused_with_its_reason(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    from vitq.export.lower import LOWERINGS
+
+    def work(*_: Any) -> None:
+        raise AssertionError("the graph was lowered before the refusal")
+
+    monkeypatch.setattr(sys.modules["vitq.export.export"], "build", work)
+    weights = quantized("vit", "w4a8", overrides={"insert.weight.format": "piecewise"})
+    reason = r"/weight: weights of format 'piecewise' have no integer codes of one scale"
+    with pytest.raises(ExportError, match=rf"{len(weights.weights)} sites cannot be exported to {target}.*{reason}"):
+        weights.export(tmp_path / "m.onnx", images, target=target)
+    probabilities = quantized("vit", "w4a4", "repq")
+    monkeypatch.delitem(LOWERINGS, "log2_flush")
+    with pytest.raises(ExportError, match=r"2 sites .*/probabilities: format 'log2_flush' has no lowering"):
+        probabilities.export(tmp_path / "m.onnx", images, target="onnxruntime")
     assert not list(tmp_path.iterdir())
 
 
