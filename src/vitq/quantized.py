@@ -130,11 +130,11 @@ class QuantizedModel:
             )
 
     def integer(self) -> nn.Module:
-        """Return the model with linears that multiply int8 codes and add in int32; the rest is floating point.
+        """Return the model with products of int8 codes that add in int32; the rest is floating point.
 
-        Raises ExportError where no linear has integer codes on both sides.
+        Raises ExportError where no product has integer codes on both sides.
         """
-        return integer_graph(self.graph, self.weights)[0]
+        return integer_graph(self.graph, self.weights).module
 
     def evaluate(
         self,
