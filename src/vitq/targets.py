@@ -1,6 +1,7 @@
 """Targets: what each runtime can carry, and how a model has to be calibrated to run fast there."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,6 +18,14 @@ OPSETS = range(OPSET, 26)
 """Opsets that onnxscript converts those operators to; it does not convert them to older ones, nor yet to newer ones."""
 
 
+class Carrier(StrEnum):
+    """The type that an activation's codes have in the file, whatever their bits: what integer kernels take."""
+
+    UINT8 = "uint8"
+    INT8 = "int8"
+    """Around zero, so the activation must be symmetric."""
+
+
 @dataclass(frozen=True)
 class Profile:
     """Rules of one target.
@@ -31,8 +40,9 @@ class Profile:
     formats: frozenset[str]
     overrides: dict[str, Any]
     note: str
-    signed: bool = False
-    """Whether activation codes are int8 around zero instead of uint8."""
+    carrier: Carrier = Carrier.UINT8
+    fused: tuple[str, ...] = ("LayerNormalization", "Gelu")
+    """Operators that must be whole in the file, for which a runtime has kernels of their own."""
     suffixes: tuple[str, ...] = (ONNX,)
     """Endings of the files that it reads."""
     scopes: tuple[str, ...] = ("deploy",)
@@ -72,7 +82,7 @@ PROFILES: dict[str, Profile] = {
             frozenset({"affine"}),
             _SYMMETRIC,
             "symmetric int8 on both sides; Q/DQ ONNX is written and checked, not run",
-            signed=True,
+            carrier=Carrier.INT8,
         ),
         Profile(
             "coreml",
@@ -80,7 +90,7 @@ PROFILES: dict[str, Profile] = {
             frozenset({"affine"}),
             _SYMMETRIC,
             "symmetric int8 on both sides; Q/DQ ONNX is written and checked, not run",
-            signed=True,
+            carrier=Carrier.INT8,
         ),
         Profile(
             "qnn",

@@ -324,6 +324,26 @@ def test_a_file_that_fails_its_proof_is_written_only_by_force(
     assert (tmp_path / "m.onnx").exists() and any("differ" in note for note in result.notes)
 
 
+@pytest.mark.parametrize("target", ["openvino", "tensorrt"])
+def test_an_operator_in_parts_is_a_broken_promise(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    from vitq.export.operators import TRANSLATIONS, op
+
+    def gelu(x: Any, approximate: str = "none") -> Any:
+        half = op.Constant(value_float=0.5)
+        return op.Mul(x, op.Add(half, op.Mul(half, op.Erf(op.Mul(x, op.Constant(value_float=0.5**0.5))))))
+
+    model = quantized("vit", "w8a8", target=target)
+    monkeypatch.setitem(TRANSLATIONS, torch.ops.aten.gelu.default, gelu)
+    with pytest.raises(ExportError, match=r"not written: 0 of 2 Gelu operators are whole in the file;.*--force"):
+        model.export(tmp_path / "m.onnx", images, target=target)
+    assert not list(tmp_path.iterdir())
+    assert any(
+        "0 of 2 Gelu" in note for note in model.export(tmp_path / "m.onnx", images, target=target, force=True).notes
+    )
+
+
 def test_a_cpu_that_saturates_is_named(quantized: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from vitq.export.promises import saturation
 

@@ -14,7 +14,7 @@ from vitq.export.lower import lower
 from vitq.export.parity import tensor_names
 from vitq.graph import Graph
 from vitq.quantizers import Quantizer
-from vitq.targets import NOT_RUN, OPSET, PROFILES
+from vitq.targets import NOT_RUN, OPSET, PROFILES, Carrier
 
 if TYPE_CHECKING:
     from vitq.quantized import QuantizedModel
@@ -25,11 +25,11 @@ def build(
     weights: Mapping[str, Quantizer],
     example_BCHW: torch.Tensor,
     metadata: Mapping[str, str],
-    signed: bool = False,
+    carrier: Carrier = Carrier.UINT8,
     opset: int = OPSET,
 ) -> bytes:
     """Return the checked ONNX file of a student graph; raise ExportError where a site has no lowering."""
-    lowered = lower(graph, weights, signed)
+    lowered = lower(graph, weights, carrier)
     model = to_onnx(lowered.module, example_BCHW, lowered.weight_codes, tensor_names(graph), opset)
     model.metadata_props.update(metadata)
     proto = ir.to_proto(model)

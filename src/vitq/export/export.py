@@ -15,7 +15,7 @@ from vitq.export.build import build, properties
 from vitq.export.lower import refusals
 from vitq.export.openvino_ir import named, to_ir
 from vitq.export.parity import SegmentProof, prove
-from vitq.export.promises import promises, saturation
+from vitq.export.promises import promises, saturation, split_operators
 from vitq.export.runtimes import SESSIONS, Content, require, size_of
 from vitq.models import LoadedModel
 from vitq.targets import IR, OPSET, check_opset, profile_of
@@ -81,18 +81,19 @@ def export(
         require(profile.runtime)
         if floating is not None:
             plain = Floating(floating.module, SESSIONS[target](baseline(floating, model, images_NCHW[:2])))
-    graph = build(model.graph, model.weights, images_NCHW[:2], properties(model, target), profile.signed, opset)
+    graph = build(model.graph, model.weights, images_NCHW[:2], properties(model, target), profile.carrier, opset)
     promised, notes = promises(model.graph, model.weights, profile)
     notes += saturation(model.weights) if profile.runtime else (profile.note,)
     content: Content = to_ir(graph) if path.suffix == IR else graph
     result = Exported(path, target, size_of(content), promised, None, (), None, notes)
+    failed = split_operators(model.graph, graph, profile)
     if profile.runtime:
         batches = labelled or (lambda: ((x_BCHW, None) for x_BCHW in images_NCHW.split(32)))
         result = _proven(result, model, content, images_NCHW, batches, plain, events or Events())
-        failed = failures(result)
-        if failed and not force:
-            raise ExportError(f"{path} was not written: {'; '.join(failed)}; --force writes it all the same")
-        result = replace(result, notes=(*failed, *result.notes))
+        failed += failures(result)
+    if failed and not force:
+        raise ExportError(f"{path} was not written: {'; '.join(failed)}; --force writes it all the same")
+    result = replace(result, notes=(*failed, *result.notes))
     write_files(path.parent, named(content, path))
     return result
 
