@@ -203,6 +203,16 @@ def test_openvinos_own_files_are_proven_and_read_back_by_name(
     torch.testing.assert_close(torch.from_numpy(logits), source(images), rtol=0.02, atol=0.02)
 
 
+def test_a_tensor_that_openvino_merges_with_an_equal_one_is_named(
+    tiny: Callable[..., nn.Module], images: torch.Tensor, tmp_path: Path
+) -> None:
+    """LeViT has two heads that read the same tokens; their norms differ only once they are trained."""
+    model = vitq.quantize(tiny("levit"), images, recipe="rtn", bits="w8a8", target="openvino", progress=False)
+    with pytest.raises(ExportError, match=r"'site/head_dist.linear/input' once together with an equal .*\.onnx"):
+        model.export(tmp_path / "m.xml", images, target="openvino")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_proof_is_of_openvinos_own_files_and_a_wrong_one_is_not_written(
     quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

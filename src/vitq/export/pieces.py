@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import torch
 
+from vitq.errors import ExportError
 from vitq.export.openvino_ir import Pair, saved
 from vitq.export.runtimes import Content, Session, require
 
@@ -61,9 +62,14 @@ class IrPieces:
         self.model = self.ov.Core().read_model(graph, self.held)
 
     def __call__(self, given: Mapping[str, torch.Tensor], *wanted: str) -> list[torch.Tensor]:
-        """Compute ``wanted``, the first of which follows from all the others."""
+        """Compute ``wanted``, the first of which follows from all the others; ExportError for one that is lost."""
         model = self.model.clone()
         ports = {name: port for node in model.get_ops() for port in node.outputs() for name in port.get_names()}
+        if lost := next((name for name in wanted if name not in ports), None):
+            raise ExportError(
+                f"OpenVINO computes '{lost}' once together with an equal tensor, so its own files cannot be proven "
+                "there; name a file that ends in .onnx, which OpenVINO reads as well"
+            )
         parameters = self._cut(ports[wanted[0]].get_node(), given)
         part = self.ov.Model([ports[name] for name in wanted], list(parameters.values()), "part")
         return self.make(saved(part))({name: given[name] for name in parameters})
