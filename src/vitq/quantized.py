@@ -17,6 +17,7 @@ from vitq.graph import Graph
 from vitq.integer import integer_graph
 from vitq.measure import Metrics, measure
 from vitq.quantizers import Quantizer, use_compiled_kernels, worth_compiling
+from vitq.targets import OPSET, check_opset, require_export
 
 if TYPE_CHECKING:
     from vitq.export import Exported
@@ -85,6 +86,7 @@ class QuantizedModel:
         images: Any,
         *,
         target: str = "onnxruntime",
+        opset: int = OPSET,
         limit: int = 64,
         validation: Any = None,
         floating: "str | nn.Module | LoadedModel | None" = None,
@@ -94,16 +96,17 @@ class QuantizedModel:
     ) -> "Exported":
         """Write an ONNX file for ``target`` and prove on ``limit`` of ``images`` that it computes what this model does.
 
-        ``images`` and labelled ``validation`` as in ``vitq.quantize``; ``floating`` (with ``weights``) is the model
-        that this one was made of, exported and compared too. Raises ExportError for what cannot be exported, a
-        missing runtime, or, unless ``force``, a file that fails its proof.
+        An ``out`` that ends in .xml is OpenVINO's own pair of files. ``images`` and labelled ``validation`` as in
+        ``vitq.quantize``; ``floating`` (with ``weights``) is the model that this one was made of, exported and compared
+        too. Raises ExportError for what cannot be exported, an impossible ``opset``, a missing runtime, or, unless
+        ``force``, a file that fails its proof.
         """
         from vitq.data import draw_calibration, load_labelled, open_images
         from vitq.inputs import load_source
         from vitq.models import Preprocessing
-        from vitq.targets import require_export
 
         require_export()
+        check_opset(opset)
         from vitq.export import export
 
         preprocessing, labelled = Preprocessing.from_dict(self.config.preprocessing), None
@@ -115,15 +118,23 @@ class QuantizedModel:
                 source = open_images(validation)
                 labelled = partial(load_labelled, source, preprocessing, None, batch_size=32, num_classes=classes)
             return export(
-                self, out, x_NCHW, target=target, labelled=labelled, floating=loaded, force=force, events=events
+                self,
+                out,
+                x_NCHW,
+                target=target,
+                opset=opset,
+                labelled=labelled,
+                floating=loaded,
+                force=force,
+                events=events,
             )
 
     def integer(self) -> nn.Module:
-        """Return the model with linears that multiply int8 codes and add in int32; the rest is floating point.
+        """Return the model with products of int8 codes that add in int32; the rest is floating point.
 
-        Raises ExportError where no linear has integer codes on both sides.
+        Raises ExportError where no product has integer codes on both sides.
         """
-        return integer_graph(self.graph, self.weights)[0]
+        return integer_graph(self.graph, self.weights).module
 
     def evaluate(
         self,

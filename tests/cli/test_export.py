@@ -34,10 +34,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_options_reach_the_model(vitq_cli: Any, calls: list[Any]) -> None:
-    result = vitq_cli(*RUN, *["--target", "openvino", "--limit", "8", "--force", "--quiet"])
+    result = vitq_cli(*RUN, *["--target", "openvino", "--opset", "22", "--limit", "8", "--force", "--quiet"])
     assert result.exit_code == 0, result.output
     none = {"validation": None, "floating": None, "weights": None}
-    options = {"target": "openvino", "limit": 8, "force": True, "progress": False, **none}
+    options = {"target": "openvino", "opset": 22, "limit": 8, "force": True, "progress": False, **none}
     assert calls == [(Path("deit.onnx"), "photos", options)]
 
 
@@ -63,4 +63,10 @@ def test_json(vitq_cli: Any, calls: list[Any]) -> None:
 def test_an_unknown_target_is_told_before_anything_is_read(vitq_cli: Any, calls: list[Any]) -> None:
     result = vitq_cli(*RUN, "--target", "openvin")
     assert result.exit_code != 0 and "did you mean 'openvino'" in result.output
+    assert calls == []
+
+
+def test_an_impossible_opset_is_told_before_anything_is_read(vitq_cli: Any, calls: list[Any]) -> None:
+    result = vitq_cli(*RUN, "--opset", "17")
+    assert result.exit_code == 3 and "opset 17 is not possible, 21 to 25 are" in result.stderr
     assert calls == []

@@ -1,5 +1,6 @@
 """The documentation says what the code does: examples run, options are all there, links lead somewhere."""
 
+import dataclasses
 import re
 import shlex
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from vitq.reconstruct.objectives import Batch
 from vitq.reconstruct.schedule import SCHEDULES, plan
 from vitq.run import Run
 from vitq.step import STEPS
+from vitq.targets import OPSET, OPSETS, PROFILES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -161,12 +163,42 @@ def test_every_step_of_vitq_and_every_option_is_documented() -> None:
                 assert f"`{key.rpartition('.')[2]}`" in text, f"docs/recipes.md lacks {name}.{key}"
 
 
-@pytest.mark.parametrize("verb", ["quantize", "evaluate"])
-def test_every_option_of_the_command_is_documented(verb: str) -> None:
+@pytest.mark.parametrize(
+    ("verb", "text"), [("quantize", "quantize"), ("evaluate", "quantize"), ("export", "export"), ("bench", "export")]
+)
+def test_every_option_of_the_command_is_documented(verb: str, text: str) -> None:
     verbs: Any = typer.main.get_command(app)
     for parameter in verbs.commands[verb].params:
         for option in parameter.opts if parameter.param_type_name == "option" else ():
-            assert f"`{option}" in page("docs/quantize.md"), option
+            assert f"`{option}" in page(f"docs/{text}.md"), option
+
+
+def test_the_export_page_states_the_bounds_of_the_proof_and_the_fields_of_its_result() -> None:
+    pytest.importorskip("onnxscript")
+    from vitq.export.accuracy import DROP, MARGIN, NUDGE, EndToEnd, complaints
+    from vitq.export.export import ERROR, FLIPPED, Exported
+
+    text = page("docs/export.md")
+    for bound in (
+        f"at most {100 * FLIPPED:g} % of the codes",
+        f"within {ERROR:.0e} of".replace("e-0", "e-"),
+        f"Why {ERROR:.0e}".replace("e-0", "e-"),
+        f"scaled by 1 + {NUDGE:.0e}".replace("e-0", "e-"),
+        f"at most {MARGIN:g} points fewer",
+        f"lower by {DROP:g} point",
+    ):
+        assert bound in text, bound
+    assert not complaints(EndToEnd(1000, 97.0, 99.0, 70.0, 72.09)) and "by 2.1 points" in text
+    assert complaints(EndToEnd(1000, 97.0, 99.0, 70.0, 72.11))
+    fields = {"result": Exported, "end": EndToEnd}
+    for owner, name in re.findall(r"\b(result|end)\.(\w+)", "".join(blocks(text, "python"))):
+        assert name in {field.name for field in dataclasses.fields(fields[owner])}, name
+
+
+def test_the_export_page_names_every_target_and_opset() -> None:
+    text = page("docs/export.md")
+    assert all(f"`{target}`" in text for target in PROFILES)
+    assert f"takes {OPSETS[0]} to {OPSETS[-1]}: {OPSET}, the default" in text
 
 
 def test_every_recipe_is_in_the_overview_and_explained() -> None:

@@ -16,7 +16,7 @@ pytest.importorskip("onnxscript")
 import vitq
 from vitq.errors import ExportError
 from vitq.export import rivals
-from vitq.export.bench import Measured, bench
+from vitq.export.bench import Measured, bench, contenders
 from vitq.export.build import build
 from vitq.export.footprint import footprint
 from vitq.export.runtimes import compile_content
@@ -43,6 +43,27 @@ def test_floating_point_artifacts_and_rivals_stand_side_by_side(tiny: Callable[.
         assert plain.ratios == {1: 1.0, 4: 1.0}
         assert all(time > 0 for time in mine.milliseconds.values())
     assert names["onnxruntime", "onnxruntime's own int8"].integer_products > 0
+
+
+@pytest.mark.parametrize("flag", [None, "_is_avx512_bf16_supported", "_is_amx_tile_supported"])
+def test_bfloat16_runs_only_where_the_cpu_multiplies_it(
+    tiny: Callable[..., nn.Module], monkeypatch: pytest.MonkeyPatch, flag: str | None
+) -> None:
+    """Without hardware OpenVINO would emulate it, four times as slow as without the hint."""
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name == flag)
+    hints: list[tuple[str, bool]] = []
+
+    def compiled(runtime: str, content: object, threads: int = 0, bfloat16: bool = False) -> None:
+        hints.append((runtime, bfloat16))
+
+    monkeypatch.setattr(sys.modules["vitq.export.bench"], "compile_content", compiled)
+    images = torch.randn(16, 3, 32, 32)
+    model = vitq.quantize(tiny("vit", depth=1), images, recipe="rtn", bits="w8a8", target="openvino", progress=False)
+    names = {(c.runtime, c.name) for c in contenders({"mine": model}, images, 1, rivals=False)}
+    mixed = {("openvino", "bfloat16"), ("openvino", "mine + bfloat16")}
+    assert {name for name in names if "bfloat16" in name[1]} == (mixed if flag else set())
+    assert hints.count(("openvino", True)) == (2 if flag else 0) and ("onnxruntime", True) not in hints
 
 
 def test_the_table_says_which_one_to_take_even_if_it_is_floating_point() -> None:

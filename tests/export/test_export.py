@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ onnx = pytest.importorskip("onnx")
 import vitq  # noqa: E402
 from vitq.errors import ExportError  # noqa: E402
 from vitq.export import export  # noqa: E402
+from vitq.targets import OPSETS  # noqa: E402
 
 RUNTIMES = ("onnxruntime", "openvino")
 
@@ -81,8 +83,8 @@ def test_shapes_from_the_images_joined_biases_and_two_heads(
     quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, family: str
 ) -> None:
     model = quantized(family, "w8a8", target="openvino")
-    for target in RUNTIMES:
-        result = model.export(tmp_path / "m.onnx", images, target=target)
+    for target, name in (*((runtime, "m.onnx") for runtime in RUNTIMES), ("openvino", "m.xml")):
+        result = model.export(tmp_path / name, images, target=target)
         assert result.integer_products == result.promised > 4 and result.end.agreement == 100
     torch.testing.assert_close(model.integer()(images), model(images), rtol=0.02, atol=0.01)
 
@@ -99,6 +101,22 @@ def test_every_format_is_proven_in_the_paper_scope(
     assert sum(proof.sites for proof in result.segments) == len(model.graph.quantizers)
     if target == "openvino":
         assert any("zero points" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("target", RUNTIMES)
+@pytest.mark.parametrize(
+    ("bits", "formats"), [("w3a3", {"piecewise", "log2_flush", "affine"}), ("w6a6", {"piecewise", "affine"})]
+)
+def test_the_formats_of_a_recipe_are_proven_in_windows_too(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, target: str, bits: str, formats: set[str]
+) -> None:
+    model = quantized("swin", bits, "repq")
+    assert {quantizer.format.name for quantizer in model.graph.quantizers.values()} == formats
+    result = model.export(tmp_path / "m.onnx", images, target=target)
+    assert result.integer_products == result.promised
+    assert max(proof.error for proof in result.segments) < 1e-5
+    assert max(proof.flipped for proof in result.segments) < 1e-3
+    assert sum(proof.sites for proof in result.segments) == len(model.graph.quantizers)
 
 
 @pytest.mark.parametrize("family, parts", [("vit", 6), ("swin", 6), ("beit", 3), ("levit", 0)])
@@ -134,7 +152,90 @@ def test_the_batch_is_free_and_the_file_says_what_it_is(
         assert torch.allclose(session(images[:batch])[0], model(images[:batch]), atol=1e-5)
     properties = {p.key: p.value for p in onnx.load(tmp_path / "m.onnx").metadata_props}
     assert properties["vitq.bits"] == "w8a8" and properties["vitq.target"] == "onnxruntime"
+    assert "vitq.proof" not in properties  # a file that fails its proof is not written, so nothing has to be said
     assert json.loads(properties["vitq.preprocessing"])["input_size"] == [3, 32, 32]
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_every_possible_opset_is_written_and_proven(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, opset: int
+) -> None:
+    from vitq.export.runtimes import OpenVino
+
+    model = quantized("vit", "w4a4", target="openvino")  # no opset before 21 has the 4-bit integers of its weights
+    result = model.export(tmp_path / "m.onnx", images, opset=opset)
+    assert result.integer_products == result.promised > 4
+    assert max(proof.error for proof in result.segments) < 1e-5
+    proto = onnx.load(tmp_path / "m.onnx")
+    onnx.checker.check_model(proto, full_check=True)
+    assert {(entry.domain, entry.version) for entry in proto.opset_import} == {("", opset)}
+    there = OpenVino((tmp_path / "m.onnx").read_bytes())
+    torch.testing.assert_close(there(images)[0], model(images), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("opset", [OPSETS[0] - 1, OPSETS[-1] + 1])
+def test_another_opset_is_refused_before_the_images_are_read(
+    quantized: Callable[..., Any], tmp_path: Path, opset: int
+) -> None:
+    with pytest.raises(ExportError, match=f"opset {opset} is not possible, 21 to 25 are: .*4-bit"):
+        quantized("vit", "w4a4", target="openvino").export(tmp_path / "m.onnx", "no such folder", opset=opset)
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w4a4"])
+@pytest.mark.parametrize("model", ["vit", "swin"])
+def test_openvinos_own_files_are_proven_and_read_back_by_name(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, model: str, bits: str
+) -> None:
+    from vitq.export.runtimes import require
+
+    source = quantized(model, bits, target="openvino")
+    result = source.export(tmp_path / "m.xml", images, target="openvino")
+    assert result.integer_products == result.promised > 4
+    assert max(proof.error for proof in result.segments) < 1e-5
+    assert max(proof.flipped for proof in result.segments) < 1e-3
+    assert {path.name for path in tmp_path.iterdir()} == {"m.xml", "m.bin"}
+    assert result.size_bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+    read = require("openvino").Core().read_model(tmp_path / "m.xml")  # finds the weights beside it
+    assert read.get_rt_info(["framework", "vitq.bits"]).astype(str) == bits
+    kinds = {node.get_element_type().get_type_name() for node in read.get_ops() if node.get_type_name() == "Constant"}
+    assert ("i4" if bits == "w4a4" else "i8") in kinds and "f16" not in kinds
+    logits = require("openvino").compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(images.numpy())[0]
+    torch.testing.assert_close(torch.from_numpy(logits), source(images), rtol=0.02, atol=0.02)
+
+
+def test_a_tensor_that_openvino_merges_with_an_equal_one_is_named(
+    tiny: Callable[..., nn.Module], images: torch.Tensor, tmp_path: Path
+) -> None:
+    """LeViT has two heads that read the same tokens; their norms differ only once they are trained."""
+    model = vitq.quantize(tiny("levit"), images, recipe="rtn", bits="w8a8", target="openvino", progress=False)
+    with pytest.raises(ExportError, match=r"'site/head_dist.linear/input' once together with an equal .*\.onnx"):
+        model.export(tmp_path / "m.xml", images, target="openvino")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_proof_is_of_openvinos_own_files_and_a_wrong_one_is_not_written(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitq.export.openvino_ir import to_ir
+
+    quantized("vit", "w4a4", target="openvino").export(tmp_path / "other.onnx", images, target="openvino")
+    other = to_ir((tmp_path / "other.onnx").read_bytes())
+    monkeypatch.setattr(sys.modules["vitq.export.export"], "to_ir", lambda content: other)
+    with pytest.raises(ExportError, match=r"codes in segment .*--force"):
+        quantized("vit", "w8a8", target="openvino").export(tmp_path / "m.xml", images, target="openvino")
+    assert {path.name for path in tmp_path.iterdir()} == {"other.onnx"}
+
+
+@pytest.mark.parametrize(("recipe", "options"), [("rtn", {"target": "onnxruntime"}), ("repq", {"scope": "paper"})])
+def test_a_saved_and_loaded_model_gives_the_same_file(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, recipe: str, options: dict[str, str]
+) -> None:
+    model = quantized("vit", "w4a4", recipe, **options)
+    model.export(tmp_path / "memory.onnx", images)
+    vitq.load(model.save(tmp_path / "run")).export(tmp_path / "disk.onnx", images)
+    content = (tmp_path / "memory.onnx").read_bytes()
+    assert content == (tmp_path / "disk.onnx").read_bytes()
+    assert b"pkg.torch" not in content and b".py" not in content, "no path of this machine is in the file"
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "coreml", "qnn"])
@@ -143,7 +244,9 @@ def test_targets_that_do_not_run_here_are_written_and_say_so(
 ) -> None:
     result = quantized("vit", "w8a8", target=target).export(tmp_path / "m.onnx", images, target=target)
     assert result.end is None and any("not run" in note for note in result.notes)
-    codes = {i.name: i.data_type for i in onnx.load(tmp_path / "m.onnx").graph.initializer}
+    proto = onnx.load(tmp_path / "m.onnx")
+    assert {p.key: p.value for p in proto.metadata_props}["vitq.proof"].startswith("not run")
+    codes = {i.name: i.data_type for i in proto.graph.initializer}
     kinds = {onnx.TensorProto.DataType.Name(t) for t in codes.values()}
     assert ("UINT8" in kinds) == (target == "qnn")
 
@@ -157,11 +260,34 @@ def test_refusals_come_before_any_work(quantized: Callable[..., Any], images: to
     for_qnn = quantized("vit", "w8a8", target="qnn")
     with pytest.raises(ExportError, match="does not run here"):
         for_qnn.export(tmp_path / "m.onnx", images, target="qnn", validation=(images, torch.zeros(16).long()))
-    with pytest.raises(ExportError, match=r"\.onnx"):
+    with pytest.raises(ExportError, match=r"ends in \.onnx for onnxruntime"):
         model.export(tmp_path / "m.xml", images)
+    with pytest.raises(ExportError, match=r"ends in \.onnx or \.xml for openvino"):
+        model.export(tmp_path / "m.bin", images, target="openvino")
     wide = quantized("vit", "w8a8", "repq", {"insert.post_activation.from_bits": {7: "piecewise"}})
     with pytest.raises(ExportError, match="more than 6 bits"):
         wide.export(tmp_path / "m.onnx", images)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "qnn"])
+def test_what_has_no_lowering_is_refused_with_its_reason(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    from vitq.export.lower import LOWERINGS
+
+    def work(*_: Any) -> None:
+        raise AssertionError("the graph was lowered before the refusal")
+
+    monkeypatch.setattr(sys.modules["vitq.export.export"], "build", work)
+    weights = quantized("vit", "w4a8", overrides={"insert.weight.format": "piecewise"})
+    reason = r"/weight: weights of format 'piecewise' have no integer codes of one scale"
+    with pytest.raises(ExportError, match=rf"{len(weights.weights)} sites cannot be exported to {target}.*{reason}"):
+        weights.export(tmp_path / "m.onnx", images, target=target)
+    probabilities = quantized("vit", "w4a4", "repq")
+    monkeypatch.delitem(LOWERINGS, "log2_flush")
+    with pytest.raises(ExportError, match=r"2 sites .*/probabilities: format 'log2_flush' has no lowering"):
+        probabilities.export(tmp_path / "m.onnx", images, target="onnxruntime")
     assert not list(tmp_path.iterdir())
 
 
@@ -206,6 +332,26 @@ def test_a_file_that_fails_its_proof_is_written_only_by_force(
     assert not (tmp_path / "m.onnx").exists()
     result = export(model, tmp_path / "m.onnx", images, target="onnxruntime", force=True)
     assert (tmp_path / "m.onnx").exists() and any("differ" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("target", ["openvino", "tensorrt"])
+def test_an_operator_in_parts_is_a_broken_promise(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    from vitq.export.operators import TRANSLATIONS, op
+
+    def gelu(x: Any, approximate: str = "none") -> Any:
+        half = op.Constant(value_float=0.5)
+        return op.Mul(x, op.Add(half, op.Mul(half, op.Erf(op.Mul(x, op.Constant(value_float=0.5**0.5))))))
+
+    model = quantized("vit", "w8a8", target=target)
+    monkeypatch.setitem(TRANSLATIONS, torch.ops.aten.gelu.default, gelu)
+    with pytest.raises(ExportError, match=r"not written: 0 of 2 Gelu operators are whole in the file;.*--force"):
+        model.export(tmp_path / "m.onnx", images, target=target)
+    assert not list(tmp_path.iterdir())
+    assert any(
+        "0 of 2 Gelu" in note for note in model.export(tmp_path / "m.onnx", images, target=target, force=True).notes
+    )
 
 
 def test_a_cpu_that_saturates_is_named(quantized: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Use so many images, evenly spaced. Default: all.")] = None,
     batch_size: BatchSize = 32,
     integer: Annotated[
-        bool, typer.Option("--integer", help="Run an artifact's linears in integer arithmetic, not as a simulation.")
+        bool, typer.Option("--integer", help="Run an artifact's products in integer arithmetic, not as a simulation.")
     ] = False,
     device: Device = "auto",
     num_classes: NumClasses = None,

@@ -9,6 +9,7 @@ import typer
 from vitq.cli.console import note, print_json, show
 from vitq.cli.guard import guarded
 from vitq.cli.options import AsJson, FloatingWeights, Quiet
+from vitq.targets import OPSET, check_opset, profile_of
 
 
 @guarded
@@ -17,10 +18,11 @@ def export(
     images: Annotated[
         str, typer.Option(metavar="DIR", help="Images of the proof, labels not needed; calibration images will do.")
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, ending in .onnx.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write: .onnx, or .xml for openvino.")],
     target: Annotated[
         str, typer.Option(help="onnxruntime, openvino; tensorrt, coreml, qnn are written but not run here.")
     ] = "onnxruntime",
+    opset: Annotated[int, typer.Option(help="ONNX opset of the file, 21 to 25.")] = OPSET,
     limit: Annotated[int, typer.Option(min=2, help="How many images the proof takes.")] = 64,
     validation: Annotated[
         str | None, typer.Option(metavar="DIR", help="Labelled images: also compare accuracies, file and simulation.")
@@ -38,14 +40,13 @@ def export(
 
     Example: vitq export runs/deit --images photos/ --target openvino --out deit.onnx
     """
-    from vitq.targets import profile_of
-
     profile_of(target)  # a typing error is told before anything slow is imported
+    check_opset(opset)
 
     import vitq
 
     options: dict[str, Any] = {"limit": limit, "validation": validation, "floating": floating, "weights": weights}
-    result = vitq.load(run).export(out, images, target=target, **options, force=force, progress=not quiet)
+    result = vitq.load(run).export(out, images, target=target, opset=opset, **options, force=force, progress=not quiet)
     if as_json:
         print_json(asdict(result))
         return

@@ -14,7 +14,7 @@ from vitq.export.baseline import baseline
 from vitq.export.build import build, properties
 from vitq.export.footprint import footprint
 from vitq.export.rivals import nncf_static, onnxruntime_static
-from vitq.export.runtimes import SESSIONS, Content, Session, compile_content, runtime_version
+from vitq.export.runtimes import SESSIONS, Content, Session, compile_content, runtime_version, size_of
 from vitq.graph import Graph
 from vitq.measure import measure
 from vitq.models import LoadedModel
@@ -39,7 +39,7 @@ class Contender:
     @property
     def size_bytes(self) -> int:
         """Return its size on disk."""
-        return sum(map(len, self.content)) if isinstance(self.content, tuple) else len(self.content)
+        return size_of(self.content)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from vitq.export.lower import lower
 from vitq.export.parity import tensor_names
 from vitq.graph import Graph
 from vitq.quantizers import Quantizer
+from vitq.targets import NOT_RUN, OPSET, PROFILES, Carrier
 
 if TYPE_CHECKING:
     from vitq.quantized import QuantizedModel
@@ -24,11 +25,12 @@ def build(
     weights: Mapping[str, Quantizer],
     example_BCHW: torch.Tensor,
     metadata: Mapping[str, str],
-    signed: bool = False,
+    carrier: Carrier = Carrier.UINT8,
+    opset: int = OPSET,
 ) -> bytes:
     """Return the checked ONNX file of a student graph; raise ExportError where a site has no lowering."""
-    lowered = lower(graph, weights, signed)
-    model = to_onnx(lowered.module, example_BCHW, lowered.weight_codes, tensor_names(graph))
+    lowered = lower(graph, weights, carrier)
+    model = to_onnx(lowered.module, example_BCHW, lowered.weight_codes, tensor_names(graph), opset)
     model.metadata_props.update(metadata)
     proto = ir.to_proto(model)
     try:
@@ -41,12 +43,14 @@ def build(
 
 
 def properties(model: "QuantizedModel", target: str) -> dict[str, str]:
-    """Return what the file says about itself: where it is from, and the preprocessing of its input."""
-    config = model.config
+    """Return what the file says about itself: where it is from, the preprocessing of its input, that it was not run."""
+    config, profile = model.config, PROFILES.get(target)
+    proof = {"vitq.proof": NOT_RUN} if profile and profile.runtime is None else {}
     return {
+        **proof,
         "vitq.target": target,
         "vitq.bits": config.bits,
         "vitq.model": str(config.source.get("name", "model")),
         "vitq.recipe": str(config.recipe.get("name", "recipe")),
-        "vitq.preprocessing": json.dumps(config.preprocessing),
+        "vitq.preprocessing": json.dumps(config.preprocessing, sort_keys=True),
     }

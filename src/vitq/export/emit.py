@@ -12,14 +12,16 @@ from vitq.errors import ExportError
 from vitq.export.operators import TRANSLATIONS
 
 INPUT, OUTPUT = "images", "logits"
-OPSET = 21
-"""The first opset with 4-bit integers."""
 
 
 def to_onnx(
-    module: fx.GraphModule, example_BCHW: torch.Tensor, weight_codes: Mapping[str, int], names: Mapping[str, str]
+    module: fx.GraphModule,
+    example_BCHW: torch.Tensor,
+    weight_codes: Mapping[str, int],
+    names: Mapping[str, str],
+    opset: int,
 ) -> ir.Model:
-    """Return ``module`` as an ONNX model with a dynamic batch.
+    """Return ``module`` as an ONNX model of ``opset`` with a dynamic batch.
 
     ``weight_codes`` gives the bits of code buffers. ``names`` maps nodes to the names that their tensors have in the
     file, so that a segment can be found in it again.
@@ -32,7 +34,7 @@ def to_onnx(
             tapped,
             (example_BCHW,),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             custom_translation_table=TRANSLATIONS,
             dynamic_shapes=({0: batch},),
             input_names=[INPUT],
@@ -46,6 +48,7 @@ def to_onnx(
     for name, bits in weight_codes.items():
         if bits <= 4:
             _halve(model, name)
+    _forget_origin(model)
     return model
 
 
@@ -57,6 +60,16 @@ def _with_outputs(module: fx.GraphModule, nodes: tuple[str, ...]) -> fx.GraphMod
     by_name = {node.name: copy for node, copy in copies.items()}
     graph.output((result, *(by_name[name] for name in nodes)))
     return fx.GraphModule(module, graph)
+
+
+def _forget_origin(model: ir.Model) -> None:
+    """Drop what torch notes about its own graph, paths of source files among it: nothing that a runtime reads."""
+    nodes = list(model.graph.all_nodes())
+    values = [*model.graph.inputs, *model.graph.initializers.values(), *(v for node in nodes for v in node.outputs)]
+    parts: list[ir.Model | ir.Graph | ir.Node | ir.Value] = [model, model.graph, *nodes, *values]
+    for part in parts:
+        part.doc_string = None
+        part.metadata_props.clear()
 
 
 def _halve(model: ir.Model, name: str) -> None:

@@ -13,11 +13,12 @@ from vitq.export.accuracy import Batches, EndToEnd, Floating, compare, complaint
 from vitq.export.baseline import baseline
 from vitq.export.build import build, properties
 from vitq.export.lower import refusals
+from vitq.export.openvino_ir import named, to_ir
 from vitq.export.parity import SegmentProof, prove
-from vitq.export.promises import promises, saturation
-from vitq.export.runtimes import SESSIONS, require
+from vitq.export.promises import promises, saturation, split_operators
+from vitq.export.runtimes import SESSIONS, Content, require, size_of
 from vitq.models import LoadedModel
-from vitq.targets import profile_of
+from vitq.targets import IR, OPSET, check_opset, profile_of
 
 if TYPE_CHECKING:
     from vitq.quantized import QuantizedModel
@@ -50,20 +51,24 @@ def export(
     images_NCHW: torch.Tensor,
     *,
     target: str,
+    opset: int = OPSET,
     labelled: Batches | None = None,
     floating: LoadedModel | None = None,
     force: bool = False,
     events: Events | None = None,
 ) -> Exported:
-    """Write ``model`` for ``target`` as an ONNX file and prove on images that it computes what the simulation does.
+    """Write ``model`` for ``target`` and prove on images that the file computes what the simulation does.
 
-    ``labelled`` adds accuracies; ``floating``, the model that ``model`` was made of, is exported and compared too.
-    Raises ExportError before any work for what has no lowering, another ``floating``, a missing runtime or a comparison
-    asked of a target that does not run here, and, unless ``force``, instead of writing a file that fails its proof.
+    ``out`` ends in .onnx or, for openvino, in .xml; its weights are then written beside it, into a .bin. ``labelled``
+    adds accuracies; ``floating``, the model that ``model`` was made of, is exported and compared too.
+    Raises ExportError before any work for an impossible ``opset``, what has no lowering, another ``floating``, a
+    missing runtime or a comparison asked of a target that does not run here, and, unless ``force``, instead of writing
+    a file that fails its proof.
     """
     profile, path = profile_of(target), Path(out)
-    if path.suffix != ".onnx":
-        raise ExportError(f"--out {path}: the file is ONNX for every target; name one that ends in .onnx")
+    check_opset(opset)
+    if path.suffix not in profile.suffixes:
+        raise ExportError(f"--out {path}: name a file that ends in {' or '.join(profile.suffixes)} for {target}")
     refused = refusals(model.graph, model.weights, profile)
     if refused:
         raise ExportError(f"{len(refused)} sites cannot be exported to {target}, the first: {refused[0]}")
@@ -76,18 +81,20 @@ def export(
         require(profile.runtime)
         if floating is not None:
             plain = Floating(floating.module, SESSIONS[target](baseline(floating, model, images_NCHW[:2])))
-    content = build(model.graph, model.weights, images_NCHW[:2], properties(model, target), profile.signed)
+    graph = build(model.graph, model.weights, images_NCHW[:2], properties(model, target), profile.carrier, opset)
     promised, notes = promises(model.graph, model.weights, profile)
     notes += saturation(model.weights) if profile.runtime else (profile.note,)
-    result = Exported(path, target, len(content), promised, None, (), None, notes)
+    content: Content = to_ir(graph) if path.suffix == IR else graph
+    result = Exported(path, target, size_of(content), promised, None, (), None, notes)
+    failed = split_operators(model.graph, graph, profile)
     if profile.runtime:
         batches = labelled or (lambda: ((x_BCHW, None) for x_BCHW in images_NCHW.split(32)))
         result = _proven(result, model, content, images_NCHW, batches, plain, events or Events())
-        failed = failures(result)
-        if failed and not force:
-            raise ExportError(f"{path} was not written: {'; '.join(failed)}; --force writes it all the same")
-        result = replace(result, notes=(*failed, *result.notes))
-    write_files(path.parent, {path.name: content})
+        failed += failures(result)
+    if failed and not force:
+        raise ExportError(f"{path} was not written: {'; '.join(failed)}; --force writes it all the same")
+    result = replace(result, notes=(*failed, *result.notes))
+    write_files(path.parent, named(content, path))
     return result
 
 
@@ -108,7 +115,7 @@ def failures(result: Exported) -> list[str]:
 def _proven(
     result: Exported,
     model: "QuantizedModel",
-    content: bytes,
+    content: Content,
     images_NCHW: torch.Tensor,
     batches: Batches,
     floating: Floating | None,

@@ -12,7 +12,7 @@ from vitq.errors import ExportError
 from vitq.export.weights import constant, lower_weight
 from vitq.graph import Graph, Site
 from vitq.quantizers import Quantizer
-from vitq.targets import Profile
+from vitq.targets import Carrier, Profile
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ def _refusal(site: Site, quantizer: Quantizer, profile: Profile) -> str:
         return f"weights of format '{form.name}' have no integer codes of one scale"
     if quantizer.axis is None and form.name == "piecewise" and not quantizer.has_integer_values:
         return "piecewise values of more than 6 bits do not fit uint8; recalibrate with from_bits {7: affine}"
-    if profile.signed and not site.is_weight and not form.symmetric:
+    if profile.carrier is Carrier.INT8 and not site.is_weight and not form.symmetric:
         return f"{profile.name} takes symmetric activations only; quantize with --target {profile.name}"
     if form.name not in profile.formats:
         return f"{profile.name} has no kernel for format '{form.name}'"
     return ""
 
 
-def lower(graph: Graph, weights: Mapping[str, Quantizer], signed: bool = False) -> Lowered:
+def lower(graph: Graph, weights: Mapping[str, Quantizer], carrier: Carrier = Carrier.UINT8) -> Lowered:
     """Return a copy of ``graph`` in which quantizers are vitq's export operations; ``graph`` stays as it is.
 
-    ``signed`` codes (int8) need symmetric activations. Raises ExportError for a quantizer without a lowering.
+    Raises ExportError for a quantizer without a lowering.
     """
     module = copy.deepcopy(graph.module)
     targets = {id(m): path for path, m in graph.module.named_modules()}
@@ -64,10 +64,10 @@ def lower(graph: Graph, weights: Mapping[str, Quantizer], signed: bool = False) 
     sites: dict[str, str] = {}
     for name, quantizer in graph.quantizers.items():
         assert isinstance(quantizer, Quantizer)
-        sites[name] = _activation(module, calls[targets[id(quantizer)]], name, quantizer, signed)
+        sites[name] = _activation(module, calls[targets[id(quantizer)]], name, quantizer, carrier)
     codes: dict[str, int] = {}
-    for name, quantizer in weights.items():
-        codes |= lower_weight(module, nodes[graph.sites[name].node], quantizer, graph.cuts)
+    for name in (name for name in graph.sites if name in weights):  # an order that loading does not change
+        codes |= lower_weight(module, nodes[graph.sites[name].node], weights[name], graph.cuts)
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
@@ -111,7 +111,7 @@ LOWERINGS: dict[str, tuple[str, Callable[[Quantizer, Mapping[str, torch.Tensor]]
 }
 
 
-def _activation(module: fx.GraphModule, node: fx.Node, site: str, quantizer: Quantizer, signed: bool) -> str:
+def _activation(module: fx.GraphModule, node: fx.Node, site: str, quantizer: Quantizer, carrier: Carrier) -> str:
     if quantizer.format.name not in LOWERINGS:
         raise ExportError(f"site '{site}': format '{quantizer.format.name}' has no lowering")
     operation, arguments = LOWERINGS[quantizer.format.name]
@@ -119,7 +119,7 @@ def _activation(module: fx.GraphModule, node: fx.Node, site: str, quantizer: Qua
         operation, arguments = "affine_float", _affine_float
     elif quantizer.axis is not None and operation == "piecewise":
         operation = "piecewise_float"
-    elif signed:
+    elif carrier is Carrier.INT8:
         operation, arguments = "affine", _affine_signed
     with module.graph.inserting_before(node):
         given = [

@@ -6,15 +6,15 @@ sites ahead of it, and each block's end likewise. What only a quantizer reads is
 its codes, and no tie is near.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import onnx
 import torch
 
 from vitq.events import Events
 from vitq.export.emit import INPUT, OUTPUT
-from vitq.export.runtimes import Session
+from vitq.export.pieces import MakeSession, Pieces, pieces_of
+from vitq.export.runtimes import Content
 from vitq.graph import Graph, Span
 from vitq.quantizers import Quantizer
 
@@ -24,8 +24,6 @@ SUSPICIOUS = 0.01
 OpenVINO 2026.4 gave wrong codes where a file ended right behind LeViT's batch norm and quantizer, though not in the
 whole model; with the norm's output asked for too it gave the right ones.
 """
-
-MakeSession = Callable[[bytes], Session]
 
 
 @dataclass(frozen=True)
@@ -56,10 +54,10 @@ def quantized_nodes(graph: Graph) -> dict[str, str]:
 
 @torch.no_grad()
 def prove(
-    content: bytes, graph: Graph, images_NCHW: torch.Tensor, make: MakeSession, events: Events
+    content: Content, graph: Graph, images_NCHW: torch.Tensor, make: MakeSession, events: Events
 ) -> tuple[SegmentProof, ...]:
     """Compare every block of the file with ``graph`` on ``images_NCHW``."""
-    pieces = _Pieces(content, make)
+    pieces = pieces_of(content, make)
     names = {**tensor_names(graph), graph.cuts[0]: INPUT, graph.spans("block")[-1].end: OUTPUT}
     quantized = quantized_nodes(graph)
     x = images_NCHW
@@ -75,7 +73,7 @@ def prove(
 
 
 def _prove_block(
-    pieces: "_Pieces",
+    pieces: Pieces,
     graph: Graph,
     span: Span,
     x: torch.Tensor,
@@ -107,29 +105,3 @@ def _different(quantizer: torch.nn.Module, simulated: torch.Tensor, got: torch.T
     assert isinstance(quantizer, Quantizer)
     step = quantizer.scale if "zero_point" in quantizer.parameter_names else simulated.abs()
     return int(((simulated - got).abs() > 0.01 * step).sum())
-
-
-class _Pieces:
-    """Parts of a file, each cut out and compiled to compute one tensor from given ones."""
-
-    def __init__(self, content: bytes, make: MakeSession) -> None:
-        model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
-        self.extractor, self.make = onnx.utils.Extractor(model), make
-        self.sources = {output: node.input for node in model.graph.node for output in node.output}
-
-    def __call__(self, given: Mapping[str, torch.Tensor], *wanted: str) -> list[torch.Tensor]:
-        """Compute ``wanted``, the first of which follows from all the others."""
-        needed = self._needed(given, wanted[0])
-        part = self.extractor.extract_model(needed, list(wanted))
-        return self.make(part.SerializeToString())({name: given[name] for name in needed})
-
-    def _needed(self, given: Mapping[str, torch.Tensor], wanted: str) -> list[str]:
-        """Return which of ``given`` the tensor ``wanted`` follows from, other than itself."""
-        seen, stack = set[str](), list(self.sources[wanted])
-        while stack:
-            name = stack.pop()
-            if name not in seen:
-                seen.add(name)
-                if name not in given:
-                    stack.extend(self.sources.get(name, ()))
-        return [name for name in given if name in seen]

@@ -4,13 +4,17 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Mapping
 
+import onnx
 import torch
 
 from vitq.export.parts import parts_of
 from vitq.graph import Graph
-from vitq.graph.ops import LINEAR, MATMUL, is_op
+from vitq.graph.ops import LINEAR, MATMUL, aten, is_op
 from vitq.quantizers import Quantizer
 from vitq.targets import Profile
+
+FUSED = {"LayerNormalization": {aten.layer_norm.default}, "Gelu": {aten.gelu.default}}
+"""What an operator of the file was in the captured graph."""
 
 
 def promises(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile) -> tuple[int, tuple[str, ...]]:
@@ -37,6 +41,17 @@ def promises(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile) -
         return even, (f"{note}; quantize with --target openvino",)
     attention = sum(count == 2 and is_op(nodes[c], MATMUL) for c, count in operands.items())
     return sum(products.values()) + (attention if profile.name == "onnxruntime" else 0), ()
+
+
+def split_operators(graph: Graph, content: bytes, profile: Profile) -> list[str]:
+    """Return a line for each operator that ``profile`` wants whole and that the file computes in parts."""
+    written = Counter(node.op_type for node in onnx.load_from_string(content).graph.node)
+    lines: list[str] = []
+    for operator in profile.fused:
+        wanted = {str(node.args) for node in graph.module.graph.nodes if is_op(node, FUSED[operator])}
+        if written[operator] < len(wanted):  # equal ones are computed once
+            lines.append(f"{written[operator]} of {len(wanted)} {operator} operators are whole in the file")
+    return lines
 
 
 def saturation(weights: Mapping[str, Quantizer]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from vitq.export.emit import INPUT
+from vitq.export.openvino_ir import Pair, saved
 from vitq.export.runtimes import require
 
 
@@ -44,7 +45,7 @@ def onnxruntime_static(content: bytes, images_NCHW: torch.Tensor) -> bytes:
         return result.read_bytes()
 
 
-def nncf_static(content: bytes, images_NCHW: torch.Tensor) -> tuple[bytes, bytes] | None:
+def nncf_static(content: bytes, images_NCHW: torch.Tensor) -> Pair | None:
     """Return NNCF's INT8 quantization of ``content`` as OpenVINO's pair of files; None where NNCF is not installed."""
     if find_spec("nncf") is None:
         return None
@@ -53,7 +54,4 @@ def nncf_static(content: bytes, images_NCHW: torch.Tensor) -> tuple[bytes, bytes
         data = nncf.Dataset([x.numpy() for x in images_NCHW.split(1)])
         transformer = nncf.ModelType.TRANSFORMER
         model = nncf.quantize(ov.Core().read_model(content), data, model_type=transformer, subset_size=len(images_NCHW))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.xml"
-        ov.save_model(model, str(path), compress_to_fp16=False)
-        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
+    return saved(model)

@@ -18,6 +18,12 @@ INTEGER_OPS = ("MatMulIntegerToFloat", "QGemm", "QLinearMatMul", "MatMulInteger"
 Content = bytes | tuple[bytes, bytes]
 """A model file: ONNX, or OpenVINO's own pair of graph and weights."""
 
+
+def size_of(content: Content) -> int:
+    """Return the size on disk in bytes."""
+    return sum(map(len, content)) if isinstance(content, tuple) else len(content)
+
+
 Inputs = torch.Tensor | Mapping[str, torch.Tensor]
 """The images, or tensors by name."""
 

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vitq.report.units import memory, number, percent, size
+from vitq.targets import NOT_RUN
 
 if TYPE_CHECKING:
     from vitq.export import Exported
@@ -25,7 +26,7 @@ def export_table(result: "Exported") -> Table:
         table.add_row(escape(proof.name), str(proof.sites), f"{100 * proof.flipped:.2g} %", number(proof.error))
     end = result.end
     if end is None:
-        table.caption = "not run: no runtime for this target here"
+        table.caption = NOT_RUN
         return table
     kernels = f"{result.integer_products} products in integer kernels ({result.promised} promised)"
     steady = f"{percent(end.self_agreement)} for the simulation with itself, inputs scaled by 1 + 1e-6"

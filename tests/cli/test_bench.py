@@ -1,0 +1,60 @@
+"""``vitq bench`` on a tiny artifact: what it runs, and the two ways to read it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+import vitq
+
+
+@pytest.fixture(scope="module")
+def run(tiny: Callable[..., nn.Module], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    images = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    vit = tiny("vit", depth=1)
+    model = vitq.quantize(vit, images, recipe="rtn", bits="w4a8", target="onnxruntime", progress=False)
+    return model.save(tmp_path_factory.mktemp("bench") / "w4a8")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    random = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("photos") / "photos.npz"
+    np.savez(path, images=random.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8), labels=np.arange(8))
+    return path
+
+
+def test_every_measure_is_in_the_json_and_every_row_in_the_table(
+    vitq_cli: Any, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = ("--images", str(photos), "--limit", "4", "--rounds", "1", "--batch", "1", "--no-rivals", "--quiet")
+    result = vitq_cli("bench", str(run), *quick, "--validation", str(photos), "--json")
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.stdout)
+    assert (data["threads"], data["rounds"]) == (1, 1)
+    rows = {(row["runtime"], row["name"]): row for row in data["rows"]}
+    assert {("onnxruntime", "float32"), ("onnxruntime", "w4a8")} <= set(rows)
+    measures = "integer_products memory_bytes milliseconds name ratios runtime size_bytes top1"
+    for row in rows.values():
+        assert sorted(row) == measures.split()
+        assert row["milliseconds"]["1"] > 0 and 0 <= row["top1"] <= 100
+    assert rows["onnxruntime", "float32"]["ratios"] == {"1": 1.0}
+    assert rows["onnxruntime", "w4a8"]["integer_products"] == 7
+
+    monkeypatch.setattr("vitq.export.bench.footprint", lambda *_: 2**20)  # a process for each row takes seconds
+    table = vitq_cli("bench", str(run), *quick)
+    assert table.exit_code == 0, table.output
+    for text in ("median milliseconds a batch, 1 thread", "float32", "w4a8", "fastest at batch 1"):
+        assert text in table.output
+
+
+def test_artifacts_that_do_not_exist_end_in_their_own_exit_code(vitq_cli: Any, photos: Path, tmp_path: Path) -> None:
+    assert vitq_cli("bench", str(tmp_path / "none"), "--images", str(photos)).exit_code == 4
