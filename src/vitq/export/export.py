@@ -23,7 +23,7 @@ from vitq.targets import IR, OPSET, check_opset, profile_of
 if TYPE_CHECKING:
     from vitq.quantized import QuantizedModel
 
-FLIPPED, ERROR = 1e-3, 1e-4
+FLIPPED, ERROR = 1e-3, 1e-5
 """Bounds of the proof: share of a block's codes that differ, largest relative error of a block's end."""
 
 
