@@ -77,9 +77,9 @@ def quantize(
     plan = load_recipe(recipe, budget=budget, overrides={**chosen, **(overrides or {})})
     taken = next(step.scope for step in plan.steps if isinstance(step, Insert))
     folder = None if out is None else Path(out)
-    kept = None if folder is None else folder / "checkpoints"
-    finished = folder is not None and (folder / "config.json").exists() and not overwrite
-    finished = finished and kept is not None and not Store.unfinished(kept)
+    checkpoints = None if folder is None else folder / "checkpoints"
+    ended = checkpoints is None or not Store.unfinished(checkpoints)
+    finished = folder is not None and (folder / "config.json").exists() and ended and not overwrite
     if finished and not resume:
         raise ArtifactError(f"{folder} already holds a finished artifact; choose another --out, or --overwrite it")
     place = choose_device(device)
@@ -90,7 +90,7 @@ def quantize(
         about = _about(loaded, x_NCHW, plan, wanted, taken, seed)
         if folder is not None and finished:
             return _finished(folder, about, place)
-        store = Store(kept, about.model_dump(mode="json"), resume, overwrite)
+        store = Store(checkpoints, about.model_dump(mode="json"), resume, overwrite)
         teacher = capture_checked(loaded, x_NCHW, place)
         run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, store)
         show_scope(run, plan.steps)

@@ -32,6 +32,7 @@ class Run:
     stage: str = "run"
     """Name of the step at work, unique within the run: the prefix of its checkpoints."""
     _told: int = 0
+    """How many warnings there were when ``restore`` was last called."""
 
     def restore(self, key: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """Return the (tensors, facts) kept under ``key``, None if there are none, and repeat its warnings."""

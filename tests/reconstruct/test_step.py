@@ -13,6 +13,7 @@ from vitq.reconstruct.objectives import Fusion
 from vitq.run import Run
 
 QUICK = {"steps": 30, "batch": 16, "held_out": 16, "precision": "float32"}
+TRIALS = {"among": ["unit", "block"], "outlier_quantiles": [], "steps": 2, "images": 24, "held_out": 8}
 MGRQ = {**QUICK, "global": 1.0, "local": 0.1}
 
 
@@ -118,11 +119,10 @@ def test_the_better_of_average_and_last_values_is_kept(
     assert expected and all(any(torch.equal(tensor, value) for value in values) for tensor in expected)
 
 
-@pytest.mark.parametrize("recipe", ["qft"])
 def test_a_stage_over_the_whole_network_sees_feature_and_logits(
-    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, recipe: str
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (step,) = (s for s in load_recipe(recipe).steps if isinstance(s, Reconstruct))
+    (step,) = (s for s in load_recipe("qft").steps if isinstance(s, Reconstruct))
     fusions: list[Fusion] = []
     fuse = Fusion.__call__
     monkeypatch.setattr(Fusion, "__call__", lambda self, batch: (fusions.append(self), fuse(self, batch))[1])
@@ -135,7 +135,7 @@ def test_a_stage_over_the_whole_network_sees_feature_and_logits(
 
 
 @pytest.mark.parametrize(
-    "path", [{"order": "fine_to_coarse", "schedule": ["unit", "block"], "even": True}, {"choose": {}}]
+    "path", [{"order": "fine_to_coarse", "schedule": ["unit", "block"], "even": True}, {"choose": TRIALS}]
 )
 @pytest.mark.parametrize(
     "objective", [{"global": 0.1, "local": 0.02}, {"weigh": "perturbed"}, {"weigh": "mean_fisher"}]
@@ -143,10 +143,6 @@ def test_a_stage_over_the_whole_network_sees_feature_and_logits(
 def test_levels_and_chosen_slicings_take_any_objective(
     make_run: Callable[..., Run], path: dict[str, object], objective: dict[str, object]
 ) -> None:
-    if "choose" in path:
-        path = {
-            "choose": {"among": ["unit", "block"], "outlier_quantiles": [], "steps": 2, "images": 24, "held_out": 8}
-        }
     run = make_run()
     before = feature_error(run)
     Reconstruct.model_validate({**QUICK, **path, **objective, "steps": 10}).apply(run)
