@@ -120,6 +120,9 @@ def test_random_weights_are_seeded_and_leave_the_global_generator_alone() -> Non
         ("deit_tinny_patch16_224", "did you mean 'deit_tiny_patch16_224'"),
         ("zzzzqqq", "vitq models"),
         ("timm/deit_tinny_patch16_224.fb_in1k", "did you mean 'deit_tiny_patch16_224'"),
+        ("./runs/absent", "no folder './runs/absent'"),
+        ("/runs/absent", "no folder '/runs/absent'"),
+        ("runs/deit/absent", "no folder 'runs/deit/absent'"),
     ],
 )
 def test_unknown_names_get_a_suggestion(name: str, said: str) -> None:
@@ -150,6 +153,8 @@ def test_without_network_the_error_names_the_way_out(monkeypatch: pytest.MonkeyP
 
     with pytest.raises(ModelError, match="--weights FILE"):
         load_model("deit_tiny_patch16_224")
+    with pytest.raises(ModelError, match="'runs/absent' is no folder here and could not be fetched"):
+        load_model("runs/absent")
 
 
 def test_a_given_module_is_copied_and_never_changed() -> None:

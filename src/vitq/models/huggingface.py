@@ -43,7 +43,7 @@ def load_huggingface(name: str, weights: Path | str | None, num_classes: int | N
     transformers = _transformers(name)
     local = Path(name).is_dir()
     changes = {} if num_classes is None else {"num_labels": num_classes}
-    with seeded_weights(), hub(f"'{name}'"):
+    with seeded_weights(), hub(f"'{name}'" if local else f"'{name}' is no folder here and"):
         config = transformers.AutoConfig.from_pretrained(name, **(changes if weights is not None else {}))
         if weights is None:
             model, report = transformers.AutoModelForImageClassification.from_pretrained(

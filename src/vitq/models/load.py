@@ -38,6 +38,8 @@ def load_model(
     elif Path(spec).is_dir():
         loaded = _load_folder(Path(spec), weights, num_classes)
     elif "/" in spec and not spec.startswith(("timm/", "hf-hub:", "hf_hub:")):
+        if spec.count("/") > 1 or spec[0] in "/.~":
+            raise ModelError(f"there is no folder '{spec}', and a Hugging Face id has the form owner/name")
         loaded = load_huggingface(spec, weights, num_classes)
     else:
         loaded = load_timm(spec, weights, num_classes)
