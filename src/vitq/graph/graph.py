@@ -11,6 +11,7 @@ from vitq.graph.attention import open_attention
 from vitq.graph.capture import capture as capture_module
 from vitq.graph.granularity import Granularity
 from vitq.graph.insert import bypass, insert_quantizers, inserted_quantizers, without_quantizers
+from vitq.graph.masks import deepen_masks
 from vitq.graph.ops import attribute
 from vitq.graph.segment import extract
 from vitq.graph.sites import Site, find_sites
@@ -113,4 +114,5 @@ def capture(model: nn.Module, example_BCHW: torch.Tensor) -> Graph:
     """
     module = capture_module(model, example_BCHW)
     open_attention(module)
+    deepen_masks(module)
     return Graph(module)
