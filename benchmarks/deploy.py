@@ -5,35 +5,21 @@
     python benchmarks/deploy.py table
 
 Every model is quantized at each bit-width for a target into the folder of --runs (what is there already is taken), then
-all files run interleaved in one process; rows go to a JSONL file. With ``--random`` weights are random: speed only. The
-ceiling is what PyTorch's int8 matrix product alone reaches right after, on this machine and as many threads.
+all files run interleaved in one process; rows go to a JSONL file. With ``--random`` weights are random: speed only.
+The ceiling is what the best int8 matrix product alone (ceiling.py) reaches right after, with as many threads.
 """
 
 import argparse
-import json
-import time
 from pathlib import Path
 
-import torch
-from command import run_or_table, vitq
+from ceiling import ceiling
+from command import append, rows, run_or_table, vitq
 
 import vitq as library
 from vitq.cli.machine import processor
 from vitq.graph.ops import LINEAR, is_op, value
 
 RESULTS = Path(__file__).parent / "results" / "deploy.jsonl"
-
-
-def ceiling(threads: int, size: int = 2048, rounds: int = 20) -> float:
-    """Return the best rate of an int8 matrix product, in 1e9 operations a second."""
-    torch.set_num_threads(threads)
-    a, b = (torch.randint(-128, 127, (size, size), dtype=torch.int8) for _ in range(2))
-    times = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        torch._int_mm(a, b)
-        times.append(time.perf_counter() - began)
-    return 2 * size**3 / min(times) / 1e9
 
 
 def operations(run: Path) -> float:
@@ -49,7 +35,6 @@ def operations(run: Path) -> float:
 def run(chosen: argparse.Namespace) -> None:
     """Quantize and measure every model."""
     calibration, validation = chosen.data / "imagenet-calibration", chosen.data / "imagenet-validation"
-    RESULTS.parent.mkdir(exist_ok=True)
     for model in chosen.models:
         weights = "random" if chosen.random else str(chosen.data / "weights" / f"{model}.safetensors")
         runs = [chosen.runs / f"{model}-{chosen.target}" / bits for bits in chosen.bits]
@@ -69,41 +54,38 @@ def run(chosen: argparse.Namespace) -> None:
         result = vitq("bench", *map(str, runs), "--images", str(calibration), *judged, *more, *sizes, *source)
         about = {
             **{"model": model, "random": chosen.random, "threads": chosen.threads, "target": chosen.target},
-            **{
-                "machine": processor().value,
-                "ceiling_gops": ceiling(chosen.threads),
-                "linear_gop": operations(runs[0]),
-            },
+            **{"machine": processor().value, "linear_gop": operations(runs[0])},
+            "ceiling_gops": ceiling(chosen.threads),
         }
-        with RESULTS.open("a") as file:
-            for row in result["rows"]:
-                file.write(json.dumps({**about, **row}) + "\n")
+        for row in result["rows"]:
+            append(chosen.results, {**about, **row})
         print(f"{model}: {len(result['rows'])} rows", flush=True)
 
 
-def table(_: argparse.Namespace) -> None:
+def table(chosen: argparse.Namespace) -> None:
     """Print the results as Markdown."""
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    for group in dict.fromkeys((row["model"], row["threads"], row["machine"]) for row in rows):
-        mine = [row for row in rows if (row["model"], row["threads"], row["machine"]) == group]
+    found = rows(chosen.results)
+    for group in dict.fromkeys((row["model"], row["threads"], row["machine"]) for row in found):
+        mine = [row for row in found if (row["model"], row["threads"], row["machine"]) == group]
         ceiling_gops, linear_gop = mine[0]["ceiling_gops"], mine[0]["linear_gop"]
         batches = list(mine[0]["milliseconds"])
-        floor = ", ".join(f"{1e3 * int(b) * linear_gop / ceiling_gops:.1f} ms at batch {b}" for b in batches)
+        floors = {batch: 1e3 * int(batch) * linear_gop / ceiling_gops for batch in batches}
+        floor = ", ".join(f"{spent:.1f} ms at batch {batch}" for batch, spent in floors.items())
         print(f"\n### {group[0]}, {group[1]} thread(s), {group[2]}\n")
         print(f"The linears alone at the int8 ceiling of {ceiling_gops:.0f} GOPS: {floor}.\n")
         headers = [
             *(f"batch {b}, ms (times float32)" for b in batches),
-            "top-1 of the file",
-            "MB",
-            "memory, MiB",
-            "integer products",
+            "of the ceiling, %",
+            *("top-1 of the file", "MB", "memory, MiB", "integer products"),
         ]
         print(f"| runtime | model | {' | '.join(headers)} |\n|---|---|{'---|' * len(headers)}")
         for row in mine:
             times = [f"{row['milliseconds'][b]:.1f} ({row['ratios'][b]:.2f})" for b in batches]
+            shares = [f"{100 * floors[b] / row['milliseconds'][b]:.0f}" for b in batches]
+            share = " / ".join(shares) if row["integer_products"] else "–"
             top1 = "–" if row["top1"] is None else f"{row['top1']:.1f}"
             size, memory = f"{row['size_bytes'] / 1e6:.1f}", f"{row['memory_bytes'] / 2**20:.0f}"
-            cells = [row["runtime"], row["name"], *times, top1, size, memory, str(row["integer_products"])]
+            cells = [row["runtime"], row["name"], *times, share, top1, size, memory, str(row["integer_products"])]
             print(f"| {' | '.join(cells)} |")
 
 
@@ -124,4 +106,4 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    run_or_table(__doc__, options, run, table)
+    run_or_table(__doc__, options, run, table, RESULTS)
