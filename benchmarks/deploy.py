@@ -53,8 +53,12 @@ def run(chosen: argparse.Namespace) -> None:
         source = ("--floating", model, "--weights", weights)
         result = vitq("bench", *map(str, runs), "--images", str(calibration), *judged, *more, *sizes, *source)
         about = {
-            **{"model": model, "random": chosen.random, "threads": chosen.threads, "target": chosen.target},
-            **{"machine": processor().value, "linear_gop": operations(runs[0])},
+            "model": model,
+            "random": chosen.random,
+            "threads": chosen.threads,
+            "target": chosen.target,
+            "machine": processor().value,
+            "linear_gop": operations(runs[0]),
             "ceiling_gops": ceiling(chosen.threads),
         }
         for row in result["rows"]:

@@ -13,13 +13,15 @@ TINY = torch.finfo(torch.float32).tiny
 
 
 class Masked(nn.Module):
-    """Attention probabilities under a mask that hides every second key; ``elsewhere`` reads the mask once more."""
+    """Probabilities under a mask that hides every second key, with ``row`` the first query's others too;
+    ``elsewhere`` reads the mask once more.
+    """
 
-    def __init__(self, depth: float, elsewhere: bool = False, rows: bool = False) -> None:
+    def __init__(self, depth: float, elsewhere: bool = False, row: bool = False) -> None:
         super().__init__()
         mask_NN = torch.zeros(8, 8)
         mask_NN[:, ::2] = depth
-        if rows:
+        if row:
             mask_NN[0] = depth
         self.register_buffer("mask", mask_NN)
         self.elsewhere = elsewhere
@@ -70,7 +72,7 @@ def test_what_a_mask_hides_keeps_its_probability_to_1e_30(depth: float) -> None:
     assert not subnormal(found)
 
 
-@pytest.mark.parametrize("options", [{"elsewhere": True}, {"rows": True}])
+@pytest.mark.parametrize("options", [{"elsewhere": True}, {"row": True}])
 def test_a_mask_read_elsewhere_or_that_hides_a_whole_row_stays(options: dict[str, bool]) -> None:
     model, x_BNN = Masked(-100.0, **options).eval(), torch.randn(2, 8, 8)
 

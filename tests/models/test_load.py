@@ -120,13 +120,18 @@ def test_random_weights_are_seeded_and_leave_the_global_generator_alone() -> Non
         ("deit_tinny_patch16_224", "did you mean 'deit_tiny_patch16_224'"),
         ("zzzzqqq", "vitq models"),
         ("timm/deit_tinny_patch16_224.fb_in1k", "did you mean 'deit_tiny_patch16_224'"),
-        ("./runs/absent", "no folder './runs/absent'"),
-        ("/runs/absent", "no folder '/runs/absent'"),
-        ("runs/deit/absent", "no folder 'runs/deit/absent'"),
     ],
 )
 def test_unknown_names_get_a_suggestion(name: str, said: str) -> None:
     with pytest.raises(ModelError, match=said):
+        load_model(name)
+
+
+@pytest.mark.parametrize("name", ["./runs/absent", "/runs/absent", "~/absent", "runs/deit/absent"])
+def test_absent_folders_are_named_without_asking_the_hub(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("vitq.models.load.load_huggingface", lambda *_: pytest.fail("asked the hub"))
+
+    with pytest.raises(ModelError, match=f"no folder '{name}'"):
         load_model(name)
 
 

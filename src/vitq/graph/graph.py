@@ -108,7 +108,7 @@ class Graph:
 
 
 def capture(model: nn.Module, example_BCHW: torch.Tensor) -> Graph:
-    """Capture ``model`` with a dynamic batch and open its fused attention; the model is not changed.
+    """Capture ``model`` with a dynamic batch, open its fused attention, deepen its masks; the model is not changed.
 
     Raises ModelError where ``torch.export`` refuses the model.
     """

@@ -8,18 +8,18 @@ SUBNORMAL, HIDDEN = -87.0, -200.0
 """exp(-87) is about the smallest normal float32; exp(-200) is zero."""
 
 
-def deepen_masks(module: fx.GraphModule) -> int:
-    """Set what constants add to a softmax's input from [-200, -87] to -200 and count these constants.
+def deepen_masks(module: fx.GraphModule) -> None:
+    """Set what constants add to a softmax's input from [-200, -87] to -200, in place.
 
     exp(-100), what Swin's mask leaves of a pair that it hides, is a subnormal float32, and CPUs multiply those several
-    times slower. No probability changes by more than 1e-30 where the scores lie within 18 of each other. A constant
-    with a row that hides everything stays as it is. Source: vitq, measured in benchmarks/deploy.md.
+    times slower. No probability changes by more than 1e-30 where the scores lie within 18 of each other. Constants
+    have any shape; one that hides a whole row (its last dimension), is a parameter, or is also read elsewhere stays as
+    it is. Source: vitq, measured in benchmarks/deploy.md.
     """
     readers: dict[str, list[fx.Node]] = {}
     for node in module.graph.nodes:
         if node.op == "get_attr":
             readers.setdefault(str(node.target), []).append(node)
-    count = 0
     for path, nodes in readers.items():
         constant = attribute(module, path)
         if isinstance(constant, nn.Parameter) or not constant.is_floating_point():
@@ -29,8 +29,6 @@ def deepen_masks(module: fx.GraphModule) -> int:
         if deep and all(_only_added_to_scores(node) for node in nodes):
             owner, _, name = path.rpartition(".")
             setattr(module.get_submodule(owner), name, constant.masked_fill(hides, HIDDEN))
-            count += 1
-    return count
 
 
 def _only_added_to_scores(node: fx.Node) -> bool:
