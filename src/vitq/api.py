@@ -19,7 +19,7 @@ from vitq.data import load_labelled, open_images
 from vitq.devices import choose_device, peak_memory
 from vitq.errors import ArtifactError, ExportError
 from vitq.events import Events
-from vitq.inputs import capture_checked, draw_images, load_source
+from vitq.inputs import capture_checked, draw_images, load_source, settle_for
 from vitq.judge import Judge
 from vitq.measure import Metrics, measure
 from vitq.models import LoadedModel, Preprocessing
@@ -146,6 +146,7 @@ def evaluate(
     loaded = load_source(target if isinstance(target, nn.Module) else str(target), weights, num_classes, preprocessing)
     source = open_images(images)
     with Events(console=progress) as events:
+        loaded = settle_for(source, loaded, events.warn)
         batches = load_labelled(
             source,
             loaded.preprocessing,

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitq.data import draw_calibration, open_images
-from vitq.errors import GraphError
+from vitq.data import ImageSource, draw_calibration, load_batches, open_images
+from vitq.errors import GraphError, ModelError
 from vitq.events import Events
 from vitq.graph import Graph, capture
-from vitq.models import LoadedModel, Preprocessing, load_model
+from vitq.models import LoadedModel, Preprocessing, load_model, settle
+from vitq.models.outputs import Warn
 
 
 def load_source(
@@ -22,31 +23,50 @@ def load_source(
     preprocessing: Preprocessing | Mapping[str, Any] | None,
 ) -> LoadedModel:
     """Load a model by name or folder, or take it as it is; ``preprocessing`` replaces values of its own."""
-    loaded = model if isinstance(model, LoadedModel) else load_model(model, weights=weights, num_classes=num_classes)
-    if preprocessing is None:
-        return loaded
-    if isinstance(preprocessing, Mapping):
-        preprocessing = Preprocessing.from_dict({**loaded.preprocessing.to_dict(), **preprocessing})
-    return replace(loaded, preprocessing=preprocessing)
+    if isinstance(model, LoadedModel):
+        return replace(model, preprocessing=model.preprocessing.changed(preprocessing))
+    return load_model(model, weights=weights, num_classes=num_classes, preprocessing=preprocessing)
+
+
+def settle_for(source: ImageSource, loaded: LoadedModel, warn: Warn) -> LoadedModel:
+    """Settle the model on the first images of a source, prepared as they will be."""
+    x_BCHW, _ = next(load_batches(source, loaded.preprocessing, batch_size=2, warn=warn))
+    return settle(loaded, x_BCHW, warn)
 
 
 def capture_checked(loaded: LoadedModel, x_NCHW: torch.Tensor, device: torch.device) -> Graph:
-    """Capture the model on ``device``; raise GraphError where the graph does not compute what the model computes."""
-    graph = capture(loaded.module, x_NCHW[:2])
+    """Capture the model on ``device``.
+
+    Raises ModelError where the model is random, and GraphError where the graph does not compute what the model
+    computes.
+    """
+    x_2CHW = x_NCHW[:2]
+    graph = capture(loaded.module, x_2CHW)
     with torch.no_grad():
-        expected, got = loaded.module(x_NCHW[:2]), graph(x_NCHW[:2])
-    if not torch.allclose(expected, got, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
-        raise GraphError(
-            f"the captured graph of {loaded.name} does not compute what the model computes; please report it"
-        )
+        expected, got = loaded.module(x_2CHW), graph(x_2CHW)
+        if not _close(expected, got):
+            if not torch.equal(expected, loaded.module(x_2CHW)):
+                raise ModelError(
+                    f"{loaded.name} is random in eval mode: two runs on the same images differ. Turn off what draws "
+                    "numbers there, such as F.dropout(x, p) without training=self.training, or noise"
+                )
+            raise GraphError(
+                f"the captured graph of {loaded.name} does not compute what the model computes; please report it"
+            )
     graph.to(device)
     return graph
+
+
+def _close(expected: torch.Tensor, got: torch.Tensor) -> bool:
+    if expected.shape != got.shape:
+        return False
+    return torch.allclose(expected, got, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
 def draw_images(
     loaded: LoadedModel, images: Any, take_size: bool, limit: int, views: int, seed: int, events: Events
 ) -> tuple[LoadedModel, torch.Tensor]:
-    """Draw calibration images x_NCHW with a seed and show how they are preprocessed.
+    """Draw calibration images x_NCHW with a seed, show how they are preprocessed, settle the model's output on them.
 
     With ``take_size`` a tensor of images, which is preprocessed already, sets the model's input size.
     """
@@ -57,4 +77,4 @@ def draw_images(
     events.show(f"{loaded.name}: {loaded.preprocessing.describe()}")
     source = open_images(images)
     x_NCHW = draw_calibration(source, loaded.preprocessing, limit=limit, views=views, seed=seed, warn=events.warn)
-    return loaded, x_NCHW
+    return settle(loaded, x_NCHW, events.warn), x_NCHW

@@ -103,7 +103,7 @@ class QuantizedModel:
         """
         from vitq.data import draw_calibration, load_labelled, open_images
         from vitq.inputs import load_source
-        from vitq.models import Preprocessing
+        from vitq.models import Preprocessing, settle
 
         require_export()
         check_opset(opset)
@@ -114,6 +114,7 @@ class QuantizedModel:
         loaded = None if floating is None else load_source(floating, weights, classes, None)
         with Events(console=progress) as events:
             x_NCHW = draw_calibration(open_images(images), preprocessing, limit=limit, warn=events.warn)
+            loaded = loaded and settle(loaded, x_NCHW, events.warn)
             if validation is not None:
                 source = open_images(validation)
                 labelled = partial(load_labelled, source, preprocessing, None, batch_size=32, num_classes=classes)

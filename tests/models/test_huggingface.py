@@ -9,7 +9,8 @@ from PIL import Image
 
 from vitq.errors import ModelError
 from vitq.models import load_model
-from vitq.models.huggingface import LogitsOf, processor_preprocessing
+from vitq.models.huggingface import LogitsOf
+from vitq.models.processors import processor_preprocessing
 from vitq.models.torchvision_shim import ensure_torchvision
 
 
@@ -95,7 +96,9 @@ def test_unknown_id_without_network(monkeypatch: pytest.MonkeyPatch, transformer
         load_model("nobody/nothing")
 
 
+PLAIN = {"do_resize": True, "do_rescale": True, "do_normalize": True, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
 CLIP = {
+    **PLAIN,
     "size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224},
     "resample": 3, "image_mean": [0.4, 0.4, 0.4], "image_std": [0.2, 0.2, 0.2],
 }  # fmt: skip
@@ -109,13 +112,16 @@ CLIP = {
             {
                 "input_size": (3, 224, 224),
                 "crop_pct": 0.875,
-                "crop_mode": "center",
+                "crop_mode": "shortest_edge",
                 "interpolation": "bicubic",
             },
         ),
         ({"size": 8, "resample": 0}, {"interpolation": "nearest"}),
         ({"size": 384}, {"input_size": (3, 384, 384), "crop_pct": 1.0, "mean": (0.0, 0.0, 0.0)}),
-        ({"size": {"shortest_edge": 224}, "crop_pct": 0.9}, {"crop_pct": 0.9, "crop_mode": "center"}),
+        (
+            {"size": {"shortest_edge": 224}, "crop_pct": 0.9, "image_processor_type": "ConvNextImageProcessorFast"},
+            {"input_size": (3, 224, 224), "crop_pct": 224 / 248, "crop_mode": "shortest_edge"},
+        ),
         ({"size": {"height": 96, "width": 64}}, {"input_size": (3, 96, 64), "crop_mode": "squash"}),
         (
             {"size": 8, "do_rescale": False, "image_mean": [127.5] * 3, "image_std": [127.5] * 3},
@@ -124,7 +130,7 @@ CLIP = {
     ],
 )
 def test_processors_are_translated(processor: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    preprocessing = processor_preprocessing(processor)
+    preprocessing = processor_preprocessing({**PLAIN, **processor})
 
     assert {name: getattr(preprocessing, name) for name in expected} == expected
 
@@ -137,10 +143,10 @@ def test_crop_share_gives_back_the_short_side(short_side: int) -> None:
 
 
 def test_unknown_interpolation_is_named() -> None:
-    with pytest.raises(ModelError, match="resample 5"):
-        processor_preprocessing({"size": 8, "resample": 5})
+    with pytest.raises(ModelError, match="resample of 6"):
+        processor_preprocessing({**PLAIN, "size": 8, "resample": 6})
 
 
 def test_unknown_size_is_named() -> None:
     with pytest.raises(ModelError, match="longest_edge"):
-        processor_preprocessing({"size": {"longest_edge": 512}})
+        processor_preprocessing({**PLAIN, "size": {"longest_edge": 512}})

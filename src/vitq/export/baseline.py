@@ -7,7 +7,7 @@ import torch
 from vitq.errors import ExportError
 from vitq.export.build import build
 from vitq.graph import capture
-from vitq.models import LoadedModel
+from vitq.models import LoadedModel, settle
 
 if TYPE_CHECKING:
     from vitq.quantized import QuantizedModel
@@ -21,4 +21,5 @@ def baseline(floating: LoadedModel, model: "QuantizedModel", example_BCHW: torch
             f"'{floating.name}' has other weights ({given[:8]}) than the model that the artifact was made of "
             f"('{model.config.source.get('name')}', {str(made_of)[:8]}); give that model, with its --weights"
         )
-    return build(capture(floating.module, example_BCHW), {}, example_BCHW, {})
+    module = settle(floating, example_BCHW, lambda *_: None).module
+    return build(capture(module, example_BCHW), {}, example_BCHW, {})

@@ -1,6 +1,7 @@
 """Capture any model as one flat graph of ATen operations with a dynamic batch."""
 
 import copy
+import inspect
 import warnings
 from typing import Any
 
@@ -19,14 +20,20 @@ def capture(model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
     """
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     example = example_BCHW if len(example_BCHW) > 1 else torch.cat((example_BCHW, example_BCHW))
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
     try:
         module = _export(frozen, example)
+    except ModelError:
+        raise
     except Exception as error:  # torch.export raises many unrelated types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
             f"torch.export cannot capture {type(model).__name__}: {reason}; "
             "vitq needs a model without branches on values or on the batch size (x.shape[0], not len(x))"
         ) from error
+    finally:
+        torch.set_default_dtype(default)
     _check_signature(module, type(model).__name__)
     plain = fx.GraphModule(module, _without_guards(module.graph))
     fold_constants(plain)
@@ -36,12 +43,26 @@ def capture(model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
 
 def _export(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
     """Export with a dynamic batch and nothing in place, without torch's remarks about its own inside."""
-    batch = torch.export.Dim("batch", min=1, max=65536)
+    shapes = _dynamic_batch(model, example)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+        program = torch.export.export(model, (example,), dynamic_shapes=shapes)
         module: fx.GraphModule = program.run_decompositions({}).module()
     return module
+
+
+def _dynamic_batch(model: nn.Module, example: torch.Tensor) -> dict[str, Any]:
+    """Name the image's argument as the model's ``forward`` does, inside ``*args`` where it takes those."""
+    batch = {0: torch.export.Dim("batch", min=1, max=65536)}
+    signature = inspect.signature(model.forward)
+    try:
+        bound = signature.bind(example).arguments
+    except TypeError as error:
+        raise ModelError(
+            f"{type(model).__name__}.forward{signature} cannot be called with one image tensor ({error}); "
+            "wrap the model in a module whose forward(self, x) calls it"
+        ) from error
+    return {name: (batch,) if isinstance(value, tuple) else batch for name, value in bound.items()}
 
 
 def _check_signature(module: fx.GraphModule, name: str) -> None:
