@@ -1,5 +1,6 @@
 from collections.abc import Mapping
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from vitq.errors import ModelError
-from vitq.models import load_model
+from vitq.models import Preprocessing, load_model
 from vitq.models.huggingface import LogitsOf
 from vitq.models.processors import processor_preprocessing
 from vitq.models.torchvision_shim import ensure_torchvision
@@ -150,3 +151,35 @@ def test_unknown_interpolation_is_named() -> None:
 def test_unknown_size_is_named() -> None:
     with pytest.raises(ModelError, match="longest_edge"):
         processor_preprocessing({**PLAIN, "size": {"longest_edge": 512}})
+
+
+def test_a_folder_whose_processor_vitq_cannot_follow_needs_preprocessing(
+    transformers: Any, folder: Path, tmp_path: Path
+) -> None:
+    copytree(folder, tmp_path, dirs_exist_ok=True)
+    transformers.ViTImageProcessor(do_resize=False).save_pretrained(tmp_path)
+    own = Preprocessing((3, 32, 32), 1.0)
+
+    with pytest.raises(ModelError, match=r"do_resize.*preprocessing=Preprocessing"):
+        load_model(tmp_path)
+    with pytest.raises(ModelError, match="do_resize"):
+        load_model(tmp_path, preprocessing={"crop_pct": 0.9})
+    assert load_model(tmp_path, preprocessing=own).preprocessing == own
+    assert load_model(tmp_path, preprocessing=own.to_dict()).preprocessing == own
+
+
+@pytest.mark.parametrize("text", ["3", "{", '{"image_processor_type": "Zzz"}', '{"image_processor_type": 3}'])
+def test_a_damaged_processor_file_is_not_taken_for_an_absent_one(folder: Path, tmp_path: Path, text: str) -> None:
+    copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "preprocessor_config.json").write_text(text)
+
+    with pytest.raises(ModelError, match=r"image processor of .* cannot be read"):
+        load_model(tmp_path)
+
+
+def test_a_folder_without_a_processor_assumes_and_says_so(folder: Path, tmp_path: Path) -> None:
+    copytree(folder, tmp_path, dirs_exist_ok=True)
+    for file in tmp_path.glob("*processor_config.json"):
+        file.unlink()
+
+    assert load_model(tmp_path).preprocessing == Preprocessing((3, 32, 32), assumed=True)

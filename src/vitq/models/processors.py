@@ -197,7 +197,7 @@ def _interpolation(resample: Any, name: str) -> str:
 def _sides(size: Any) -> tuple[int, ...] | None:
     """(short edge,) or (height, width) of the forms that processors use: a number, a pair or a mapping."""
     if isinstance(size, int):
-        return (size,)
+        return size, size
     if isinstance(size, list | tuple) and len(size) == 2:
         return int(size[0]), int(size[1])
     if isinstance(size, Mapping):
