@@ -8,6 +8,7 @@ from torch import nn
 from vitq.data import load_labelled, open_images
 from vitq.errors import ModelError
 from vitq.models import Preprocessing, list_models, load_model
+from vitq.models.torchvision_shim import ensure_torchvision
 from vitq.models.weights import read_state_dict
 
 SMALL = "test_vit"
@@ -232,7 +233,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12
         (b"<html>404</html>", "a web page"),
         (b"epoch,loss\n1,2.5\n", "are text"),
         (b'{"weights": [1, 2]}', "are text|not a readable"),
-        (b"\x80\x04K\x05.", "damaged or not a PyTorch file|hold no state dict"),
+        (b"\x80\x04K\x05.", "damaged or not a PyTorch file|hold no state dict|not a readable"),
         (b"\x89PNG\r\n\x1a\n" + bytes(64), "damaged|not a readable"),
         (b"PK\x03\x04" + bytes(64), "damaged|not a readable"),
     ],
@@ -300,6 +301,7 @@ def test_a_configuration_that_is_not_text_is_named(tmp_path: Path) -> None:
 
 
 def test_model_arguments_of_a_transformer_are_passed_on(tmp_path: Path) -> None:
+    ensure_torchvision()
     import timm
 
     module = timm.create_model("test_vit", num_classes=3, img_size=32, depth=1)

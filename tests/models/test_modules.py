@@ -9,6 +9,7 @@ from torch import nn
 
 from vitq.errors import ModelError
 from vitq.models import load_model
+from vitq.models.torchvision_shim import ensure_torchvision
 
 
 class Small(nn.Module):
@@ -37,6 +38,7 @@ def test_wrappers_are_taken_off(wrap: Callable[[nn.Module], Any]) -> None:
 
 
 def test_timm_averages_are_taken_off() -> None:
+    ensure_torchvision()
     from timm.utils import ModelEmaV2
 
     assert type(load_model(ModelEmaV2(Small())).module) is Small

@@ -124,6 +124,7 @@ def test_another_number_of_classes_than_the_model_has_is_refused() -> None:
 
 
 def test_a_new_head_says_how_many_classes_there_are() -> None:
+    ensure_torchvision()
     import timm
 
     model = timm.create_model("test_vit", num_classes=0, img_size=8, patch_size=4)

@@ -3,6 +3,8 @@
 import copy
 import inspect
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,10 +22,9 @@ def capture(model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
     """
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     example = example_BCHW if len(example_BCHW) > 1 else torch.cat((example_BCHW, example_BCHW))
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
     try:
-        module = _export(frozen, example)
+        with _float32():
+            module = _export(frozen, example)
     except ModelError:
         raise
     except Exception as error:  # torch.export raises many unrelated types
@@ -32,13 +33,23 @@ def capture(model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
             f"torch.export cannot capture {type(model).__name__}: {reason}; "
             "vitq needs a model without branches on values or on the batch size (x.shape[0], not len(x))"
         ) from error
-    finally:
-        torch.set_default_dtype(default)
     _check_signature(module, type(model).__name__)
     plain = fx.GraphModule(module, _without_guards(module.graph))
-    fold_constants(plain)
+    with _float32():
+        fold_constants(plain)
     simplify(plain)
     return plain.eval()
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    """Make tensors without a type float32, whatever the caller's default is."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def _export(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
