@@ -16,7 +16,8 @@ from vitq.config import SCHEMA_VERSION, ArtifactConfig, SavedSite
 from vitq.errors import ArtifactError
 from vitq.graph import Graph
 from vitq.graph.insert import quantizer_target
-from vitq.graph.serialize import from_json, to_json
+from vitq.graph.rebuild import from_json
+from vitq.graph.serialize import to_json
 from vitq.quantizers import Format, Quantizer, make_quantizer, pack, unpack
 
 FILES = ("config.json", "graph.json", "model.safetensors")

@@ -15,7 +15,8 @@ from vitq.graph import Graph, Role
 from vitq.graph.attention import open_attention
 from vitq.graph.capture import capture as capture_module
 from vitq.graph.ops import CONV, LINEAR, SOFTMAX, attribute, is_op
-from vitq.graph.serialize import from_json, to_json
+from vitq.graph.rebuild import from_json
+from vitq.graph.serialize import to_json
 from vitq.models.torchvision_shim import ensure_torchvision
 
 VIT: dict[str, Any] = {"depth": 2, "embed_dim": 64, "num_heads": 2}

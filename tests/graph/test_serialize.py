@@ -12,7 +12,8 @@ from torch import fx, nn
 from vitq.errors import ArtifactError
 from vitq.graph import Graph, capture
 from vitq.graph.encoding import decode_argument, decode_target, encode_argument, encode_target
-from vitq.graph.serialize import from_json, to_json
+from vitq.graph.rebuild import from_json
+from vitq.graph.serialize import to_json
 
 
 class Tiny(nn.Module):

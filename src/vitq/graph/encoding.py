@@ -3,13 +3,14 @@
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import fx
 
 from vitq.errors import ArtifactError
+from vitq.graph.grammar import DEEPEST, LARGEST_INTEGER, LONGEST, MOST_ITEMS
 
 _ARITHMETIC = ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "neg")
 _COMPARISON = ("eq", "ne", "lt", "le", "gt", "ge")
@@ -69,12 +70,14 @@ def encode_argument(argument: Any) -> Any:
     raise ArtifactError(f"an argument of type {type(argument).__name__} cannot be saved: {argument!r}")
 
 
-def decode_argument(argument: Any, nodes: Mapping[str, fx.Node]) -> Any:
-    """Undo ``encode_argument``; ``nodes`` are the nodes so far, by name."""
+def decode_argument(argument: Any, nodes: Mapping[str, fx.Node], depth: int = 0) -> Any:
+    """Undo ``encode_argument``; ``nodes`` are the nodes so far, by name. ArtifactError beyond the bounds of grammar."""
+    if depth > DEEPEST:
+        raise ArtifactError(f"an argument of the saved graph is nested deeper than {DEEPEST}")
     if isinstance(argument, list):
-        return [decode_argument(a, nodes) for a in argument]
+        return list(_decoded(argument, nodes, depth))
     if not isinstance(argument, dict):
-        return argument
+        return _bounded(argument)
     ((kind, content),) = argument.items()
     if kind == "node":
         if content not in nodes:
@@ -82,10 +85,10 @@ def decode_argument(argument: Any, nodes: Mapping[str, fx.Node]) -> Any:
         return nodes[content]
     if kind == "float" and content in ("inf", "-inf", "nan"):
         return float(content)
-    if kind == "tuple":
-        return tuple(decode_argument(a, nodes) for a in content)
-    if kind == "slice":
-        return slice(*(decode_argument(a, nodes) for a in content))
+    if kind == "tuple" and isinstance(content, list):
+        return tuple(_decoded(content, nodes, depth))
+    if kind == "slice" and isinstance(content, list) and len(content) == 3:
+        return slice(*_decoded(content, nodes, depth))
     if kind == "device" and content == "cpu":
         return torch.device("cpu")
     if kind in _TORCH_CONSTANTS and isinstance(constant := getattr(torch, content, None), _TORCH_CONSTANTS[kind]):
@@ -93,8 +96,24 @@ def decode_argument(argument: Any, nodes: Mapping[str, fx.Node]) -> Any:
     raise ArtifactError(f"argument {argument!r} of the saved graph cannot be read")
 
 
+def _decoded(items: list[Any], nodes: Mapping[str, fx.Node], depth: int) -> Iterator[Any]:
+    if len(items) > MOST_ITEMS:
+        raise ArtifactError(f"an argument of the saved graph has {len(items)} items; {MOST_ITEMS} are the most")
+    return (decode_argument(item, nodes, depth + 1) for item in items)
+
+
+def _bounded(argument: Any) -> Any:
+    """Return a number, a word or None as it is; ArtifactError for larger ones than any operator takes."""
+    too_large = isinstance(argument, int) and abs(argument) > LARGEST_INTEGER + 1
+    if too_large or (isinstance(argument, str) and len(argument) > LONGEST):
+        raise ArtifactError("an argument of the saved graph is larger than any operator takes")
+    return argument
+
+
 def _is_pure(overload: torch._ops.OpOverload) -> bool:
-    """Tell whether an operator only computes: it returns something, changes nothing and opens no file."""
+    """Tell whether an operator only computes: the same each time, changing nothing, reading no file or free memory."""
     schema = overload._schema
     files = any("file" in argument.name for argument in schema.arguments)
-    return bool(schema.returns) and not schema.is_mutable and not files
+    random = torch.Tag.nondeterministic_seeded in overload.tags
+    unwritten = re.match(r"_?(new_)?empty", schema.name.removeprefix("aten::")) is not None
+    return bool(schema.returns) and not (schema.is_mutable or files or random or unwritten)

@@ -1,5 +1,6 @@
 """Fake values: the shapes and dtypes of a graph, with a symbolic batch, without computing anything."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,16 @@ from vitq.graph.ops import attribute
 
 _BATCHES = (8191, 8179)
 """Two primes that stand for the batch, one after the other; what differs between them depends on it."""
+
+
+_POWERS = {operator.pow}
+_REPEATS = {operator.add, operator.mul, operator.mod}
+"""Arithmetic that repeats, joins or formats what is no number."""
+
+MOST_FACTORS = 4
+LARGEST_SIZE = 1 << 40
+MOST_ELEMENTS = 1 << 31
+"""Elements that an operation may make of one image."""
 
 
 def annotate(module: fx.GraphModule, shape: Sequence[int | None], dtype: torch.dtype) -> None:
@@ -63,15 +74,38 @@ def _run(module: fx.GraphModule, shape: Sequence[int], dtype: torch.dtype, batch
             results[node] = results[node.all_input_nodes[0]]
         elif node.op == "call_function":
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), results.__getitem__)
+            if node.target in _POWERS | _REPEATS:
+                _require_small(node, args)
             try:
                 with mode, torch.no_grad():
                     results[node] = node.target(*args, **kwargs)
+                _require_bounded(node, results[node], shape[0] if batched else 1)
+            except GraphError:
+                raise
             except Exception as error:  # torch raises many unrelated types
                 where = ", or runs for one batch size only" if batched else ""
                 raise GraphError(
                     f"node '{node.name}' does not run on the shapes of its arguments{where}: {error}"
                 ) from error
     return results
+
+
+def _require_small(node: fx.Node, args: tuple[Any, ...]) -> None:
+    """Raise GraphError for arithmetic on what is no number, or whose result would be no size."""
+    numbers = all(isinstance(a, int | float) for a in args)
+    if not numbers or (node.target in _POWERS and (abs(args[0]) > LARGEST_SIZE or not 0 <= args[1] <= MOST_FACTORS)):
+        raise GraphError(f"node '{node.name}' computes {node.target} of {args}, which is no size")
+
+
+def _require_bounded(node: fx.Node, result: Any, batch: int) -> None:
+    """Raise GraphError for tensors that no image needs, or numbers that are no sizes."""
+    for part in result if isinstance(result, tuple | list) else (result,):
+        if isinstance(part, torch.Tensor):
+            elements = part.numel() if part.numel() % batch else part.numel() // batch
+            if elements > MOST_ELEMENTS:
+                raise GraphError(f"node '{node.name}' makes a tensor of {elements} elements for one image")
+        elif isinstance(part, int | float) and abs(part) > LARGEST_SIZE * batch**2:
+            raise GraphError(f"node '{node.name}' computes {part:.3g}, which is no size")
 
 
 def _size(node: fx.Node, first: int, second: int, batch: Any) -> Any:
