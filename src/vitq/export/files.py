@@ -5,6 +5,7 @@ import re
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from vitq.errors import ArtifactError, ExportError
@@ -55,7 +56,8 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
         raise _unwritable(last, error) from error
     finally:
         for draft in drafts.values():
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):
+                draft.unlink()
 
 
 def _left(folder: Path, name: str) -> Iterator[Path]:
@@ -67,6 +69,8 @@ def _left(folder: Path, name: str) -> Iterator[Path]:
 
 
 def _alive(process: int) -> bool:
+    if os.name != "posix":  # elsewhere a signal of 0 is no question
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
