@@ -92,7 +92,7 @@ PROFILES: dict[str, Profile] = {
             "onnxruntime",
             ALL_FORMATS,
             {**_CPU, **_ATTENTION},
-            "linears in int8 kernels, in scope paper attention too, activations uint8, weights symmetric int8",
+            "linears in int8 kernels, in scope paper attention too; activations uint8, weights int8, or uint8 if wide",
             scopes=("deploy", "paper"),
         ),
         Profile(
