@@ -1,6 +1,7 @@
 """Models, their quantized versions and their files, made once: nearly all the time is that of torch's exporter."""
 
 import functools
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,14 +45,23 @@ def images() -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def quantized(models: dict[str, nn.Module], images: torch.Tensor) -> Callable[..., vitq.QuantizedModel]:
-    """Return a function that quantizes one of ``models``, each way once."""
+    """Return a function that quantizes one of ``models``, each way once; what torch captures of it is shared."""
     done: dict[str, vitq.QuantizedModel] = {}
+    captured: dict[str, Any] = {}
+    right = _module("vitq.api").capture_checked
 
     def make(model: str, bits: str, recipe: str = "rtn", overrides: Any = None, **options: Any) -> vitq.QuantizedModel:
+        def capture(*source: Any) -> Any:
+            if model not in captured:
+                captured[model] = right(*source)
+            return captured[model].clone()
+
         key = str((model, bits, recipe, overrides, options))
         if key not in done:
-            source = models[model], images
-            done[key] = vitq.quantize(*source, recipe=recipe, bits=bits, overrides=overrides, progress=False, **options)
+            how = {"recipe": recipe, "bits": bits, "overrides": overrides, "progress": False, **options}
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(_module("vitq.api"), "capture_checked", capture)
+                done[key] = vitq.quantize(models[model], images, **how)
         return done[key]
 
     return make
@@ -67,7 +77,7 @@ def exported(
     """
     written: dict[Any, bytes] = {}
     done: dict[str, tuple[Any, Path]] = {}
-    module = sys.modules["vitq.export.export"] if "vitq.export.export" in sys.modules else _module()
+    module = _module("vitq.export.export")
     right = module.build
 
     def build(graph: Any, weights: Any, example: Any, about: dict[str, str], *how: Any) -> bytes:
@@ -91,7 +101,7 @@ def exported(
     return make
 
 
-def _module() -> Any:
-    import vitq.export  # noqa: F401
-
-    return sys.modules["vitq.export.export"]
+def _module(name: str) -> Any:
+    """Return a module whose package has a function of the same name."""
+    importlib.import_module(name)
+    return sys.modules[name]
