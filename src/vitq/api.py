@@ -29,7 +29,7 @@ from vitq.recipes import ResolvedRecipe, load_recipe
 from vitq.report.html import write_report
 from vitq.run import Run
 from vitq.store import Store, require_same
-from vitq.targets import profile_of
+from vitq.targets import NARROWER, bits_for, profile_of
 
 
 def quantize(
@@ -66,7 +66,7 @@ def quantize(
     Raises a VitqError that names what is wrong with model, images, recipe or folder.
     """
     began = time.monotonic()
-    wanted = bits if isinstance(bits, Bits) else Bits.parse(bits)
+    wanted = asked = bits if isinstance(bits, Bits) else Bits.parse(bits)
     chosen: dict[str, Any] = {"insert.scope": scope or "paper"}
     if target is not None:
         profile = profile_of(target)
@@ -74,6 +74,7 @@ def quantize(
             known = " or ".join(profile.scopes)
             raise ExportError(f"target '{target}' is of scope {known}, not {scope}; leave one of them out")
         chosen |= {**profile.overrides, "insert.scope": scope or profile.scopes[0]}
+        wanted = bits_for(asked, profile)
     plan = load_recipe(recipe, budget=budget, overrides={**chosen, **(overrides or {})})
     taken = next(step.scope for step in plan.steps if isinstance(step, Insert))
     folder = None if out is None else Path(out)
@@ -85,6 +86,8 @@ def quantize(
     place = choose_device(device)
     torch.manual_seed(seed)
     with Events(None if folder is None else folder / "events.jsonl", console=progress) as events:
+        if wanted != asked:
+            events.warn("bits-for-target", f"{asked} is {wanted} for {target}: {NARROWER}")
         loaded = load_source(model, weights, num_classes, preprocessing)
         loaded, x_NCHW = draw_images(loaded, images, preprocessing is None, limit, views, seed, events)
         about = _about(loaded, x_NCHW, plan, wanted, taken, seed)

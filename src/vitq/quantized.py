@@ -17,7 +17,7 @@ from vitq.graph import Graph
 from vitq.integer import integer_graph
 from vitq.measure import Metrics, measure
 from vitq.quantizers import Quantizer, use_compiled_kernels, worth_compiling
-from vitq.targets import OPSET, check_opset, require_export
+from vitq.targets import OPSET, require_export
 
 if TYPE_CHECKING:
     from vitq.export import Exported
@@ -87,6 +87,7 @@ class QuantizedModel:
         *,
         target: str = "onnxruntime",
         opset: int = OPSET,
+        cpu: str = "any",
         limit: int = 64,
         validation: Any = None,
         floating: "str | nn.Module | LoadedModel | None" = None,
@@ -96,19 +97,20 @@ class QuantizedModel:
     ) -> "Exported":
         """Write an ONNX file for ``target`` and prove on ``limit`` of ``images`` that it computes what this model does.
 
-        An ``out`` that ends in .xml is OpenVINO's own pair of files. ``images`` and labelled ``validation`` as in
-        ``vitq.quantize``; ``floating`` (with ``weights``) is the model that this one was made of, exported and compared
-        too. Raises ExportError for what cannot be exported, an impossible ``opset``, a missing runtime, or, unless
-        ``force``, a file that fails its proof.
+        An ``out`` that ends in .xml is OpenVINO's own pair of files. ``cpu`` says which x86 CPUs the file is for:
+        "any", or "vnni" (docs/export.md). ``images`` and labelled ``validation`` as in ``vitq.quantize``; ``floating``
+        (with ``weights``) is the model that this one was made of, exported and compared too. Raises ExportError for
+        what cannot be exported, an impossible ``opset``, a missing runtime, or, unless ``force``, a file that fails its
+        proof or would replace one that is not vitq's; ArtifactError where ``out`` cannot be written.
         """
         from vitq.data import draw_calibration, load_labelled, open_images
         from vitq.inputs import load_source
         from vitq.models import Preprocessing, settle
 
         require_export()
-        check_opset(opset)
-        from vitq.export import export
+        from vitq.export import check_request, export
 
+        check_request(out, target, opset, cpu, force)
         preprocessing, labelled = Preprocessing.from_dict(self.config.preprocessing), None
         classes = self.config.source.get("num_classes")
         loaded = None if floating is None else load_source(floating, weights, classes, None)
@@ -124,6 +126,7 @@ class QuantizedModel:
                 x_NCHW,
                 target=target,
                 opset=opset,
+                cpu=cpu,
                 labelled=labelled,
                 floating=loaded,
                 force=force,

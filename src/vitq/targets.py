@@ -5,6 +5,7 @@ from enum import StrEnum
 from importlib.util import find_spec
 from typing import Any
 
+from vitq.bits import FLOATING_POINT, Bits
 from vitq.errors import ExportError, did_you_mean
 
 ALL_FORMATS = frozenset({"affine", "piecewise", "log2", "log2_flush", "log_sqrt2"})
@@ -24,6 +25,24 @@ class Carrier(StrEnum):
     UINT8 = "uint8"
     INT8 = "int8"
     """Around zero, so the activation must be symmetric."""
+
+
+class Cpu(StrEnum):
+    """The x86 CPUs on which a file computes what it was proven to compute; it is right on every other kind too."""
+
+    ANY = "any"
+    """Every one: no sum of two products exceeds 16 bits, or the runtime has a kernel that has room for it."""
+    VNNI = "vnni"
+    """Those that add products in 32 bits (VNNI, AMX): 8-bit weights as int8, the fastest kernel there."""
+
+
+PAIR = 2**15 - 1
+"""The largest sum of two products on x86 CPUs without VNNI, which add products in pairs; larger ones saturate."""
+
+
+def overflows(signed: int, unsigned: int) -> bool:
+    """Whether two products of an int8 code of at most this size and such a uint8 code can exceed PAIR."""
+    return 2 * signed * unsigned > PAIR
 
 
 @dataclass(frozen=True)
@@ -46,7 +65,15 @@ class Profile:
     suffixes: tuple[str, ...] = (ONNX,)
     """Endings of the files that it reads."""
     scopes: tuple[str, ...] = ("deploy",)
+    uint8_weights: bool = True
+    """Whether weights of uint8 codes stay in its integer kernels, which 8-bit ones need to be right on every CPU."""
 
+
+NARROWER = (
+    "8-bit weights times 8-bit activations saturate in its int8 kernels on CPUs without VNNI; for CPUs with VNNI alone "
+    "quantize with --target onnxruntime and export with --target openvino --cpu vnni"
+)
+"""Why ``bits_for`` takes a bit from the weights, and how to keep it."""
 
 NOT_RUN = "not run: no runtime for this target here"
 """What a file and its table say where nothing was proven."""
@@ -65,7 +92,7 @@ PROFILES: dict[str, Profile] = {
             "onnxruntime",
             ALL_FORMATS,
             {**_CPU, **_ATTENTION},
-            "linears in int8 kernels, in scope paper attention too, activations uint8, weights symmetric int8",
+            "linears in int8 kernels, in scope paper attention too; activations uint8, weights int8, or uint8 if wide",
             scopes=("deploy", "paper"),
         ),
         Profile(
@@ -73,8 +100,9 @@ PROFILES: dict[str, Profile] = {
             "openvino",
             ALL_FORMATS,
             _CPU,
-            "as onnxruntime; OpenVINO reads the ONNX file, or has its own",
+            "as onnxruntime, weights of 7 bits; OpenVINO reads the ONNX file, or has its own",
             suffixes=(ONNX, IR),
+            uint8_weights=False,
         ),
         Profile(
             "tensorrt",
@@ -124,3 +152,22 @@ def profile_of(target: str) -> Profile:
     if target not in PROFILES:
         raise ExportError(f"target '{target}' does not exist{did_you_mean(target, PROFILES)}")
     return PROFILES[target]
+
+
+def cpu_of(cpu: str, profile: Profile) -> Cpu:
+    """Return the CPUs that a file is for; ExportError names the known ones, and targets that are no CPU."""
+    known = [str(one) for one in Cpu]
+    if cpu not in known:
+        raise ExportError(f"cpu '{cpu}' does not exist{did_you_mean(str(cpu), known)}")
+    if profile.runtime is None and cpu != Cpu.ANY:
+        raise ExportError(f"{profile.name} runs on no x86 CPU, so no file of it is for --cpu {cpu}; leave --cpu out")
+    return Cpu(cpu)
+
+
+def bits_for(bits: Bits, profile: Profile) -> Bits:
+    """Return the bits to calibrate ``profile`` with: one less for weights that would leave its integer kernels."""
+    if profile.uint8_weights or bits.activations == FLOATING_POINT:
+        return bits
+    if bits.weights == FLOATING_POINT or not overflows(2 ** (bits.weights - 1), 2**bits.activations - 1):
+        return bits
+    return Bits(bits.weights - 1, bits.activations)

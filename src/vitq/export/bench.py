@@ -9,21 +9,27 @@ from typing import TYPE_CHECKING
 import torch
 
 from vitq.devices import supports_bfloat16
+from vitq.errors import ExportError
 from vitq.events import Events
 from vitq.export.baseline import baseline
 from vitq.export.build import build, properties
 from vitq.export.footprint import footprint
 from vitq.export.rivals import nncf_static, onnxruntime_static
 from vitq.export.runtimes import SESSIONS, Content, Session, compile_content, runtime_version, size_of
+from vitq.export.saturation import NONE, cause, overflowing
 from vitq.graph import Graph
 from vitq.measure import measure
 from vitq.models import LoadedModel
+from vitq.targets import PROFILES, Cpu, Profile, cpu_of
 
 if TYPE_CHECKING:
     from vitq.quantized import QuantizedModel
 
 
 CPU = torch.device("cpu")
+FLOAT32, BFLOAT16, OWN, NNCF = "float32", "bfloat16", "onnxruntime's own int8", "NNCF's int8"
+RESERVED = frozenset({FLOAT32, BFLOAT16, OWN, NNCF})
+"""Names of the rows that are no artifact's."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ def contenders(
     threads: int,
     rivals: bool,
     floating: LoadedModel | None = None,
+    cpu: Cpu = Cpu.ANY,
 ) -> list[Contender]:
     """Compile floating point, bfloat16, every model and what the runtimes make themselves, per installed runtime."""
     first, example = next(iter(models.values())), x_NCHW[:2]
@@ -75,20 +82,20 @@ def contenders(
         if floating is None
         else baseline(floating, first, example)
     )
-    files = {name: build(m.graph, m.weights, example, properties(m, "bench")) for name, m in models.items()}
     found: list[Contender] = []
     for runtime in (name for name in SESSIONS if runtime_version(name) is not None):
         mixed = runtime == "openvino" and bf16
-        field: dict[str, Content] = {"float32": plain, **files}
+        files = {name: _file(model, PROFILES[runtime], example, cpu) for name, model in models.items()}
+        field: dict[str, Content] = {FLOAT32: plain, **files}
         if rivals and runtime == "onnxruntime":
-            field["onnxruntime's own int8"] = onnxruntime_static(plain, x_NCHW)
+            field[OWN] = onnxruntime_static(plain, x_NCHW)
         elif rivals and (nncf := nncf_static(plain, x_NCHW)) is not None:
-            field["NNCF's int8"] = nncf
+            field[NNCF] = nncf
         for name, content in field.items():
             found.append(Contender(name, runtime, content, False, compile_content(runtime, content, threads)))
             if mixed:
                 session = compile_content(runtime, content, threads, bfloat16=True)
-                label = "bfloat16" if name == "float32" else f"{name} + bfloat16"
+                label = BFLOAT16 if name == FLOAT32 else f"{name} + bfloat16"
                 found.append(Contender(label, runtime, content, True, session))
     return found
 
@@ -103,16 +110,25 @@ def bench(
     rivals: bool = True,
     labelled: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
     floating: LoadedModel | None = None,
+    cpu: str = Cpu.ANY,
     events: Events | None = None,
 ) -> list[Measured]:
     """Measure all contenders in turn, ``rounds`` times, so that what else the machine does falls on all alike.
 
     ``x_NCHW`` are preprocessed images, also the calibration data of the rivals. ``floating`` is the model that the
     first artifact was made of; without it float32 is that artifact's graph without quantizers, with its weights.
-    Raises ExportError for a model that cannot be exported, and for another ``floating``.
+    ``cpu``: as in ``export``. Raises ExportError for a model that cannot be exported, for another ``floating``, and for
+    a name of ``models`` that another row has.
     """
-    events = events or Events()
-    field = contenders(models, x_NCHW, threads, rivals, floating)
+    if taken := sorted(RESERVED & models.keys()):
+        raise ExportError(f"a model cannot be named '{taken[0]}' here: that is the name of another row; choose another")
+    events, wanted = events or Events(), cpu_of(cpu, PROFILES["onnxruntime"])
+    for name, model in models.items():
+        for runtime in (r for r in SESSIONS if runtime_version(r) is not None):
+            profile = PROFILES[runtime]
+            if reason := cause(overflowing(model.graph, model.weights, profile), profile, wanted):
+                events.warn("saturation", f"{name} in {runtime}: {reason}")
+    field = contenders(models, x_NCHW, threads, rivals, floating, wanted)
     times: dict[tuple[int, int], list[float]] = {}
     with events.task("bench", len(batches) * rounds) as task:
         for batch in batches:
@@ -126,7 +142,7 @@ def bench(
                     times.setdefault((i, batch), []).append(1000 * (time.perf_counter() - began))
                 task.advance()
     medians = {key: statistics.median(values) for key, values in times.items()}
-    plain = {c.runtime: i for i, c in enumerate(field) if c.name == "float32"}
+    plain = {c.runtime: i for i, c in enumerate(field) if c.name == FLOAT32}
     largest = _cycled(x_NCHW, max(batches))
     rows: list[Measured] = []
     with events.task("memory and accuracy", len(field)) as task:
@@ -145,6 +161,13 @@ def bench(
             rows.append(row)
             task.advance()
     return rows
+
+
+def _file(model: "QuantizedModel", profile: Profile, example_BCHW: torch.Tensor, cpu: Cpu) -> bytes:
+    """Return the file of ``model`` that ``export`` writes."""
+    wide = overflowing(model.graph, model.weights, profile)
+    about = properties(model, "bench", cpu if wide else Cpu.ANY)
+    return build(model.graph, model.weights, example_BCHW, about, overflow=wide if cpu is Cpu.ANY else NONE)
 
 
 def _logits(session: Session) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -1,11 +1,9 @@
 """What of a model must run in integer kernels, and what is worth knowing about the rest."""
 
-import platform
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 
 import onnx
-import torch
 
 from vitq.export.parts import parts_of
 from vitq.graph import Graph
@@ -17,10 +15,13 @@ FUSED = {"LayerNormalization": {aten.layer_norm.default}, "Gelu": {aten.gelu.def
 """What an operator of the file was in the captured graph."""
 
 
-def promises(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile) -> tuple[int, tuple[str, ...]]:
+def promises(
+    graph: Graph, weights: Mapping[str, Quantizer], profile: Profile, unsigned: Collection[str] = ()
+) -> tuple[int, tuple[str, ...]]:
     """Return how many products must run in integer kernels, and what is worth knowing about the others.
 
-    Products of two activations count for ONNX Runtime alone: OpenVINO fuses attention in its own way.
+    Weights named in ``unsigned`` are written as uint8. Products of two activations count for ONNX Runtime alone:
+    OpenVINO fuses attention in its own way.
     """
     nodes = {node.name: node for node in graph.module.graph.nodes}
     operands = Counter(
@@ -34,11 +35,20 @@ def promises(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile) -
         for name in weights
         if all(is_op(nodes[c], LINEAR) and c in operands for c in graph.sites[name].consumers)
     }
-    uneven = [name for name in products if not weights[name].format.symmetric]
-    if profile.name == "openvino" and uneven:
-        note = f"{len(uneven)} linears have weights with zero points, which OpenVINO multiplies in floating point"
-        even = sum(count for name, count in products.items() if name not in uneven)
-        return even, (f"{note}; quantize with --target openvino",)
+    if not profile.uint8_weights:
+        uneven = {name for name in products if not weights[name].format.symmetric}
+        wide = {name for name in products if name in unsigned} - uneven
+        notes: list[str] = []
+        if uneven:
+            note = f"{len(uneven)} linears have weights with zero points, which OpenVINO multiplies in floating point"
+            notes.append(f"{note}; quantize with --target openvino")
+        if wide:
+            notes.append(
+                f"{len(wide)} linears of 8-bit weights and 8-bit activations are multiplied in floating point, for "
+                "OpenVINO's int8 kernels saturate on CPUs without VNNI; quantize with --target openvino (weights of 7 "
+                "bits), or export with --cpu vnni for CPUs with VNNI alone"
+            )
+        return sum(count for name, count in products.items() if name not in uneven | wide), tuple(notes)
     attention = sum(count == 2 and is_op(nodes[c], MATMUL) for c, count in operands.items())
     return sum(products.values()) + (attention if profile.name == "onnxruntime" else 0), ()
 
@@ -52,12 +62,3 @@ def split_operators(graph: Graph, content: bytes, profile: Profile) -> list[str]
         if written[operator] < len(wanted):  # equal ones are computed once
             lines.append(f"{written[operator]} of {len(wanted)} {operator} operators are whole in the file")
     return lines
-
-
-def saturation(weights: Mapping[str, Quantizer]) -> tuple[str, ...]:
-    """Warn where this CPU adds pairs of 8-bit products in 16 bits, which overflows with 8-bit weights."""
-    vnni: Callable[[], bool] = getattr(torch.cpu, "_is_vnni_supported", lambda: True)
-    wide = sum(quantizer.format.bits == 8 for quantizer in weights.values())
-    if not wide or vnni() or platform.machine() not in ("x86_64", "AMD64"):
-        return ()
-    return (f"this CPU has no VNNI, so {wide} layers with 8-bit weights can saturate here; 7 bits (w7a8) cannot",)

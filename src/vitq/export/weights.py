@@ -13,17 +13,17 @@ WHOLE = slice(None)
 
 
 def lower_weight(
-    module: fx.GraphModule, source: fx.Node, quantizer: Quantizer, keep: Collection[str]
+    module: fx.GraphModule, source: fx.Node, quantizer: Quantizer, keep: Collection[str], unsigned: bool = False
 ) -> dict[str, int]:
-    """Replace a weight by its codes, offset to be signed; return the bits of each buffer of codes.
+    """Replace a weight by its codes, offset to be signed or ``unsigned``; return the bits of each buffer of codes.
 
     Linears that read it become products with its transpose, one for each part where the result is taken apart; nodes
     to ``keep`` stay.
     """
     bits, parameters = quantizer.format.bits, quantizer.parameters_dict()
-    middle = 2 ** (bits - 1)
-    codes = (quantizer.encode(attribute(module, str(source.target))).to(torch.int16) - middle).to(torch.int8)
-    scale, zero = parameters["scale"], (parameters["zero_point"].round() - middle).to(torch.int8)
+    middle, carrier = (0, torch.uint8) if unsigned else (2 ** (bits - 1), torch.int8)
+    codes = (quantizer.encode(attribute(module, str(source.target))).to(torch.int16) - middle).to(carrier)
+    scale, zero = parameters["scale"], (parameters["zero_point"].round() - middle).to(carrier)
     axis = (quantizer.axis or 0) % codes.ndim
     found: dict[str, int] = {}
 
