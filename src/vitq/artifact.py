@@ -112,9 +112,7 @@ def seal(path: str | Path) -> tuple[str, ...]:
     return tuple(sorted(changed))
 
 
-def _model(
-    folder: Path, files: Mapping[str, bytes], config: ArtifactConfig
-) -> tuple[Graph, dict[str, Quantizer]]:
+def _model(folder: Path, files: Mapping[str, bytes], config: ArtifactConfig) -> tuple[Graph, dict[str, Quantizer]]:
     """Build the model from the content of its files; what ``config`` says of its sites has to be true of it."""
     configured, tensors = folder / "config.json", folder / "model.safetensors"
     with damaged(configured):
@@ -190,7 +188,8 @@ def _require_version(folder: Path, files: Mapping[str, bytes]) -> None:
     version = parse_json(files["config.json"], folder / "config.json").get("schema_version")
     if version != SCHEMA_VERSION:
         raise ArtifactError(
-            f"{shown(folder)} has schema version {version}, this vitq reads {SCHEMA_VERSION}: use the vitq that wrote it"
+            f"{shown(folder)} has schema version {version!r}, this vitq reads {SCHEMA_VERSION}: "
+            "use the vitq that wrote it"
         )
 
 

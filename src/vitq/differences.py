@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from os.path import commonprefix
 from typing import Any
 
 WIDTH = 60
@@ -27,7 +26,7 @@ def _walk(known: Any, wanted: Any, place: str) -> Iterator[str]:
             old, new = (side[number] if number < len(side) else ABSENT for side in (known, wanted))
             yield from _walk(old, new, f"{place}[{number}]")
     elif (old := _text(known)) != (new := _text(wanted)):
-        start = len(commonprefix([old, new]))
+        start = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
         yield f"{place or 'all'}: was {_cut(old, start)}, now {_cut(new, start)}"
 
 

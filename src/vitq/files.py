@@ -28,13 +28,14 @@ def read_file(path: Path, limit: int = JSON_BYTES, error: type[VitqError] = Arti
     """Return the bytes of a regular file of at most ``limit`` bytes; raise ``error``, which names it, otherwise."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):  # a pipe would hang
+            os.close(descriptor)
+            raise error(f"{shown(path)} is no regular file; put the file that vitq wrote in its place")
         with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise error(f"{shown(path)} is no regular file; put the file that vitq wrote in its place")
             if status.st_size > limit:
                 raise error(f"{shown(path)} has {status.st_size:,} bytes; at most {limit:,} are read")
-            return file.read(limit)
+            return file.read(status.st_size)
     except FileNotFoundError as missing:
         raise error(f"{shown(path)} is missing; is the folder complete?") from missing
     except (OSError, ValueError) as failed:
@@ -42,7 +43,7 @@ def read_file(path: Path, limit: int = JSON_BYTES, error: type[VitqError] = Arti
 
 
 def parse_json(content: bytes, path: Path, error: type[VitqError] = ArtifactError) -> dict[str, Any]:
-    """Return the JSON object that ``content`` of ``path`` holds, nested at most ``DEPTH`` deep; else raise ``error``."""
+    """Return the JSON object that is the ``content`` of ``path``, at most ``DEPTH`` deep; raise ``error`` otherwise."""
     with damaged(path, error):
         value = json.loads(content.decode("utf-8"))
         if not isinstance(value, dict):
@@ -107,7 +108,7 @@ def sweep_drafts(folder: Path) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Tell whether there is something at ``path``, be it a broken link; a path that the system refuses holds nothing."""
+    """Tell whether something is at ``path``, be it a broken link; a path that the system refuses holds nothing."""
     try:
         return path.exists() or path.is_symlink()
     except (OSError, ValueError):

@@ -68,7 +68,7 @@ class WideConsole(Console):
 
     def on_broken_pipe(self) -> None:
         """Raise the BrokenPipeError on which rich calls this."""
-        raise  # noqa: PLE0704
+        raise
 
 
 def _stderr() -> Any:

@@ -70,7 +70,8 @@ class QuantizedModel:
     def save(self, path: str | Path) -> Path:
         """Write the artifact folder and return its path; raise ArtifactError where that fails.
 
-        It replaces an artifact that is there, and no file that vitq did not write. The same run gives the same bytes: times and memory go to ``run.json``, which is not part of the artifact.
+        It replaces an artifact that is there, and no file that vitq did not write. The same run gives the same bytes:
+        times and memory go to ``run.json``, which is not part of the artifact.
         """
         folder = Path(path)
         config = self.config.model_copy(update={"sites": describe_sites(self.graph, self.weights)})

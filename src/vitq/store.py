@@ -67,7 +67,7 @@ class Store:
         return exists(path / FINGERPRINT)
 
     def load(self, key: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """Return (tensors, facts) saved under ``key``, or None if there is no such checkpoint; ResumeError if damaged."""
+        """Return (tensors, facts) saved under ``key``, None if there are none; ResumeError where they are damaged."""
         if self.path is None or not exists(self.path / _name(key)):
             return None
         path = self.path / _name(key)

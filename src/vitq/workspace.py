@@ -42,7 +42,8 @@ class Workspace:
 
     def store(self, fingerprint: Mapping[str, Any]) -> Store:
         """Return the checkpoints of the run with this fingerprint."""
-        return Store(None if self.folder is None else _checkpoints(self.folder), fingerprint, self.resume, self.overwrite)
+        path = None if self.folder is None else _checkpoints(self.folder)
+        return Store(path, fingerprint, self.resume, self.overwrite)
 
     def finish(self, model: QuantizedModel, store: Store, events: Events) -> None:
         """Save a finished model; what fails after that is a warning, for the model is whole.
@@ -90,7 +91,9 @@ def open_workspace(out: str | Path | None, resume: bool, overwrite: bool) -> Ite
         return
     folder = Path(out)
     if _finished(folder) and not resume and not overwrite:
-        raise ArtifactError(f"{shown(folder)} already holds a finished artifact; choose another --out, or --overwrite it")
+        raise ArtifactError(
+            f"{shown(folder)} already holds a finished artifact; choose another --out, or --overwrite it"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
