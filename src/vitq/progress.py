@@ -1,10 +1,8 @@
 """Nested progress bars on a terminal, and the console that they share with text."""
 
 import os
-import sys
 from collections.abc import Mapping
-from contextlib import suppress
-from typing import IO, Any, cast
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,59 +19,12 @@ from rich.progress import (
 LOG_WIDTH = 120
 
 
-class Patient:
-    """Today's ``sys.stderr`` for a console: what cannot be written there is lost, and nothing else with it."""
-
-    encoding = "utf-8"
-
-    def write(self, text: str) -> int:
-        """Write ``text``, with signs that the stream does not have replaced; nothing where it is closed or full."""
-        stream = _stderr()
-        with suppress(OSError, ValueError, AttributeError):
-            encoding = getattr(stream, "encoding", None) or self.encoding
-            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush the stream if it is there."""
-        with suppress(OSError, ValueError, AttributeError):
-            _stderr().flush()
-
-    def isatty(self) -> bool:
-        """Tell whether the stream is a terminal."""
-        try:
-            return bool(_stderr().isatty())
-        except (OSError, ValueError, AttributeError):
-            return False
-
-    def fileno(self) -> int:
-        """Return the stream's descriptor; OSError where it has none."""
-        try:
-            return int(_stderr().fileno())
-        except (ValueError, AttributeError) as error:
-            raise OSError("stderr has no descriptor") from error
-
-
 def wide_console(stderr: bool = False, quiet: bool = False) -> Console:
     """Return a console as wide as the terminal; in a log file, wide enough for a table of sites."""
-    file = cast(IO[str], Patient()) if stderr else None
-    console = WideConsole(file=file, stderr=stderr, quiet=quiet, highlight=False)
+    console = Console(stderr=stderr, quiet=quiet, highlight=False)
     if console.is_terminal or "COLUMNS" in os.environ:
         return console
-    return WideConsole(file=file, stderr=stderr, quiet=quiet, highlight=False, width=LOG_WIDTH)
-
-
-class WideConsole(Console):
-    """A console that leaves a reader who has gone to the verb, where rich would end the process."""
-
-    def on_broken_pipe(self) -> None:
-        """Raise the BrokenPipeError on which rich calls this."""
-        raise
-
-
-def _stderr() -> Any:
-    """Return the stream itself, also while rich's live display stands in for it."""
-    return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+    return Console(stderr=stderr, quiet=quiet, highlight=False, width=LOG_WIDTH)
 
 
 class Bars:
