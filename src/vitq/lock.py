@@ -28,9 +28,10 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-        with suppress(OSError):
+        try:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        finally:
             os.close(descriptor)
 
 
@@ -41,21 +42,30 @@ def _acquire(path: Path) -> int:
         except (OSError, ValueError) as error:
             raise ResumeError(f"cannot write in {shown(path.parent)}: {reason(error)}; choose another --out") from error
         try:
-            _lock(descriptor)
-            if _is_at(descriptor, path):  # else the holder before has just deleted it
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, _mark())
+            if _try(descriptor, path):
                 return descriptor
-        except OSError as error:
-            holder = _holder(descriptor)
+        except BaseException:
             os.close(descriptor)
-            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-                raise ResumeError(
-                    f"{shown(path.parent)} is in use by another run{holder}; wait until it ends, "
-                    "or choose another --out"
-                ) from error
-            raise ResumeError(f"cannot lock {shown(path)}: {reason(error)}; choose another --out") from error
-        os.close(descriptor)
+            raise
+        os.close(descriptor)  # of a file that the holder before has just deleted
+
+
+def _try(descriptor: int, path: Path) -> bool:
+    """Lock the open file and sign it; return False where it is no longer the one at ``path``."""
+    try:
+        _lock(descriptor)
+        if not _is_at(descriptor, path):
+            return False
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, _mark())
+        return True
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            raise ResumeError(
+                f"{shown(path.parent)} is in use by another run{_holder(descriptor)}; wait until it ends, "
+                "or choose another --out"
+            ) from error
+        raise ResumeError(f"cannot lock {shown(path)}: {reason(error)}; choose another --out") from error
 
 
 def _lock(descriptor: int) -> None:

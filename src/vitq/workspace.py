@@ -100,7 +100,10 @@ def open_workspace(out: str | Path | None, resume: bool, overwrite: bool) -> Ite
         why = "it is a file" if exists(folder) and not folder.is_dir() else reason(error)
         raise ArtifactError(f"cannot make the folder {shown(folder)}: {why}; choose another --out") from error
     if _finished(folder) and resume and not overwrite:
-        with suppress(VitqError, OSError):  # what a kill in the last clean-up has left; a read-only folder keeps it
+        with (
+            suppress(VitqError, OSError),
+            locked(folder),
+        ):  # of a kill in the last clean-up; a read-only folder keeps it
             sweep(_checkpoints(folder))
             sweep_drafts(folder)
         yield Workspace(folder, resume, overwrite, finished=True)
