@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -108,10 +109,8 @@ def test_a_run_that_is_killed_at_any_write_is_resumed_to_the_same_folder(
             shutil.copytree(tmp_path / "whole", out)
         with monkeypatch.context() as patch:
             death = Death(patch, alive)
-            try:
+            with suppress(Killed):
                 work(out, model, overwrite=again)
-            except Killed:
-                pass
         if not death.reached:
             break
         if (out / "seal.json").exists():

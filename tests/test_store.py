@@ -134,7 +134,7 @@ def test_a_folder_of_the_users_is_left_alone(tmp_path: Path, name: str, how: dic
     (tmp_path / "run" / "folder").mkdir(parents=True)
     (tmp_path / "run" / name).exists() or (tmp_path / "run" / name).write_bytes(b"weeks of work")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ResumeError, match="not vitq's .*left alone"):
+    with pytest.raises(ResumeError, match=r"not vitq's .*left alone"):
         Store(tmp_path / "run", {}, **how)
     assert sorted(tmp_path.rglob("*")) == before
 

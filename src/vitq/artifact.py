@@ -12,14 +12,14 @@ from torch import nn
 
 from vitq.config import SCHEMA_VERSION, ArtifactConfig, SavedSite
 from vitq.errors import ArtifactError
-from vitq.files import damaged, digest, exists, parse_json, read_file, shown, to_json_bytes, write_files
+from vitq.files import damaged, digest, parse_json, shown, to_json_bytes, write_files
 from vitq.graph import Graph
 from vitq.graph.insert import quantizer_target
 from vitq.graph.serialize import from_json, to_json
 from vitq.ownership import require_own
 from vitq.quantizers import Format, Quantizer, make_quantizer, pack, unpack
 from vitq.quantizers.granularity import parameter_shape
-from vitq.sealing import FILES, HASHED, SEAL, SEALED, make_seal, read_all, require_hashes, require_seal
+from vitq.sealing import FILES, HASHED, SEAL, SEALED, make_seal, read_all, require_hashes, require_seal, sealed_hashes
 
 __all__ = ["describe_sites", "freeze_weights", "read", "seal", "to_json_bytes", "write_artifact", "write_files"]
 
@@ -94,7 +94,7 @@ def read(folder: Path) -> tuple[Graph, dict[str, Quantizer], ArtifactConfig, dic
 
 
 def seal(path: str | Path) -> tuple[str, ...]:
-    """Seal an artifact anew after an edit of its files, and return the names of those that had changed.
+    """Seal an artifact anew after an edit of its files, and return the names of those that were not sealed as they are.
 
     Everything but the hashes is checked as ``vitq.load`` does; ArtifactError where the files do not fit together.
     """
@@ -103,13 +103,10 @@ def seal(path: str | Path) -> tuple[str, ...]:
     _require_version(folder, files)
     config, metrics = _config(folder, files), parse_json(files["metrics.json"], folder / "metrics.json")
     _model(folder, files, config)
+    known = {**config.hashes, **sealed_hashes(folder)}
     *_, whole = _complete({name: files[name] for name in HASHED}, config, metrics)
-    changed = {name for name in HASHED if config.hashes.get(name) != digest(files[name])}
-    changed |= {name for name in SEALED if whole[name] != files[name]}
-    if not exists(folder / SEAL) or whole[SEAL] != read_file(folder / SEAL):
-        changed.add(SEAL)
-    write_files(folder, {name: content for name, content in whole.items() if name in (*SEALED, SEAL)})
-    return tuple(sorted(changed))
+    write_files(folder, {name: whole[name] for name in (*SEALED, SEAL)})
+    return tuple(sorted(name for name, content in files.items() if known.get(name) != digest(content)))
 
 
 def _model(folder: Path, files: Mapping[str, bytes], config: ArtifactConfig) -> tuple[Graph, dict[str, Quantizer]]:
@@ -188,7 +185,7 @@ def _require_version(folder: Path, files: Mapping[str, bytes]) -> None:
     version = parse_json(files["config.json"], folder / "config.json").get("schema_version")
     if version != SCHEMA_VERSION:
         raise ArtifactError(
-            f"{shown(folder)} has schema version {version!r}, this vitq reads {SCHEMA_VERSION}: "
+            f"{shown(folder / 'config.json')} has schema version {version!r}, this vitq reads {SCHEMA_VERSION}: "
             "use the vitq that wrote it"
         )
 

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from vitq.errors import ArtifactError
@@ -52,6 +53,14 @@ def require_seal(folder: Path, files: Mapping[str, bytes]) -> None:
     if content != to_json_bytes(seal) or {**seal, "sha256": None} != {"vitq": "artifact", "sha256": None}:
         raise ArtifactError(f"{shown(path)} is damaged: it is not what vitq wrote; {remedy(folder)}")
     require_hashes(folder, files, seal["sha256"], SEALED, SEAL)
+
+
+def sealed_hashes(folder: Path) -> dict[str, object]:
+    """Return the hashes of the seal, none where it cannot be read."""
+    with suppress(ArtifactError):
+        hashes = parse_json(read_file(folder / SEAL), folder / SEAL).get("sha256")
+        return dict(hashes) if isinstance(hashes, dict) else {}
+    return {}
 
 
 def require_hashes(

@@ -37,8 +37,8 @@ class Workspace:
 
     @property
     def log(self) -> Path | None:
-        """Path of the event log."""
-        return None if self.folder is None else self.folder / "events.jsonl"
+        """Path of the event log; a folder that is finished gets no more lines."""
+        return None if self.folder is None or self.finished else self.folder / "events.jsonl"
 
     def store(self, fingerprint: Mapping[str, Any]) -> Store:
         """Return the checkpoints of the run with this fingerprint."""
