@@ -56,6 +56,32 @@ def tiny() -> Callable[..., nn.Module]:
     return make
 
 
+class Small(nn.Module):
+    """The least that looks like a vision transformer: patches, one residual linear behind a norm, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.norm = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8)
+        self.fc, self.head = nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        x_BTC = self.patch(x_BCHW).flatten(2).transpose(1, 2)
+        x_BTC = x_BTC + self.fc(self.norm(x_BTC))
+        logits_BK: torch.Tensor = self.head(x_BTC.mean(1))
+        return logits_BK
+
+
+@pytest.fixture(scope="session")
+def small_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact of a very small model, of images 3x8x8 and 5 classes; to be copied, not changed."""
+    import vitq
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("artifact") / "small"
+    vitq.quantize(Small(), torch.randn(16, 3, 8, 8), recipe="rtn", out=folder, progress=False)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with real weights and images that lies beside some checkouts; tests that want it are

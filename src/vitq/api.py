@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitq.artifact import to_json_bytes, write_files
+from vitq.artifact import seal
 from vitq.bits import Bits
 from vitq.calibrate import Insert
 from vitq.config import ArtifactConfig
@@ -24,12 +24,15 @@ from vitq.judge import Judge
 from vitq.measure import Metrics, measure
 from vitq.models import LoadedModel, Preprocessing
 from vitq.pipeline import run_steps, segment_errors, show_scope
-from vitq.quantized import COSTS, QuantizedModel, as_mapping, load
+from vitq.quantized import QuantizedModel, as_mapping, load
 from vitq.recipes import ResolvedRecipe, load_recipe
-from vitq.report.html import write_report
 from vitq.run import Run
-from vitq.store import Store, require_same
+from vitq.sealing import is_artifact
+from vitq.store import require_same
 from vitq.targets import NARROWER, bits_for, profile_of
+from vitq.workspace import open_workspace
+
+__all__ = ["QuantizedModel", "evaluate", "load", "quantize", "seal"]
 
 
 def quantize(
@@ -77,23 +80,17 @@ def quantize(
         wanted = bits_for(asked, profile)
     plan = load_recipe(recipe, budget=budget, overrides={**chosen, **(overrides or {})})
     taken = next(step.scope for step in plan.steps if isinstance(step, Insert))
-    folder = None if out is None else Path(out)
-    checkpoints = None if folder is None else folder / "checkpoints"
-    ended = checkpoints is None or not Store.unfinished(checkpoints)
-    finished = folder is not None and (folder / "config.json").exists() and ended and not overwrite
-    if finished and not resume:
-        raise ArtifactError(f"{folder} already holds a finished artifact; choose another --out, or --overwrite it")
     place = choose_device(device)
     torch.manual_seed(seed)
-    with Events(None if folder is None else folder / "events.jsonl", console=progress) as events:
+    with open_workspace(out, resume, overwrite) as space, Events(space.log, console=progress) as events:
         if wanted != asked:
             events.warn("bits-for-target", f"{asked} is {wanted} for {target}: {NARROWER}")
         loaded = load_source(model, weights, num_classes, preprocessing)
         loaded, x_NCHW = draw_images(loaded, images, preprocessing is None, limit, views, seed, events)
         about = _about(loaded, x_NCHW, plan, wanted, taken, seed)
-        if folder is not None and finished:
-            return _finished(folder, about, place)
-        store = Store(checkpoints, about.model_dump(mode="json"), resume, overwrite)
+        if space.folder is not None and space.finished:
+            return _finished(space.folder, about, place)
+        store = space.store(about.model_dump(mode="json"))
         teacher = capture_checked(loaded, x_NCHW, place)
         run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, store)
         show_scope(run, plan.steps)
@@ -113,12 +110,7 @@ def quantize(
             "peak_memory_bytes": peak_memory(place),
         }
         result = QuantizedModel(run.student, frozen, about, metrics)
-        if folder is not None:
-            result.save(folder)
-            write_files(folder, {"run.json": to_json_bytes({key: metrics[key] for key in COSTS})})
-            shown = {key: value for key, value in result.metrics.items() if key not in COSTS}
-            write_report(folder / "report.html", QuantizedModel(run.student, frozen, result.config, shown))
-            store.clear()
+        space.finish(result, store, events)
         events.log("finished", **{k: v for k, v in metrics.items() if isinstance(v, float | int)})
     return result
 
@@ -141,7 +133,7 @@ def evaluate(
     ``integer`` runs an artifact's linears in integer arithmetic instead of simulating it.
     """
     place = choose_device(device)
-    if isinstance(target, str | Path) and (Path(target) / "graph.json").exists():
+    if isinstance(target, str | Path) and is_artifact(Path(target)):
         model = load(target, place)
         return model.evaluate(images, limit=limit, batch_size=batch_size, integer=integer, progress=progress)
     if integer:

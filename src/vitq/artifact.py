@@ -1,26 +1,29 @@
 """Save and load a quantized model: packed codes in safetensors, the graph and the configuration in JSON; no pickle."""
 
-import hashlib
-import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from vitq.config import SCHEMA_VERSION, ArtifactConfig, SavedSite
 from vitq.errors import ArtifactError
+from vitq.files import damaged, digest, parse_json, shown, to_json_bytes, write_files
 from vitq.graph import Graph
 from vitq.graph.insert import quantizer_target
 from vitq.graph.rebuild import from_json
 from vitq.graph.serialize import to_json
+from vitq.ownership import require_own
 from vitq.quantizers import Format, Quantizer, make_quantizer, pack, unpack
+from vitq.quantizers.granularity import parameter_shape
+from vitq.sealing import FILES, HASHED, SEAL, SEALED, make_seal, read_all, require_hashes, require_seal, sealed_hashes
 
-FILES = ("config.json", "graph.json", "model.safetensors")
+__all__ = ["describe_sites", "freeze_weights", "read", "seal", "to_json_bytes", "write_artifact", "write_files"]
+
 CODES = ".codes"
 
 
@@ -42,66 +45,103 @@ def describe_sites(graph: Graph, weights: Mapping[str, Quantizer]) -> dict[str, 
     return sites
 
 
-def write_model(folder: Path, graph: Graph, weights: Mapping[str, Quantizer], config: ArtifactConfig) -> ArtifactConfig:
-    """Write the model into ``folder`` and return its configuration with the hashes of its files.
+def write_artifact(
+    folder: Path,
+    graph: Graph,
+    weights: Mapping[str, Quantizer],
+    config: ArtifactConfig,
+    metrics: Mapping[str, Any],
+) -> tuple[ArtifactConfig, int]:
+    """Write an artifact into ``folder``; return its configuration with hashes, and the bytes that the model takes.
 
-    The configuration comes last: a folder with a configuration holds a whole model. Raises ArtifactError where the
-    folder cannot be written.
+    An old seal goes first and the new one comes last: a folder with a seal holds a whole artifact. Raises ArtifactError
+    where the folder cannot be written, or holds a file of these names that vitq did not write.
     """
     files = {
         "model.safetensors": to_safetensors(_pack(graph, weights, config.sites), {"format": "vitq"}),
         "graph.json": to_json_bytes(to_json(graph.module)),
     }
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    final = config.model_copy(update={"hashes": hashes})
-    write_files(folder, {**files, "config.json": to_json_bytes(final.model_dump(mode="json"))})
-    return final
+    final, size, files = _complete(files, config, metrics)
+    require_own(folder, FILES)
+    with suppress(OSError, ValueError):
+        (folder / SEAL).unlink(missing_ok=True)
+    write_files(folder, files)
+    return final, size
 
 
-def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write each file whole or not at all, in order; raise ArtifactError where the folder cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            draft = folder / f"{name}.part"
-            draft.write_bytes(content)
-            draft.replace(folder / name)
-    except OSError as error:
-        raise ArtifactError(
-            f"cannot write {folder}: {error.strerror}; choose another folder or free some space"
-        ) from error
+def _complete(
+    files: Mapping[str, bytes], config: ArtifactConfig, metrics: Mapping[str, Any]
+) -> tuple[ArtifactConfig, int, dict[str, bytes]]:
+    """Add configuration, metrics and seal to the two ``files`` that they speak of."""
+    final = config.model_copy(update={"hashes": {name: digest(files[name]) for name in HASHED}})
+    whole = {**files, "config.json": to_json_bytes(final.model_dump(mode="json"))}
+    size = sum(len(content) for content in whole.values())
+    whole["metrics.json"] = to_json_bytes({**metrics, "size_bytes": size})
+    whole[SEAL] = make_seal(whole)
+    return final, size, whole
 
 
 def read(folder: Path) -> tuple[Graph, dict[str, Quantizer], ArtifactConfig, dict[str, Any]]:
     """Read an artifact: graph with decoded weights, weight quantizers, configuration, metrics.
 
-    Raises ArtifactError where a file is missing, changed, damaged or of another schema version.
+    Raises ArtifactError, which names the file, where one is missing, changed, damaged or of another schema version.
     """
-    config = _read_config(folder)
-    content = {name: _read(folder, name) for name in ("graph.json", "model.safetensors")}
-    for name, blob in content.items():
-        if hashlib.sha256(blob).hexdigest() != config.hashes.get(name):
-            raise ArtifactError(f"{folder / name} does not match its hash in config.json: it was changed or cut short")
-    try:
-        with safe_open(folder / "model.safetensors", framework="pt") as file:
-            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ArtifactError(f"{folder / 'model.safetensors'} is damaged: {error}") from error
-    quantizers = {name: _quantizer(name, site, stored) for name, site in config.sites.items()}
-    weights = {name: q for name, q in quantizers.items() if config.sites[name].weight}
-    for name, quantizer in weights.items():
-        site = config.sites[name]
-        codes = unpack(stored.pop(f"{site.weight}{CODES}"), quantizer.format.bits, site.shape or ())
-        stored[site.weight or ""] = quantizer.decode(codes)
+    files = read_all(folder)
+    _require_version(folder, files)
+    require_seal(folder, files)
+    config = _config(folder, files)
+    require_hashes(folder, files, config.hashes, HASHED, "config.json")
+    return *_model(folder, files, config), config, parse_json(files["metrics.json"], folder / "metrics.json")
+
+
+def seal(path: str | Path) -> tuple[str, ...]:
+    """Seal an artifact anew after an edit of its files, and return the names of those that were not sealed as they are.
+
+    Everything but the hashes is checked as ``vitq.load`` does; ArtifactError where the files do not fit together.
+    """
+    folder = Path(path)
+    files = read_all(folder)
+    _require_version(folder, files)
+    config, metrics = _config(folder, files), parse_json(files["metrics.json"], folder / "metrics.json")
+    _model(folder, files, config)
+    known = {**config.hashes, **sealed_hashes(folder)}
+    *_, whole = _complete({name: files[name] for name in HASHED}, config, metrics)
+    write_files(folder, {name: whole[name] for name in (*SEALED, SEAL)})
+    return tuple(sorted(name for name, content in files.items() if known.get(name) != digest(content)))
+
+
+def _model(folder: Path, files: Mapping[str, bytes], config: ArtifactConfig) -> tuple[Graph, dict[str, Quantizer]]:
+    """Build the model from the content of its files; what ``config`` says of its sites has to be true of it."""
+    configured, tensors = folder / "config.json", folder / "model.safetensors"
+    with damaged(configured):
+        quantizers = {name: _quantizer(name, site) for name, site in config.sites.items()}
+    with damaged(tensors):
+        stored = from_safetensors(files["model.safetensors"])
+        for name, quantizer in quantizers.items():
+            prefix = f"{config.sites[name].module}."
+            own = {k.removeprefix(prefix): t for k, t in stored.items() if k.startswith(prefix)}
+            quantizer.set_parameters(**own)
+        weights = {name: q for name, q in quantizers.items() if config.sites[name].weight}
+        for name, quantizer in weights.items():
+            site = config.sites[name]
+            stored[site.weight or ""] = _decode(name, quantizer, stored.pop(f"{site.weight}{CODES}"), site.shape or ())
     modules: dict[str, nn.Module] = {config.sites[n].module: q for n, q in quantizers.items() if n not in weights}
-    graph = Graph(from_json(json.loads(content["graph.json"]), stored, modules))
-    metrics = folder / "metrics.json"
-    return graph, weights, config, json.loads(metrics.read_text()) if metrics.exists() else {}
+    written = parse_json(files["graph.json"], folder / "graph.json")
+    with damaged(folder / "graph.json"):
+        graph = Graph(from_json(written, stored, modules))
+    with damaged(configured):
+        true = describe_sites(graph, weights)
+        for name in sorted({*true, *config.sites}):
+            if true.get(name) != config.sites.get(name):
+                raise ValueError(f"site '{name}' is not as the graph and the tensors have it")
+    return graph, weights
 
 
-def size_on_disk(folder: Path) -> int:
-    """Return the bytes that the model needs to be loaded: tensors, graph and configuration."""
-    return sum((folder / name).stat().st_size for name in FILES)
+def _decode(name: str, quantizer: Quantizer, codes: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    expected = parameter_shape(shape, quantizer.axis)
+    if tuple(quantizer.scale.shape) != expected:
+        raise ValueError(f"'{name}' has scales of shape {tuple(quantizer.scale.shape)}, its weight needs {expected}")
+    return quantizer.decode(unpack(codes, quantizer.format.bits, shape))
 
 
 @torch.no_grad()
@@ -134,38 +174,29 @@ def _pack(graph: Graph, weights: Mapping[str, Quantizer], sites: Mapping[str, Sa
     return dict(sorted(tensors.items()))
 
 
-def _quantizer(name: str, site: SavedSite, stored: Mapping[str, torch.Tensor]) -> Quantizer:
+def _quantizer(name: str, site: SavedSite) -> Quantizer:
+    if site.module != quantizer_target(name):
+        raise ValueError(f"site '{name}': module '{site.module}' where '{quantizer_target(name)}' belongs")
     quantizer = make_quantizer(Format.from_dict(site.format), site.axis)
     quantizer.site = name
-    prefix = f"{site.module}."
-    quantizer.set_parameters(**{k.removeprefix(prefix): t for k, t in stored.items() if k.startswith(prefix)})
     return quantizer
 
 
-def _read_config(folder: Path) -> ArtifactConfig:
-    if not (folder / "config.json").exists():
+def _require_version(folder: Path, files: Mapping[str, bytes]) -> None:
+    version = parse_json(files["config.json"], folder / "config.json").get("schema_version")
+    if version != SCHEMA_VERSION:
         raise ArtifactError(
-            f"{folder} holds no vitq artifact (no config.json); give the folder that 'vitq quantize' wrote"
+            f"{shown(folder / 'config.json')} has schema version {version!r}, this vitq reads {SCHEMA_VERSION}: "
+            "use the vitq that wrote it"
         )
-    try:
-        data = json.loads(_read(folder, "config.json"))
-        version = data.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise ArtifactError(
-                f"{folder} has schema version {version}, this vitq reads {SCHEMA_VERSION}: use the vitq that wrote it"
-            )
-        return ArtifactConfig.model_validate(data)
-    except (json.JSONDecodeError, ValidationError, AttributeError) as error:
-        raise ArtifactError(f"{folder / 'config.json'} is damaged: {error}") from error
 
 
-def _read(folder: Path, name: str) -> bytes:
-    try:
-        return (folder / name).read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"cannot read {folder / name}: {error.strerror}; is the artifact complete?") from error
+def _config(folder: Path, files: Mapping[str, bytes]) -> ArtifactConfig:
+    from vitq.models import Preprocessing
 
-
-def to_json_bytes(value: Any) -> bytes:
-    """Return stable, readable JSON."""
-    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    path = folder / "config.json"
+    data = parse_json(files["config.json"], path)
+    with damaged(path):
+        config = ArtifactConfig.model_validate(data)
+        Preprocessing.from_dict(config.preprocessing)
+        return config

@@ -1,8 +1,8 @@
 """What an artifact says about itself: a schema-versioned, typed configuration."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 SCHEMA_VERSION = 1
 
@@ -17,7 +17,7 @@ class SavedSite(BaseModel):
     axis: int | None
     module: str
     weight: str | None = Field(None, description="path of the weight, whose codes are stored packed")
-    shape: tuple[int, ...] | None = None
+    shape: Annotated[tuple[PositiveInt, ...], Field(max_length=8)] | None = None
 
 
 class ArtifactConfig(BaseModel):
@@ -36,3 +36,12 @@ class ArtifactConfig(BaseModel):
     versions: dict[str, str]
     sites: dict[str, SavedSite]
     hashes: dict[str, str] = {}
+
+    @field_validator("source")
+    @classmethod
+    def _whole_classes(cls, source: dict[str, Any]) -> dict[str, Any]:
+        """Whoever measures a loaded model reads the number of classes here."""
+        classes = source.get("num_classes")
+        if classes is not None and (type(classes) is not int or classes < 1):
+            raise ValueError(f"num_classes is {classes!r}; it has to be a whole number of at least 1, or null")
+        return source

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -35,9 +35,14 @@ class Events:
         self.path = path
         self.console = wide_console(stderr=True, quiet=not console)
         self.warnings: list[Warned] = []
-        self._file = None if path is None else _open_log(path)
+        self._file: TextIO | None = None
         self._bars = Bars(self.console)
         self._depth = 0
+        if path is not None:
+            try:
+                self._file = _open_log(path)
+            except OSError as error:
+                self._lose_log(error)
 
     def log(self, kind: str, **fields: Any) -> None:
         """Append a line ``{"time": …, "kind": kind, …}``; one-element tensors and paths become plain."""
@@ -49,11 +54,11 @@ class Events:
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
             self._file.flush()
         except OSError as error:  # a full disk must not end the run
-            self._file = None
-            self.warn("event-log", f"cannot write {self.path}: {error}; the run goes on without its log")
+            self._lose_log(error)
 
     def warn(self, name: str, message: str) -> None:
         """Log a named warning, show it, collect it in ``warnings``; an identical one is shown only once."""
+        message = message.encode("utf-8", "backslashreplace").decode()  # names of files need not be UTF-8
         self.log("warning", name=name, message=message)
         warned = Warned(name, message)
         if warned not in self.warnings:
@@ -84,8 +89,13 @@ class Events:
         """Stop the progress display and close the log."""
         self._bars.stop()
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # a line that a full disk refused is written again here
+                self._file.close()
             self._file = None
+
+    def _lose_log(self, error: OSError) -> None:
+        self._file = None
+        self.warn("event-log", f"cannot write {self.path}: {error.strerror}; the run goes on without its log")
 
     def __enter__(self) -> Self:
         return self
@@ -106,7 +116,7 @@ def _open_log(path: Path) -> TextIO:
         with path.open("rb") as tail:
             tail.seek(-1, os.SEEK_END)
             half_line = tail.read() != b"\n"
-    file = path.open("a", encoding="utf-8")
+    file = path.open("a", encoding="utf-8", errors="backslashreplace")
     if half_line:
         file.write("\n")
     return file

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from vitq.artifact import describe_sites, read, size_on_disk, to_json_bytes, write_files, write_model
+from vitq.artifact import describe_sites, read, write_artifact
 from vitq.calibrate import ScopeRow, scope_rows
 from vitq.config import ArtifactConfig
 from vitq.events import Events
@@ -70,14 +70,14 @@ class QuantizedModel:
     def save(self, path: str | Path) -> Path:
         """Write the artifact folder and return its path; raise ArtifactError where that fails.
 
-        The same run gives the same bytes: times and memory go to ``run.json``, which is not part of the artifact.
+        It replaces an artifact that is there, and no file that vitq did not write. The same run gives the same bytes:
+        times and memory go to ``run.json``, which is not part of the artifact.
         """
         folder = Path(path)
         config = self.config.model_copy(update={"sites": describe_sites(self.graph, self.weights)})
-        self.config = write_model(folder, self.graph, self.weights, config)
-        self.metrics["size_bytes"] = size_on_disk(folder)
         measured = {k: v for k, v in self.metrics.items() if k not in COSTS}
-        write_files(folder, {"metrics.json": to_json_bytes(measured)})
+        self.config, size = write_artifact(folder, self.graph, self.weights, config, measured)
+        self.metrics["size_bytes"] = size
         return folder
 
     def export(

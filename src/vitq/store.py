@@ -1,17 +1,37 @@
-"""Checkpoints of a run: one file per finished piece of work, and a fingerprint that refuses a wrong resume."""
+"""Checkpoints of a run: one file per finished piece of work, and a fingerprint that refuses a wrong resume.
+
+A checkpoint is a line with vitq's mark and the SHA-256 of the rest, a line of JSON (key, run, facts), and safetensors.
+"""
 
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 
+from vitq.differences import differences
 from vitq.errors import ResumeError
+from vitq.files import (
+    TENSOR_BYTES,
+    damaged,
+    digest,
+    exists,
+    parse_json,
+    read_file,
+    reason,
+    shown,
+    sweep_drafts,
+    to_json_bytes,
+    write_files,
+)
+
+FINGERPRINT = "fingerprint.json"
+SUFFIX = ".checkpoint"
+MARK = b"vitq-checkpoint "
 
 
 class Store:
@@ -19,7 +39,7 @@ class Store:
 
     ``fingerprint`` says what the run is made of (model, data, recipe, bits, seed). Opening a folder that already
     holds checkpoints needs ``resume=True`` and an equal fingerprint, else ResumeError says what differs;
-    ``overwrite=True`` without ``resume`` deletes them.
+    ``overwrite=True`` without ``resume`` deletes them. A folder with other things than checkpoints of vitq is refused.
     """
 
     def __init__(
@@ -32,84 +52,156 @@ class Store:
         self.path = path
         if path is None:
             return
-        known = path / "fingerprint.json"
-        wanted = json.loads(json.dumps(fingerprint or {}, sort_keys=True))
-        if not known.exists() or (overwrite and not resume):
+        wanted: dict[str, Any] = json.loads(json.dumps(fingerprint or {}, sort_keys=True))
+        self._run = digest(to_json_bytes(wanted))
+        known = require_usable(path, resume, overwrite)
+        if known is None or not resume:
             self.clear()
-        elif not resume:
-            raise ResumeError(
-                f"{path} holds the checkpoints of an unfinished run; continue it with --resume, "
-                "or start anew with --overwrite, or choose another --out"
-            )
         else:
-            require_same(json.loads(known.read_text()), wanted, path)
-        path.mkdir(parents=True, exist_ok=True)
-        write_atomically(known, json.dumps(wanted, indent=1, sort_keys=True).encode())
+            require_same(known, wanted, path)
+        self._write(FINGERPRINT, to_json_bytes({"vitq": "run", "sha256": self._run, "run": wanted}))
 
     @staticmethod
     def unfinished(path: Path) -> bool:
         """Tell whether ``path`` holds the checkpoints of a run that has not ended."""
-        return (path / "fingerprint.json").exists()
+        return exists(path / FINGERPRINT)
 
     def load(self, key: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """Return (tensors, facts) saved under ``key``, or None if there is no such checkpoint."""
-        if self.path is None or not self._file(key).exists():
+        """Return (tensors, facts) saved under ``key``, None if there are none; ResumeError where they are damaged."""
+        if self.path is None or not exists(self.path / _name(key)):
             return None
-        try:
-            with safe_open(self._file(key), framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                facts: dict[str, Any] = json.loads((file.metadata() or {}).get("facts", "{}"))
-        except (SafetensorError, OSError) as error:
+        path = self.path / _name(key)
+        content = read_file(path, TENSOR_BYTES, ResumeError)
+        mark, _, body = content.partition(b"\n")
+        if mark != MARK + digest(body).encode():
             raise ResumeError(
-                f"checkpoint {self._file(key)} is damaged ({error}); delete it and resume again"
-            ) from error
-        return tensors, facts
+                f"checkpoint {shown(path)} is damaged: it does not match its hash; "
+                "delete it and resume again, which computes this piece anew"
+            )
+        line, _, tensors = body.partition(b"\n")
+        header = parse_json(line, path, ResumeError)
+        if header.get("key") != key or header.get("run") != self._run:
+            raise ResumeError(
+                f"checkpoint {shown(path)} is of another run or of another piece; delete it and resume again"
+            )
+        with damaged(path, ResumeError):
+            return load(tensors), dict(header["facts"])
 
     def save(self, key: str, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any] | None = None) -> None:
         """Save a finished piece of work at once and atomically: a kill leaves the old file or the new one."""
         if self.path is None:
             return
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_atomically(self._file(key), save(plain, {"facts": json.dumps(dict(facts or {}))}))
+        header = {"key": key, "run": self._run, "facts": dict(facts or {})}
+        body = json.dumps(header).encode() + b"\n" + save(plain)
+        self._write(_name(key), MARK + digest(body).encode() + b"\n" + body)
 
     def clear(self) -> None:
-        """Delete all checkpoints, the fingerprint first: without it what a kill leaves is nobody's."""
-        if self.path is None or not self.path.exists():
-            return
-        for file in (self.path / "fingerprint.json", *self.path.glob("*.safetensors"), *self.path.glob("*.part")):
-            file.unlink(missing_ok=True)
-        self.path.rmdir()
+        """Delete all checkpoints; see ``sweep``."""
+        if self.path is not None:
+            sweep(self.path)
 
-    def _file(self, key: str) -> Path:
+    def _write(self, name: str, content: bytes) -> None:
         assert self.path is not None
-        return self.path / f"{key.replace('/', '_')}.safetensors"
+        try:
+            write_files(self.path, {name: content}, ResumeError)
+        except ResumeError as error:
+            raise ResumeError(f"{error}; then go on with --resume") from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` beside ``path``, flush it to disk and rename it into place."""
-    draft = path.with_name(path.name + ".part")
+def sweep(path: Path) -> None:
+    """Delete the checkpoints in ``path``, the fingerprint first: what a kill leaves then is known by its mark.
+
+    Files that are not vitq's are left alone, and so is the folder that holds them. ResumeError where that fails.
+    """
+    if not exists(path):
+        return
     try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        (path / FINGERPRINT).unlink(missing_ok=True)
+        for file in own_checkpoints(path):
+            file.unlink(missing_ok=True)
+        sweep_drafts(path)
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
+        raise ResumeError(f"cannot delete the checkpoints in {shown(path)}: {reason(error)}") from error
+    with suppress(OSError):  # not empty: something of the user's is in it
+        path.rmdir()
+
+
+def require_usable(path: Path, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    """Return the fingerprint of the unfinished run in ``path``, None where there is none.
+
+    ResumeError where that run is neither resumed nor overwritten, or where the folder is not vitq's.
+    """
+    if not Store.unfinished(path):
+        require_free(path)
+        return None
+    known = read_fingerprint(path / FINGERPRINT)
+    if not resume and not overwrite:
         raise ResumeError(
-            f"cannot write {path}: {error.strerror}; free some space or choose another --out, then --resume"
+            f"{shown(path)} holds the checkpoints of an unfinished run; continue it with --resume, "
+            "or start anew with --overwrite, or choose another --out"
+        )
+    return known
+
+
+def own_checkpoints(path: Path) -> list[Path]:
+    """Return the files in ``path`` that carry the mark of a checkpoint."""
+    return [file for file in sorted(path.glob(f"*{SUFFIX}")) if file.is_file() and _marked(file)]
+
+
+def require_free(path: Path) -> None:
+    """Raise ResumeError where ``path``, which has no fingerprint, is no place for checkpoints of vitq.
+
+    Leftovers of vitq and hidden files (``.DS_Store``) are no obstacle: the ones are swept, the others left alone.
+    """
+    if not exists(path):
+        return
+    elsewhere = "choose another --out, or move it away"
+    if not path.is_dir():
+        raise ResumeError(f"{shown(path)} is not a folder, so it cannot take checkpoints; {elsewhere}")
+    try:
+        others = {file.name for file in path.iterdir() if not file.name.startswith(".")}
+        others -= {file.name for file in own_checkpoints(path)}
+    except OSError as error:
+        raise ResumeError(f"cannot read {shown(path)}: {reason(error)}; {elsewhere}") from error
+    if others:
+        raise ResumeError(
+            f"{shown(path)} holds files that are not vitq's ({', '.join(sorted(others)[:3])}"
+            f"{', …' if len(others) > 3 else ''}), so it is left alone; {elsewhere}"
+        )
+
+
+def read_fingerprint(path: Path) -> dict[str, Any]:
+    """Return what the run of a fingerprint is made of; ResumeError where the file is damaged or not vitq's."""
+    try:
+        content = read_file(path, error=ResumeError)
+        mark = parse_json(content, path, ResumeError)
+        run = mark.get("run")
+        if not isinstance(run, dict) or content != to_json_bytes(
+            {"vitq": "run", "sha256": digest(to_json_bytes(run)), "run": run}
+        ):
+            raise ResumeError(f"{shown(path)} is damaged or not vitq's")
+    except ResumeError as error:
+        raise ResumeError(
+            f"{error}; the checkpoints beside it cannot be told from others: choose another --out, "
+            f"or delete {shown(path.parent)} yourself and start anew"
         ) from error
+    return run
 
 
 def require_same(known: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
     """Raise ResumeError, naming every difference, where a folder's run was made of other inputs."""
-    different = sorted(k for k in {*known, *wanted} if known.get(k) != wanted.get(k))
-    if different:
-        detail = "; ".join(f"{k}: was {_short(known.get(k))}, now {_short(wanted.get(k))}" for k in different)
-        raise ResumeError(f"{path} was started with other inputs, so resuming would mix two runs ({detail})")
+    if found := differences(known, wanted):
+        raise ResumeError(
+            f"{shown(path)} was started with other inputs, so resuming would mix two runs ({'; '.join(found)}); "
+            "give the inputs that it was started with, or choose another --out"
+        )
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _marked(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(len(MARK)) == MARK
+
+
+def _name(key: str) -> str:
+    return f"{quote(key, safe=' ')}{SUFFIX}"

@@ -14,6 +14,7 @@ from vitq.cli.granularity import granularity
 from vitq.cli.models import models
 from vitq.cli.quantize import quantize
 from vitq.cli.recipes import recipes_app
+from vitq.cli.seal import seal
 
 HELP = """Quantize vision transformers to 2-8 bits after training, from a few hundred unlabeled images.
 
@@ -54,6 +55,7 @@ def _vitq(
 app.command()(quantize)
 app.command()(evaluate)
 app.command()(export)
+app.command()(seal)
 app.command()(bench)
 app.command()(granularity)
 app.command()(models)

@@ -57,6 +57,9 @@ KNOWN: tuple[tuple[type[VitqError], int, str], ...] = (
     (VitqError, RUN_FAILED, ""),
 )
 
+WRITING = (OSError, ArtifactError, ResumeError, ExportError)
+"""Errors that a full disk may be behind."""
+
 
 def guarded(verb: Callable[P, None]) -> Callable[P, None]:
     """Wrap a verb so that every error is printed (as JSON after ``--json``) and ends in its exit code."""
@@ -84,16 +87,25 @@ def guarded(verb: Callable[P, None]) -> Callable[P, None]:
 def describe(error: Exception) -> Failure:
     """Return what is said about an error."""
     kind, message = type(error).__name__, str(error) or type(error).__name__
+    if isinstance(error, WRITING) and _is_disk_full(error):
+        hint = "free some space or choose another --out; what is already computed is kept, go on with --resume"
+        return Failure("DiskFull", message, hint, RUN_FAILED)
     for known, exit_code, hint in KNOWN:
         if isinstance(error, known):
             return Failure(kind, message, hint, exit_code)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        hint = "free some space or choose another --out; what is already computed is kept, go on with --resume"
-        return Failure("DiskFull", message, hint, RUN_FAILED)
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
         hint = "use fewer calibration images (--limit), a smaller model, or another --device"
         return Failure("OutOfMemory", message, hint, RUN_FAILED)
     return Failure(kind, message, "this is a bug in vitq or in a library below it; please report it", UNEXPECTED)
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Tell whether a full disk is behind ``error``, whatever it was turned into on its way."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _stopped(resumable: bool) -> Failure:
