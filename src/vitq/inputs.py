@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vitq.data import draw_calibration, open_images
-from vitq.errors import GraphError
+from vitq.errors import ArgumentError, GraphError
 from vitq.events import Events
 from vitq.graph import Graph, capture
 from vitq.models import LoadedModel, Preprocessing, load_model
@@ -22,6 +22,8 @@ def load_source(
     preprocessing: Preprocessing | Mapping[str, Any] | None,
 ) -> LoadedModel:
     """Load a model by name or folder, or take it as it is; ``preprocessing`` replaces values of its own."""
+    if isinstance(model, LoadedModel) and (weights is not None or num_classes is not None):
+        raise ArgumentError("weights and num_classes are for load_model; this model is loaded already")
     loaded = model if isinstance(model, LoadedModel) else load_model(model, weights=weights, num_classes=num_classes)
     if preprocessing is None:
         return loaded

@@ -51,7 +51,7 @@ def quantize(
         typer.Option(metavar="DIR", help="Labelled images to measure accuracy on, before and after."),
     ] = None,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="Folder of the artifact, the log and the checkpoints. Default: runs/MODEL-RECIPE-BITS."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the stopped run in --out.")] = False,
@@ -82,7 +82,7 @@ def quantize(
 
     overrides = parse_assignments(override or [])
     Bits.parse(bits)  # a typing error is told before anything slow is imported
-    folder = out or default_out(model, recipe, bits)
+    folder = default_out(model, recipe, bits) if out is None else out
 
     from vitq import api
 
@@ -114,9 +114,11 @@ def quantize(
         return
     from vitq.report import closing_table
 
-    show(closing_table(result))
-    use = f"vitq evaluate {folder} --images DIR, or in Python: vitq.load({str(folder)!r})"
-    note(f"saved in {folder}; use it: {use}")
+    try:
+        show(closing_table(result))
+    finally:
+        use = f"vitq evaluate {folder} --images DIR, or in Python: vitq.load({str(folder)!r})"
+        note(f"saved in {folder}; use it: {use}")
 
 
 def default_out(model: str, recipe: str, bits: str) -> Path:
