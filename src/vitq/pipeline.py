@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from vitq.artifact import freeze_weights
+from vitq.bits import FLOATING_POINT, Bits
 from vitq.calibrate import scope_rows
 from vitq.errors import RecipeError
 from vitq.graph import Graph
@@ -48,6 +49,12 @@ def show_scope(run: Run, steps: Sequence[Step]) -> None:
         if step.step_name == "insert":
             with _named(copy, step):
                 step.apply(copy)
+    if not copy.student.quantizers and run.bits != Bits(FLOATING_POINT, FLOATING_POINT):
+        run.events.warn(
+            "nothing-quantized",
+            "no site of this model gets a quantizer: its recipe inserts none, or there is no linear, convolution or "
+            "matmul in its scope",
+        )
     run.events.show(scope_table(scope_rows(copy.student), f"What is quantized ({run.bits})"))
 
 

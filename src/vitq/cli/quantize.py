@@ -82,7 +82,9 @@ def quantize(
 
     overrides = parse_assignments(override or [])
     Bits.parse(bits)  # a typing error is told before anything slow is imported
-    folder = default_out(model, recipe, bits) if out is None else out
+    folder: str | Path = default_out(model, recipe, bits)
+    if out is not None:
+        folder = Path(out) if out.strip() else out  # Path("") is the working directory, which nobody asked for
 
     from vitq import api
 
