@@ -188,3 +188,21 @@ def test_modes_nest_and_survive_an_error() -> None:
         assert torch.is_grad_enabled()
         raise CalibrationError("inside")
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this torch has one interface to precisions")
+def test_a_caller_may_have_set_precisions_by_torchs_newer_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> str:
+        raise RuntimeError("mix of the legacy and new APIs")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", refused)
+    everywhere: Any = torch.backends
+    products = everywhere.mkldnn.matmul
+    before = everywhere.fp32_precision, products.fp32_precision
+    try:
+        everywhere.fp32_precision, products.fp32_precision = "tf32", "bf16"
+        with own_modes():
+            assert (everywhere.fp32_precision, products.fp32_precision) == ("ieee", "ieee")
+        assert (everywhere.fp32_precision, products.fp32_precision) == ("tf32", "bf16")
+    finally:
+        everywhere.fp32_precision, products.fp32_precision = before

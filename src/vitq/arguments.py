@@ -112,7 +112,7 @@ def _images(value: Any) -> Any:
         raise TypeError
     if isinstance(value, str | os.PathLike):
         path = Path(_path(value))
-        if not path.exists():
+        if not os.path.exists(path):  # noqa: PTH110 - False, not an error, where a folder above may not be read
             raise DataError(f"'{path}': no such folder or file")
         return path
     return value
@@ -120,7 +120,7 @@ def _images(value: Any) -> Any:
 
 def _weights(value: Any) -> str | Path:
     path = _path(value)
-    if path != "random" and not Path(path).exists():
+    if path != "random" and not os.path.exists(path):  # noqa: PTH110
         raise ModelError(f"weights '{path}': no such file")
     return path
 

@@ -69,13 +69,34 @@ def forward_modes() -> Iterator[None]:
         yield
 
 
-def _process_modes() -> list[tuple[Callable[[], Any], Callable[[Any], object], Any]]:
-    """Return how each mode of the process is read and written, and what vitq needs."""
+Mode = tuple[Callable[[], Any], Callable[[Any], object], Any]
+"""How a mode of the process is read and written, and what vitq needs."""
+
+
+def _process_modes() -> list[Mode]:
     return [
         (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
-        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
         (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode, 0),
+        *_precisions(),
     ]
+
+
+def _precisions() -> list[Mode]:
+    """Return the modes of float32 products: torch has two interfaces to them, and refuses the one not in use."""
+    try:
+        torch.get_float32_matmul_precision()
+    except RuntimeError:
+        backends: Any = torch.backends
+        owners = (backends, backends.mkldnn.matmul, backends.cuda.matmul)
+        return [
+            (
+                functools.partial(getattr, owner, "fp32_precision"),
+                functools.partial(setattr, owner, "fp32_precision"),
+                "ieee",
+            )
+            for owner in owners
+        ]
+    return [(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest")]
 
 
 def _set_threads(count: int) -> None:

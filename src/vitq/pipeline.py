@@ -23,7 +23,13 @@ from vitq.step import Step
 def run_steps(run: Run, steps: Sequence[Step]) -> dict[str, Quantizer]:
     """Apply ``steps`` to the student, freeze its weights and return their quantizers by site."""
     apply_steps(run, steps)
-    return freeze_weights(run.student)
+    frozen = freeze_weights(run.student)
+    if not frozen and not run.student.quantizers and run.bits != Bits(FLOATING_POINT, FLOATING_POINT):
+        run.events.warn(
+            "nothing-quantized",
+            "no site got a quantizer: the recipe inserts none, or its scope holds no linear, convolution or matmul",
+        )
+    return frozen
 
 
 def apply_steps(run: Run, steps: Sequence[Step]) -> None:
@@ -49,12 +55,6 @@ def show_scope(run: Run, steps: Sequence[Step]) -> None:
         if step.step_name == "insert":
             with _named(copy, step):
                 step.apply(copy)
-    if not copy.student.quantizers and run.bits != Bits(FLOATING_POINT, FLOATING_POINT):
-        run.events.warn(
-            "nothing-quantized",
-            "no site of this model gets a quantizer: its recipe inserts none, or there is no linear, convolution or "
-            "matmul in its scope",
-        )
     run.events.show(scope_table(scope_rows(copy.student), f"What is quantized ({run.bits})"))
 
 

@@ -18,7 +18,7 @@ import pytest
         ("quantize", "m", "--set", "reconstruct.steps=" + "[" * 3000),
         ("quantize", "m", "--weights", "nope.pth"),
         ("quantize", "m", "--crop-pct", "nan"),
-        ("quantize", "", "--recipe", "rtn"),
+        ("quantize", "  ", "--recipe", "rtn"),
         ("quantize", "m", "--resume", "--out", "x" * 5000),
         ("evaluate", "m", "--limit", "0"),
         ("evaluate", "x" * 5000),
@@ -31,3 +31,13 @@ def test_the_command_line_ends_with_the_exit_code_of_bad_input(
     result = vitq_cli(*arguments, "--images", str(tmp_path))
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.output and len(result.stderr) < 1500
+    assert "'m'" not in result.stderr  # no model has this name, and it was not asked for
+
+
+def test_an_option_of_a_model_that_an_artifact_would_ignore_is_refused(
+    vitq_cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "graph.json").touch()
+    for option in (("--num-classes", "3"), ("--crop-pct", "0.3"), ("--weights", str(tmp_path / "graph.json"))):
+        result = vitq_cli("evaluate", str(tmp_path), "--images", str(tmp_path), *option)
+        assert result.exit_code == 2 and "has its own" in result.stderr

@@ -35,7 +35,8 @@ def quantize(
     scope: Annotated[
         str | None,
         typer.Option(
-            help="Which tensors are quantized: paper (linears, convs, matmuls; the default) or deploy (no matmuls)."
+            help="Which tensors are quantized: paper (linears, convs, matmuls) or deploy (no matmuls). "
+            "Default: the recipe's, else the target's, else paper."
         ),
     ] = None,
     target: Annotated[
