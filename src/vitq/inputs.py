@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vitq.data import ImageSource, draw_calibration, load_batches, open_images
-from vitq.errors import GraphError, ModelError
+from vitq.errors import ArgumentError, GraphError, ModelError
 from vitq.events import Events
 from vitq.graph import Graph, capture
 from vitq.models import LoadedModel, Preprocessing, load_model, settle
@@ -24,6 +24,8 @@ def load_source(
 ) -> LoadedModel:
     """Load a model by name or folder, or take it as it is; ``preprocessing`` replaces values of its own."""
     if isinstance(model, LoadedModel):
+        if weights is not None or num_classes is not None:
+            raise ArgumentError("weights and num_classes are for load_model; this model is loaded already")
         return replace(model, preprocessing=model.preprocessing.changed(preprocessing))
     return load_model(model, weights=weights, num_classes=num_classes, preprocessing=preprocessing)
 

@@ -1,11 +1,14 @@
 """Run the steps of a recipe, restoring what an interrupted run had already calibrated."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
 from vitq.artifact import freeze_weights
+from vitq.bits import FLOATING_POINT, Bits
 from vitq.calibrate import scope_rows
+from vitq.errors import RecipeError
 from vitq.graph import Graph
 from vitq.graph.insert import quantizer_target
 from vitq.quantizers import Quantizer
@@ -20,7 +23,13 @@ from vitq.step import Step
 def run_steps(run: Run, steps: Sequence[Step]) -> dict[str, Quantizer]:
     """Apply ``steps`` to the student, freeze its weights and return their quantizers by site."""
     apply_steps(run, steps)
-    return freeze_weights(run.student)
+    frozen = freeze_weights(run.student)
+    if not frozen and not run.student.quantizers and run.bits != Bits(FLOATING_POINT, FLOATING_POINT):
+        run.events.warn(
+            "nothing-quantized",
+            "no site got a quantizer: the recipe inserts none, or its scope holds no linear, convolution or matmul",
+        )
+    return frozen
 
 
 def apply_steps(run: Run, steps: Sequence[Step]) -> None:
@@ -32,19 +41,31 @@ def apply_steps(run: Run, steps: Sequence[Step]) -> None:
     for number, step in enumerate(steps):
         run.stage = f"{number:02d}-{step.step_name}"
         run.events.log("step", name=step.step_name, number=number)
-        if step.step_name == "calibrate":
-            _calibrate(run, step)
-        else:
-            step.apply(run)
+        with _named(run, step):
+            if step.step_name == "calibrate":
+                _calibrate(run, step)
+            else:
+                step.apply(run)
 
 
 def show_scope(run: Run, steps: Sequence[Step]) -> None:
     """Show what ``steps`` will quantize; RecipeError, before any work, where an option names no site."""
-    copy = Run(run.teacher, run.student.clone(), run.images_NCHW, run.bits, device=run.device)
+    copy = Run(run.teacher, run.student.clone(), run.images_NCHW, run.bits, device=run.device, recipe=run.recipe)
     for step in steps:
         if step.step_name == "insert":
-            step.apply(copy)
+            with _named(copy, step):
+                step.apply(copy)
     run.events.show(scope_table(scope_rows(copy.student), f"What is quantized ({run.bits})"))
+
+
+@contextmanager
+def _named(run: Run, step: Step) -> Iterator[None]:
+    """Say of an error in a step's options whose they are."""
+    try:
+        yield
+    except RecipeError as error:
+        recipe = f"recipe '{run.recipe}', " if run.recipe else ""
+        raise RecipeError(f"{recipe}step '{step.step_name}': {error}") from error
 
 
 def _calibrate(run: Run, step: Step) -> None:

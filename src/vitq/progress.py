@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,15 +16,30 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from vitq.streams import lasting_stderr
+
 LOG_WIDTH = 120
+NARROWEST, WIDEST = 60, 400
+"""Columns: in fewer a table's words disappear."""
+
+
+class LastingConsole(Console):
+    """A console that leaves a broken pipe to its caller, where rich's own ends the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the BrokenPipeError again."""
+        raise
 
 
 def wide_console(stderr: bool = False, quiet: bool = False) -> Console:
-    """Return a console as wide as the terminal; in a log file, wide enough for a table of sites."""
-    console = Console(stderr=stderr, quiet=quiet, highlight=False)
-    if console.is_terminal or "COLUMNS" in os.environ:
-        return console
-    return Console(stderr=stderr, quiet=quiet, highlight=False, width=LOG_WIDTH)
+    """Return a console as wide as the terminal; in a log file, wide enough for a table of sites.
+
+    On stderr, what can no longer be written is dropped.
+    """
+    file = cast(TextIO, lasting_stderr()) if stderr else None
+    console = LastingConsole(file=file, quiet=quiet, highlight=False)
+    width = console.width if console.is_terminal or "COLUMNS" in os.environ else LOG_WIDTH
+    return LastingConsole(file=file, quiet=quiet, highlight=False, width=min(max(width, NARROWEST), WIDEST))
 
 
 class Bars:

@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from vitq.arguments import TEXT, checked, whole
 from vitq.artifact import describe_sites, read, write_artifact
+from vitq.batch import Checked, image_shape, run_checked
 from vitq.calibrate import ScopeRow, scope_rows
 from vitq.config import ArtifactConfig
+from vitq.devices import choose_device
+from vitq.errors import ArgumentError
 from vitq.events import Events
 from vitq.graph import Graph
 from vitq.integer import integer_graph
 from vitq.measure import Metrics, measure
+from vitq.modes import in_own_modes
 from vitq.quantizers import Quantizer, use_compiled_kernels, worth_compiling
 from vitq.targets import OPSET, require_export
 
@@ -45,10 +50,12 @@ class QuantizedModel:
         self.config = config
         self.metrics = dict(metrics)
 
-    @torch.no_grad()
     def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Return the simulated quantized model's output for a batch."""
-        return self.graph(x_BCHW.to(self.device))
+        """Return the simulated quantized model's output for a preprocessed batch, a float tensor or NumPy array.
+
+        Raises DataError for another shape or type than the model was calibrated for.
+        """
+        return run_checked(lambda x: self.graph(x.to(self.device)), x_BCHW, image_shape(self.graph))
 
     @property
     def device(self) -> torch.device:
@@ -67,6 +74,8 @@ class QuantizedModel:
         """Return what is quantized, to which format, by role."""
         return tuple(scope_rows(self.graph, self.weights))
 
+    @checked()
+    @in_own_modes
     def save(self, path: str | Path) -> Path:
         """Write the artifact folder and return its path; raise ArtifactError where that fails.
 
@@ -80,6 +89,8 @@ class QuantizedModel:
         self.metrics["size_bytes"] = size
         return folder
 
+    @checked(limit=whole(2, 1_000_000_000), target=TEXT)
+    @in_own_modes
     def export(
         self,
         out: str | Path,
@@ -108,6 +119,8 @@ class QuantizedModel:
         from vitq.models import Preprocessing, settle
 
         require_export()
+        if weights is not None and floating is None:
+            raise ArgumentError("weights are those of the floating-point model; name it with floating")
         from vitq.export import check_request, export
 
         check_request(out, target, opset, cpu, force)
@@ -133,13 +146,18 @@ class QuantizedModel:
                 events=events,
             )
 
+    @in_own_modes
     def integer(self) -> nn.Module:
         """Return the model with products of int8 codes that add in int32; the rest is floating point.
 
+        It checks its input as the model itself does.
+
         Raises ExportError where no product has integer codes on both sides.
         """
-        return integer_graph(self.graph, self.weights).module
+        return Checked(integer_graph(self.graph, self.weights).module, image_shape(self.graph)).eval()
 
+    @checked()
+    @in_own_modes
     def evaluate(
         self,
         images: Any,
@@ -173,12 +191,15 @@ class QuantizedModel:
             return measure(model, batches, self.device, progress=task.advance)[0]
 
 
+@checked()
+@in_own_modes
 def load(path: str | Path, device: torch.device | str = "cpu") -> QuantizedModel:
     """Load a saved artifact; it needs neither the original weights nor the calibration images.
 
     Raises ArtifactError where the folder holds no artifact, a damaged one, or one of another schema version.
     """
-    return QuantizedModel(*read(Path(path))).to(device)
+    place = choose_device(str(device))
+    return QuantizedModel(*read(Path(path))).to(place)
 
 
 def as_mapping(metrics: Metrics, prefix: str = "") -> dict[str, Any]:

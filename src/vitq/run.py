@@ -31,6 +31,8 @@ class Run:
     store: Store = field(default_factory=Store)
     stage: str = "run"
     """Name of the step at work, unique within the run: the prefix of its checkpoints."""
+    recipe: str = ""
+    """Name of the recipe, for messages."""
     _told: int = 0
     """How many warnings there were when ``restore`` was last called."""
 

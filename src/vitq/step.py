@@ -1,13 +1,14 @@
 """A recipe is a list of steps: the base of every step and the registry that knows them by name."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from vitq.errors import RecipeError
+from vitq.limits import check_plain
 
 if TYPE_CHECKING:
     from vitq.run import Run
@@ -31,6 +32,16 @@ class Step(BaseModel, ABC):
             return options
         fields = {field.alias or name: field for name, field in cls.model_fields.items()}
         return {key: _completed(fields[key], item) if key in fields else item for key, item in options.items()}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _usable(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what no option takes: NaN, infinity, and true or false for a number."""
+        check_plain(value)
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if any(isinstance(part, bool) for part in _scalars(value)) and not _mentions_bool(annotation):
+            raise ValueError("input should not be true or false")
+        return value
 
     @abstractmethod
     def apply(self, run: "Run") -> None:
@@ -66,6 +77,22 @@ def _completed(field: FieldInfo, given: Any) -> Any:
     if isinstance(given, Mapping) and isinstance(field.default, BaseModel) and classes == [type(field.default)]:
         return {**field.default.model_dump(by_alias=True), **given}
     return given
+
+
+def _scalars(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _scalars(item)
+    else:
+        yield value
+
+
+def _mentions_bool(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return any(_mentions_bool(field.annotation) for field in annotation.model_fields.values())
+    return annotation in (bool, Any) or any(_mentions_bool(part) for part in get_args(annotation))
 
 
 def _origin(step: type[Step]) -> str:

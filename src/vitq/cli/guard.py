@@ -2,28 +2,31 @@
 
 import errno
 import functools
-import os
 import shlex
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ParamSpec
 
 import typer
 
-from vitq.cli.console import note, print_json
+from vitq.cli.console import flush, note, print_json
 from vitq.errors import (
+    ArgumentError,
     ArtifactError,
     CalibrationError,
     DataError,
     ExportError,
     GraphError,
     ModelError,
+    OutputError,
     RecipeError,
     ResumeError,
     VitqError,
 )
+from vitq.streams import silence
 
 UNEXPECTED, BAD_INPUT, RUN_FAILED, ARTIFACT, STOPPED = 1, 2, 3, 4, 130
 TRACEBACK_LINES = 6
@@ -42,6 +45,7 @@ class Failure:
 
 
 KNOWN: tuple[tuple[type[VitqError], int, str], ...] = (
+    (ArgumentError, BAD_INPUT, "'vitq VERB --help' describes every option of a verb"),
     (RecipeError, BAD_INPUT, "'vitq recipes' lists the recipes, 'vitq recipes show NAME' every key of one"),
     (
         DataError,
@@ -68,11 +72,11 @@ def guarded(verb: Callable[P, None]) -> Callable[P, None]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             verb(*args, **kwargs)
-            sys.stdout.flush()
+            flush()
         except typer.Exit:
             raise
         except BrokenPipeError:  # the reader of a pipe has left: `vitq models | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            silence(sys.stdout)
         except KeyboardInterrupt:
             _end(_stopped(resumable="resume" in kwargs), kwargs)
         except Exception as error:
@@ -117,9 +121,10 @@ def _stopped(resumable: bool) -> Failure:
 
 
 def _end(failure: Failure, options: dict[str, Any]) -> None:
-    if options.get("as_json"):
+    if options.get("as_json") and failure.kind != OutputError.__name__:
         error = {"type": failure.kind, "message": failure.message, "hint": failure.hint}
-        print_json({"error": {**error, "exit_code": failure.exit_code}})
+        with suppress(BrokenPipeError, OutputError):
+            print_json({"error": {**error, "exit_code": failure.exit_code}})
     else:
         note(f"{failure.kind}: {failure.message}", style="bold red")
         if failure.hint:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vitq.errors import RecipeError
 from vitq.quantizers import use_compiled_kernels, worth_compiling
@@ -12,6 +13,7 @@ from vitq.reconstruct.activations import forward_all
 from vitq.reconstruct.data import ONE_HELD_OUT_IN, count_held_out
 from vitq.reconstruct.distances import relative_square
 from vitq.reconstruct.outliers import Outliers, outlier_profile
+from vitq.reconstruct.schedule import check_name
 from vitq.reconstruct.slicings import Slicing, candidates
 from vitq.run import Run
 from vitq.store import Store
@@ -28,12 +30,20 @@ class Choose(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     among: tuple[str, ...] = ("unit", "block", "2", "4")
-    outlier_quantiles: tuple[float, ...] = (0.25, 0.5, 0.75)
+    outlier_quantiles: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.25, 0.5, 0.75)
     longest: str = "4"
     kappa: float = Field(default=6.0, gt=0)
     steps: int = Field(default=30, ge=0)
     images: int = Field(default=256, ge=1)
     held_out: int = Field(default=64, ge=1)
+
+    @model_validator(mode="after")
+    def _has_candidates(self) -> Self:
+        for name in (*self.among, self.longest):
+            check_name(name)
+        if not self.among and not self.outlier_quantiles:
+            raise ValueError("no candidate is left; name a granularity in among, or an outlier quantile")
+        return self
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, TypeVar
 
 import torch
+from pydantic import AfterValidator
 
+from vitq.errors import RecipeError, did_you_mean
 from vitq.reconstruct.gradients import Gradients
 
-Weigh = Literal["none", "fisher", "mean_fisher", "perturbed", "low_rank", "least_squares"]
-LOW_RANK = ("low_rank", "least_squares")
+LOW_RANK = {"low_rank", "least_squares"}
 """Estimates that have rows beside their diagonal."""
 
 EPSILON = 1e-12
@@ -104,17 +105,50 @@ class LowRank:
         return Curvature(_unit_mean(rows_R.mean(0, keepdim=True)), rows_R, mixing_RR, absolute=True)
 
 
-def make_estimator(weigh: Weigh) -> Callable[[Gradients], Curvature]:
-    """Return what computes the curvature of one segment; called again at every refresh."""
-    return LowRank() if weigh == "low_rank" else ESTIMATORS[weigh]
+Estimator = Callable[[Gradients], Curvature]
+EstimatorType = TypeVar("EstimatorType", bound=Estimator)
 
-
-ESTIMATORS: dict[str, Callable[[Gradients], Curvature]] = {
-    "fisher": fisher,
-    "mean_fisher": mean_fisher,
-    "perturbed": perturbed,
-    "least_squares": least_squares,
+ESTIMATORS: dict[str, Callable[[], Estimator]] = {
+    "fisher": lambda: fisher,
+    "mean_fisher": lambda: mean_fisher,
+    "perturbed": lambda: perturbed,
+    "low_rank": LowRank,
+    "least_squares": lambda: least_squares,
 }
+"""By name, what makes a segment's estimator."""
+
+
+def register_curvature(name: str, *, low_rank: bool = False) -> Callable[[EstimatorType], EstimatorType]:
+    """Register a function from ``Gradients`` to a ``Curvature`` under the name that ``reconstruct.weigh`` takes.
+
+    ``low_rank`` says that its curvature has rows. Raises RecipeError where the name is taken.
+    """
+
+    def register(estimator: EstimatorType) -> EstimatorType:
+        if name in ESTIMATORS or name == NONE:
+            raise RecipeError(f"curvature '{name}' is already registered; choose another name")
+        ESTIMATORS[name] = lambda: estimator
+        if low_rank:
+            LOW_RANK.add(name)
+        return estimator
+
+    return register
+
+
+def make_estimator(weigh: str) -> Estimator:
+    """Return what computes the curvature of one segment; called again at every refresh."""
+    return ESTIMATORS[weigh]()
+
+
+def _known(name: str) -> str:
+    if name not in (NONE, *ESTIMATORS):
+        raise ValueError(f"curvature '{name}' does not exist{did_you_mean(name, (NONE, *ESTIMATORS))}")
+    return name
+
+
+NONE = "none"
+Weigh = Annotated[str, AfterValidator(_known)]
+"""A name of ``ESTIMATORS``, or "none"."""
 
 
 def _unit_mean(diagonal: torch.Tensor) -> torch.Tensor:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 
+from vitq.errors import RecipeError
 from vitq.reconstruct.curvature import Curvature
 from vitq.reconstruct.distances import (
     EPSILON,
@@ -36,6 +37,27 @@ class Term(Protocol):
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Return the loss of ``batch``."""
+
+
+TermType = TypeVar("TermType", bound=Callable[[], Term])
+TERMS: dict[str, Callable[[], Term]] = {}
+"""Terms from outside, by the name that ``reconstruct.extra`` takes."""
+
+
+def register_term(name: str) -> Callable[[TermType], TermType]:
+    """Register a term's class, made without arguments, for ``reconstruct.extra``; RecipeError if the name is taken."""
+
+    def register(term: TermType) -> TermType:
+        if name in TERMS or name in OWN:
+            raise RecipeError(f"term '{name}' is already registered; choose another name")
+        TERMS[name] = term
+        return term
+
+    return register
+
+
+OWN = ("block", "low_rank", "global", "local")
+"""Names of the terms that have options of their own."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Schedules: which segments are reconstructed, in which order."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +11,7 @@ from vitq.graph import Graph, Span
 Schedule = Callable[[Graph], tuple[Span, ...]]
 Order = Literal["level", "fine_to_coarse"]
 SCHEDULES: dict[str, Schedule] = {}
+GRANULARITIES = ("layer", "unit", "block", "stage", "network")
 
 
 def register_schedule(name: str) -> Callable[[Schedule], Schedule]:
@@ -20,6 +22,13 @@ def register_schedule(name: str) -> Callable[[Schedule], Schedule]:
         return schedule
 
     return register
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError where ``name`` is no granularity, number of blocks or registered schedule."""
+    options = (*GRANULARITIES, *SCHEDULES)
+    if name not in options and not re.fullmatch("[1-9][0-9]{0,5}", name):
+        raise ValueError(f"schedule '{name}' is unknown{did_you_mean(name, options)} (a number means that many blocks)")
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ def _spans(graph: Graph, name: str) -> tuple[Span, ...]:
     try:
         return graph.spans(name)
     except RecipeError as error:
-        options = ("layer", "unit", "block", "stage", "network", *SCHEDULES)
+        options = (*GRANULARITIES, *SCHEDULES)
         raise RecipeError(
             f"schedule '{name}' is unknown{did_you_mean(name, options)} (a number means that many blocks)"
         ) from error
