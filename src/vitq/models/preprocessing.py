@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from vitq.errors import ModelError
+from vitq.errors import DataError, ModelError
 from vitq.models.torchvision_shim import ensure_torchvision
 
 Transform = Callable[[Image.Image], Tensor]
@@ -28,8 +28,9 @@ class Preprocessing:
     """A model's evaluation preprocessing; the defaults are ImageNet's. Source: timm's data configuration.
 
     ``input_size`` is (channels, height, width); the short side becomes ``floor(side / crop_pct)`` pixels
-    before the crop; ``mean`` and ``std`` are per channel, of pixel values in 0..1. ``assumed`` says that the
-    model came without a configuration and that these values are a guess.
+    before the crop; ``mean`` and ``std`` are per channel, of pixel values in 0..1. no ``mean``
+    and no ``std`` are for tensors that are already preprocessed. ``assumed`` says that the model came without
+    a configuration and that these values are a guess.
     """
 
     input_size: tuple[int, int, int] = (3, 224, 224)
@@ -42,6 +43,8 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         channels = self.input_size[0]
+        if not self.mean and not self.std:  # of tensors that are already preprocessed, of any channels
+            return
         if channels not in (1, 3) or len(self.mean) != channels or len(self.std) != channels:
             raise ModelError(
                 f"preprocessing: {len(self.mean)} means, {len(self.std)} stds, input_size {self.input_size}; "
@@ -57,6 +60,8 @@ class Preprocessing:
     def describe(self) -> str:
         """Return one line for people: size, crop, interpolation and normalisation."""
         channels, height, width = self.input_size
+        if not self.mean:
+            return f"{channels}x{height}x{width}, already preprocessed"
         mean = ", ".join(f"{value:.3g}" for value in self.mean)
         std = ", ".join(f"{value:.3g}" for value in self.std)
         guess = " (assumed: the model came without a configuration)" if self.assumed else ""
@@ -67,6 +72,8 @@ class Preprocessing:
 
     def transform(self) -> Transform:
         """Return timm's own evaluation transform for these values."""
+        if not self.mean:
+            return self._refuse
         ensure_torchvision()
         from timm.data import create_transform
 
@@ -75,6 +82,8 @@ class Preprocessing:
 
     def augmented(self, generator: torch.Generator) -> Transform:
         """Return a random crop of half to all of the area, mirrored half the time, by ``generator``."""
+        if not self.mean:
+            return self._refuse
         ensure_torchvision()
         from timm.data.transforms import str_to_interp_mode
         from torchvision.transforms import functional
@@ -91,6 +100,14 @@ class Preprocessing:
 
         return _on_channels(self.input_size[0], augment)
 
+    def of_tensors(self, shape: tuple[int, int, int]) -> "Preprocessing":
+        """Return these values for tensors (C, H, W) that are already preprocessed; without mean and std where C is
+        another than theirs, so that no picture fits.
+        """
+        if len(self.mean) == shape[0]:
+            return replace(self, input_size=shape)
+        return replace(self, input_size=shape, mean=(), std=())
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, numbers and strings, for JSON."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
@@ -105,6 +122,13 @@ class Preprocessing:
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
         return cls(**fields)
+
+    def _refuse(self, image: Image.Image) -> Tensor:
+        channels, height, width = self.input_size
+        raise DataError(
+            f"a picture of {image.width}x{image.height} pixels for a model of preprocessed tensors "
+            f"{channels}x{height}x{width}; give such tensors"
+        )
 
     def _timm_arguments(self) -> dict[str, Any]:
         names = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")

@@ -30,7 +30,15 @@ def export_table(result: "Exported") -> Table:
         return table
     kernels = f"{result.integer_products} products in integer kernels ({result.promised} promised)"
     steady = f"{percent(end.self_agreement)} for the simulation with itself, inputs scaled by 1 + 1e-6"
-    lines = [kernels, f"top-1 agrees with the simulation on {end.agreement:.1f} % of {end.images} images ({steady})"]
+    if end.agreement is None:
+        own = f"{number(end.self_error)} for the simulation with itself, inputs scaled by 1 + 1e-6"
+        lines = [
+            kernels,
+            f"outputs are {number(end.relative_error)} off the simulation's on {end.images} images ({own})",
+        ]
+    else:
+        same = f"top-1 agrees with the simulation on {end.agreement:.1f} % of {end.images} images ({steady})"
+        lines = [kernels, same]
     if end.top1 is not None:
         lines.append(f"top-1 of the file {percent(end.top1)}, of the simulation {percent(end.simulated_top1)}")
     if end.floating_error is not None:
