@@ -149,7 +149,9 @@ def _in_order(
                 late |= not future.done()
                 yield outcome
     finally:
-        pool.shutdown(wait=not late, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+        running = [future for _, future in waiting if not future.cancelled()]
+        wait(running, timeout=0 if late else decode.SECONDS)  # threads end before the caller goes on, if they end
 
 
 def _within(item: ImageItem, future: Future[Prepared | DataError]) -> Prepared | DataError:
