@@ -4,6 +4,7 @@ import hashlib
 import platform
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,8 @@ def evaluate(
         raise ArtifactError(f"{target} is no artifact, so it has no integer codes to run; quantize it first")
     loaded = load_source(str(target) if isinstance(target, Path) else target, weights, num_classes, preprocessing)
     source = open_images(images)
+    if preprocessing is None and source.shape and source.shape[0] != loaded.preprocessing.input_size[0]:
+        loaded = replace(loaded, preprocessing=loaded.preprocessing.of_tensors(source.shape))
     with Events(console=progress) as events:
         loaded = settle_for(source, loaded, events.warn)
         batches = load_labelled(

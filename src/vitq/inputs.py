@@ -70,13 +70,11 @@ def draw_images(
 ) -> tuple[LoadedModel, torch.Tensor]:
     """Draw calibration images x_NCHW with a seed, show how they are preprocessed, settle the model's output on them.
 
-    With ``take_size`` a tensor of images, which is preprocessed already, sets the model's input size.
+    With ``take_size`` images that are preprocessed already set the model's input size.
     """
-    if take_size and isinstance(images, torch.Tensor):
-        channels, height, width = images.shape[-3:]
-        own = replace(loaded.preprocessing, input_size=(channels, height, width))
-        loaded = replace(loaded, preprocessing=own)
+    source = open_images(images, labels=False, limit=limit)
+    if take_size and source.shape is not None:
+        loaded = replace(loaded, preprocessing=loaded.preprocessing.of_tensors(source.shape))
     events.show(f"{loaded.name}: {loaded.preprocessing.describe()}")
-    source = open_images(images)
     x_NCHW = draw_calibration(source, loaded.preprocessing, limit=limit, views=views, seed=seed, warn=events.warn)
     return settle(loaded, x_NCHW, events.warn), x_NCHW

@@ -19,7 +19,7 @@ from vitq.errors import ArgumentError
 from vitq.events import Events
 from vitq.graph import Graph
 from vitq.integer import integer_graph
-from vitq.measure import Metrics, measure
+from vitq.measure import OF_OUTPUTS, Metrics, measure
 from vitq.modes import in_own_modes
 from vitq.quantizers import Quantizer, use_compiled_kernels, worth_compiling
 from vitq.targets import OPSET, require_export
@@ -114,7 +114,7 @@ class QuantizedModel:
         what cannot be exported, an impossible ``opset``, a missing runtime, or, unless ``force``, a file that fails its
         proof or would replace one that is not vitq's; ArtifactError where ``out`` cannot be written.
         """
-        from vitq.data import draw_calibration, load_labelled, open_images
+        from vitq.data import draw_calibration, load_labelled, open_images, require_labels
         from vitq.inputs import load_source
         from vitq.models import Preprocessing, settle
 
@@ -128,10 +128,13 @@ class QuantizedModel:
         classes = self.config.source.get("num_classes")
         loaded = None if floating is None else load_source(floating, weights, classes, None)
         with Events(console=progress) as events:
-            x_NCHW = draw_calibration(open_images(images), preprocessing, limit=limit, warn=events.warn)
+            x_NCHW = draw_calibration(
+                open_images(images, labels=False, limit=limit), preprocessing, limit=limit, warn=events.warn
+            )
             loaded = loaded and settle(loaded, x_NCHW, events.warn)
             if validation is not None:
                 source = open_images(validation)
+                require_labels(source)
                 labelled = partial(load_labelled, source, preprocessing, None, batch_size=32, num_classes=classes)
             return export(
                 self,
@@ -203,5 +206,6 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> QuantizedModel
 
 
 def as_mapping(metrics: Metrics, prefix: str = "") -> dict[str, Any]:
-    """Return metrics as flat keys, each with ``prefix``."""
-    return {prefix + key: value for key, value in dataclasses.asdict(metrics).items()}
+    """Return metrics as flat keys, each with ``prefix``; those of outputs are left out where there are classes."""
+    values = dataclasses.asdict(metrics)
+    return {prefix + key: value for key, value in values.items() if value is not None or key not in OF_OUTPUTS}

@@ -60,7 +60,9 @@ def bench(
     classes = first.source.get("num_classes")
     preprocessing = Preprocessing.from_dict(first.preprocessing)
     with Events(console=not quiet) as events:
-        x_NCHW = draw_calibration(open_images(images), preprocessing, limit=limit, warn=events.warn)
+        x_NCHW = draw_calibration(
+            open_images(images, labels=False, limit=limit), preprocessing, limit=limit, warn=events.warn
+        )
         labelled = []
         if validation is not None:
             source = open_images(validation)

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from vitq.errors import ModelError, did_you_mean
+from vitq.errors import DataError, ModelError, did_you_mean
 from vitq.models.torchvision_shim import ensure_torchvision
 
 Transform = Callable[[Image.Image], Tensor]
@@ -30,11 +30,12 @@ class Preprocessing:
     """A model's evaluation preprocessing; the defaults are ImageNet's. Source: timm's data configuration.
 
     ``input_size`` is (channels, height, width); the short side becomes ``floor(side / crop_pct)`` pixels
-    before the crop; ``mean`` and ``std`` are per channel, of pixel values in 0..1. ``crop_mode`` "center",
-    "squash" and "border" are timm's; "shortest_edge" is Hugging Face's: the picture's short side becomes
-    ``floor(min(height, width) / crop_pct)`` whatever the crop's form, an odd pixel is cut at the bottom or the
-    right, and a crop that is larger than the picture is black outside. ``assumed`` says that the model came
-    without a configuration and that these values are a guess. Raises ModelError for values that cannot be.
+    before the crop; ``mean`` and ``std`` are per channel, of pixel values in 0..1. No ``mean`` and no ``std`` are for
+    tensors that are already preprocessed. ``crop_mode`` "center", "squash" and "border" are timm's; "shortest_edge" is
+    Hugging Face's: the picture's short side becomes ``floor(min(height, width) / crop_pct)`` whatever the crop's form,
+    an odd pixel is cut at the bottom or the right, and a crop that is larger than the picture is black outside.
+    ``assumed`` says that the model came without a configuration and that these values are a guess. Raises ModelError
+    for values that cannot be.
     """
 
     input_size: tuple[int, int, int] = (3, 224, 224)
@@ -52,6 +53,8 @@ class Preprocessing:
                 f"to {LARGEST_SIDE}"
             )
         channels = self.input_size[0]
+        if self.mean == () and self.std == ():  # of tensors that are already preprocessed, of any channels
+            return
         numbers = _are_numbers(self.mean) and _are_numbers(self.std)
         if channels not in (1, 3) or not numbers or len(self.mean) != channels or len(self.std) != channels:
             given = f"{len(self.mean)} means, {len(self.std)} stds" if numbers else f"mean {self.mean}, std {self.std}"
@@ -80,6 +83,8 @@ class Preprocessing:
     def describe(self) -> str:
         """Return one line for people: size, crop, interpolation and normalisation."""
         channels, height, width = self.input_size
+        if not self.mean:
+            return f"{channels}x{height}x{width}, already preprocessed"
         mean = ", ".join(f"{value:.3g}" for value in self.mean)
         std = ", ".join(f"{value:.3g}" for value in self.std)
         guess = " (assumed: the model came without a configuration; preprocessing= changes it)" if self.assumed else ""
@@ -90,6 +95,8 @@ class Preprocessing:
 
     def transform(self) -> Transform:
         """Return timm's own evaluation transform for these values, and Hugging Face's for "shortest_edge"."""
+        if not self.mean:
+            return self._refuse
         ensure_torchvision()
         from timm.data import create_transform
 
@@ -100,6 +107,8 @@ class Preprocessing:
 
     def augmented(self, generator: torch.Generator) -> Transform:
         """Return a random crop of half to all of the area, mirrored half the time, by ``generator``."""
+        if not self.mean:
+            return self._refuse
         ensure_torchvision()
         from timm.data.transforms import str_to_interp_mode
         from torchvision.transforms import functional
@@ -115,6 +124,14 @@ class Preprocessing:
             return cast(Image.Image, view)
 
         return self._on_channels(augment)
+
+    def of_tensors(self, shape: tuple[int, int, int]) -> "Preprocessing":
+        """Return these values for tensors (C, H, W) that are already preprocessed; without mean and std where C is
+        another than theirs, so that no picture fits.
+        """
+        if len(self.mean) == shape[0]:
+            return replace(self, input_size=shape)
+        return replace(self, input_size=shape, mean=(), std=())
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, numbers and strings, for JSON."""
@@ -175,6 +192,13 @@ class Preprocessing:
             return x_CHW.to(torch.float32).div(255).sub_(mean_C11).div_(std_C11)
 
         return transform
+
+    def _refuse(self, image: Image.Image) -> Tensor:
+        channels, height, width = self.input_size
+        raise DataError(
+            f"a picture of {image.width}x{image.height} pixels for a model of preprocessed tensors "
+            f"{channels}x{height}x{width}; give such tensors"
+        )
 
     def _timm_arguments(self) -> dict[str, Any]:
         names = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")

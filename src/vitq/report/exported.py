@@ -37,11 +37,11 @@ def export_table(result: "Exported") -> Table:
     kernels = f"{result.integer_products} products in integer kernels ({result.promised} promised)"
     nudged = "for the simulation with itself, inputs scaled by 1 + 1e-6"
     if end.agreement is None:
-        near = f"{number(end.error)} off the simulation's on {end.images} images (cosine {end.cosine:.4f}"
-        lines = [kernels, f"outputs {near}; {number(end.self_error)} {nudged})"]
+        near = f"outputs are {number(end.relative_error)} off the simulation's on {end.images} images"
+        lines = [kernels, f"{near} ({number(end.self_error)} {nudged})"]
     else:
-        agrees = f"top-1 agrees with the simulation on {end.agreement:.1f} % of {end.images} images"
-        lines = [kernels, f"{agrees} ({percent(end.self_agreement)} {nudged})"]
+        same = f"top-1 agrees with the simulation on {end.agreement:.1f} % of {end.images} images"
+        lines = [kernels, f"{same} ({percent(end.self_agreement)} {nudged})"]
     if result.cpu is not None:
         lines.append(CPUS[result.cpu])
     if end.top1 is not None:
