@@ -15,7 +15,7 @@ from torch import nn
 from vitq.config import SCHEMA_VERSION, ArtifactConfig, SavedSite
 from vitq.errors import ArtifactError
 from vitq.graph import Graph
-from vitq.graph.insert import quantizer_target
+from vitq.graph.edit import quantizer_target
 from vitq.graph.serialize import from_json, to_json
 from vitq.quantizers import Format, Quantizer, make_quantizer, pack, unpack
 

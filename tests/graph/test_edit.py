@@ -6,7 +6,7 @@ from torch import nn
 
 from vitq.errors import GraphError
 from vitq.graph import Graph, Role, capture
-from vitq.graph.insert import quantizer_target
+from vitq.graph.edit import quantizer_target
 
 
 class SharedInput(nn.Module):
