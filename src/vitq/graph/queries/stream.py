@@ -3,7 +3,8 @@
 The stream is the largest set of tensors that have to change their channels together. From one of them it grows both
 ways: over sums, whose terms and result share channels, and over moves, which are asked by sending numbers through
 them. It ends at linears and convolutions, which can take new channels up in their weights, at constants, and at
-barriers. Norms are looked through, as long as only linears and convolutions read them.
+barriers. Norms are looked through, as long as only linears and convolutions read them. A rewrite that adds a bias or
+an operation changes the answer for the streams beside it: ask again.
 """
 
 from collections import deque
