@@ -243,5 +243,5 @@ def test_parameters_are_read_behind_their_quantizers_and_made_where_missing(
     assert torch.equal(graph(x), before)
     other = node_named(graph.module, "linear_1")
     other.args = (other.args[0], weight, other.args[2])
-    with pytest.raises(GraphError, match="'q.weight' is shared with another operation"):
+    with pytest.raises(GraphError, match=r"'q\.weight' is shared with another operation"):
         require_own(graph, linear, 1)

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from vitq.errors import GraphError
 from vitq.graph import Graph, Role, capture
-from vitq.graph.edit import finish, insert_call, insert_constant, set_attribute
+from vitq.graph.edit import finish, insert_call, insert_constant, node_named, set_attribute
 from vitq.graph.ops import ADD, NORM, aten, is_op
 from vitq.graph.parameters import parameter
 from vitq.graph.queries import (
@@ -182,7 +182,7 @@ def test_residual_streams_can_be_rotated(name: str) -> None:
         for stream in streams
     ]
     old = [graph.segment(graph.cuts[0], tensor)(x) for tensor in tensors]
-    axes = [stream.axes[fx_node(graph, tensor)] for stream, tensor in zip(streams, tensors, strict=True)]
+    axes = [stream.axes[node_named(graph.module, tensor)] for stream, tensor in zip(streams, tensors, strict=True)]
     matrices = [rotation(stream.channels, keep_ones=True) for stream in streams]
     assert len(streams) == {"swin": 2, "swinv2": 2, "pvt": 2, "siglip": 2, "convnext": 4}.get(name, 1)
     assert sum(len(stream.barriers) for stream in streams) == BARRIERS.get(name, 0)
@@ -193,10 +193,6 @@ def test_residual_streams_can_be_rotated(name: str) -> None:
         now = graph.segment(graph.cuts[0], tensor)(x)
         assert distance(now, was) > 1e-2
         assert distance(now, rotated(was, axis, q_CC)) < 1e-10
-
-
-def fx_node(graph: Graph, name: str) -> fx.Node:
-    return next(node for node in graph.module.graph.nodes if node.name == name)
 
 
 @torch.no_grad()

@@ -10,21 +10,27 @@ an operation changes the answer for the streams beside it: ask again.
 from collections import deque
 from contextlib import suppress
 
-import torch
 from torch import fx
 
 from vitq.errors import GraphError
 from vitq.graph.edit import node_named
 from vitq.graph.fold import depends_on_image
 from vitq.graph.graph import Graph
-from vitq.graph.ops import ADD, CONV, LINEAR, NORM, aten, is_op, value
+from vitq.graph.ops import CONV, LINEAR, NORM, aten, is_op, value
 from vitq.graph.parameters import parameter_node, readers_of, require_own
 from vitq.graph.queries.frames import Frame, after, before, linear_in_channels
+from vitq.graph.queries.layers import (
+    PLAIN_CONV,
+    SUM,
+    channel_axis_of,
+    channel_scale,
+    groups_of,
+    pads,
+    terms_of,
+    why_not,
+)
 from vitq.graph.queries.numbers import tensor_inputs, tensor_users
 from vitq.graph.queries.ports import Barrier, Port, Reader, Stream, Writer
-
-SUM = ADD | {aten.sub.Tensor}
-PLAIN_CONV = CONV - {aten.convolution.default}
 
 
 def residual_streams(graph: Graph) -> tuple[Stream, ...]:
@@ -101,7 +107,7 @@ class _Walk:
         if node.op == "get_attr":
             self._constant(node, frame)
         elif is_op(node, SUM):
-            for term in _terms(node, frame):
+            for term in terms_of(node, frame):
                 self._join(term, frame)
         elif linear_in_channels(node):
             for source, own in before(node, frame, self.channels).items():
@@ -118,7 +124,7 @@ class _Walk:
         for user in users:
             try:
                 if is_op(user, SUM):
-                    _terms(user, frame)
+                    terms_of(user, frame)
                     self._join(user, frame)
                 elif linear_in_channels(user):
                     self._join(user, after(user, frame, self.channels)[0])
@@ -147,7 +153,7 @@ class _Walk:
         """Return the linear or convolution that makes ``node``, perhaps through moves and scales of channels."""
         scales: list[fx.Node] = []
         while not is_op(node, LINEAR | PLAIN_CONV):
-            pair = _scale(node, frame)
+            pair = channel_scale(node, frame)
             if pair is not None:
                 if len(readers_of(self.graph, str(pair[0].target))) > 1:
                     raise GraphError(f"'{pair[0].target}', which scales it, is shared with another operation")
@@ -156,12 +162,12 @@ class _Walk:
             elif scales and linear_in_channels(node) and len(tensor_inputs(node)) == 1:
                 ((node, frame),) = before(node, frame, self.channels).items()
             else:
-                raise GraphError(_why(node))
+                raise GraphError(why_not(node))
             if len(list(tensor_users(node))) > 1:
                 raise GraphError(f"'{node.name}' is read before it is scaled, too")
-        if frame.axis != _axis_of_channels(node) or frame.blocks * self.channels != value(node).shape[frame.axis]:
+        if frame.axis != channel_axis_of(node) or frame.blocks * self.channels != value(node).shape[frame.axis]:
             raise GraphError(f"'{node.name}' has the channels on another axis")
-        if is_op(node, CONV) and _groups(node) > 1:
+        if is_op(node, CONV) and groups_of(node) > 1:
             raise GraphError(f"'{node.name}' convolves in groups")
         ports: list[Port] = []
         for place in (1, 2):
@@ -175,15 +181,15 @@ class _Walk:
     ) -> Reader:
         """Return the linear or convolution ``op`` as a reader of ``source``."""
         if not is_op(op, LINEAR | PLAIN_CONV) or op.args[0] is not source:
-            raise GraphError(_why(op))
-        if frame.axis != _axis_of_channels(op):
+            raise GraphError(why_not(op))
+        if frame.axis != channel_axis_of(op):
             raise GraphError(f"'{op.name}' reads it along another axis than its channels")
-        if is_op(op, CONV) and _groups(op) > 1:
+        if is_op(op, CONV) and groups_of(op) > 1:
             raise GraphError(f"'{op.name}' convolves in groups")
         require_own(self.graph, op, 1)
         weight = parameter_node(op, 1)
         assert weight is not None
-        return Reader(op, Port(weight, 1, frame.blocks), norm, padded or _pads(op))
+        return Reader(op, Port(weight, 1, frame.blocks), norm, padded or pads(op))
 
     def _behind(self, norm: fx.Node, source: fx.Node, frame: Frame) -> list[Reader]:
         """Return the linears and convolutions that read ``norm``; raise GraphError where anybody else does."""
@@ -214,28 +220,6 @@ class _Walk:
         return readers
 
 
-def _terms(node: fx.Node, frame: Frame) -> list[fx.Node]:
-    """Return the terms of a sum; raise GraphError where one has no channels of its own."""
-    size = value(node).shape[frame.axis]
-    for term in node.args[:2]:
-        shape = value(term).shape if isinstance(term, fx.Node) else ()
-        if len(shape) < -frame.axis or shape[frame.axis] != size:
-            raise GraphError(f"'{node.name}' adds one value to all channels")
-    return [term for term in node.args[:2] if isinstance(term, fx.Node)]
-
-
-def _scale(node: fx.Node, frame: Frame) -> tuple[fx.Node, fx.Node] | None:
-    """Return the constant and the tensor where ``node`` multiplies each channel by a stored factor."""
-    if not is_op(node, {aten.mul.Tensor}):
-        return None
-    for constant, other in (node.args[:2], reversed(node.args[:2])):
-        if isinstance(constant, fx.Node) and isinstance(other, fx.Node) and constant.op == "get_attr":
-            shape = value(constant).shape
-            own = len(shape) >= -frame.axis and shape[frame.axis] == value(node).shape[frame.axis] == shape.numel()
-            return (constant, other) if own and other.op != "get_attr" else None
-    return None
-
-
 def _channel_axis(node: fx.Node) -> int:
     """Return the axis whose numbers arrive at the channels of the first layer or norm ahead, else the last one."""
     for axis in range(-1, -value(node).ndim, -1):
@@ -245,7 +229,7 @@ def _channel_axis(node: fx.Node) -> int:
             tensor, frame = ahead.popleft()
             for user in [user for user in tensor_users(tensor) if user not in seen]:
                 seen.add(user)
-                if is_op(user, LINEAR | NORM | CONV) and frame.axis == _axis_of_channels(user):
+                if is_op(user, LINEAR | NORM | CONV) and frame.axis == channel_axis_of(user):
                     return axis
                 if is_op(user, SUM):
                     ahead.append((user, frame))
@@ -253,31 +237,3 @@ def _channel_axis(node: fx.Node) -> int:
                     with suppress(GraphError):
                         ahead.append((user, after(user, frame, channels)[0]))
     return -1
-
-
-def _axis_of_channels(node: fx.Node) -> int:
-    """Return the channel axis of a convolution's input and result, else the last one."""
-    return 1 - value(node).ndim if is_op(node, CONV) else -1
-
-
-def _groups(op: fx.Node) -> int:
-    weight = parameter_node(op, 1)
-    assert weight is not None
-    return int(value(op.args[0]).shape[_axis_of_channels(op)] // value(weight).shape[1])  # type: ignore[arg-type]
-
-
-def _pads(op: fx.Node) -> bool:
-    """Tell whether a convolution adds zeros around its input."""
-    padding = op.args[4] if is_op(op, CONV) and len(op.args) > 4 else 0
-    return padding != "valid" if isinstance(padding, str) else bool(torch.tensor(padding).any())
-
-
-def _why(node: fx.Node) -> str:
-    """Say what ``node`` is that no parameter of it can change the channels."""
-    if is_op(node, NORM):
-        return f"'{node.name}' is a norm whose scale and bias stand on the stream"
-    if node.op in ("placeholder", "output"):
-        return f"'{node.name}' is the model's {'input' if node.op == 'placeholder' else 'output'}"
-    if getattr(node.target, "__name__", "") == "getitem":
-        node = node.all_input_nodes[0]
-    return f"'{node.name}' ({node.target}) is neither linear in the channels nor a layer with weights"
