@@ -14,7 +14,7 @@ from vitq.config import SCHEMA_VERSION, ArtifactConfig, SavedSite
 from vitq.errors import ArtifactError
 from vitq.files import damaged, digest, parse_json, shown, to_json_bytes, write_files
 from vitq.graph import Graph
-from vitq.graph.insert import quantizer_target
+from vitq.graph.edit import quantizer_target
 from vitq.graph.rebuild import from_json
 from vitq.graph.serialize import to_json
 from vitq.ownership import require_own

@@ -10,7 +10,7 @@ from vitq.bits import FLOATING_POINT, Bits
 from vitq.calibrate import scope_rows
 from vitq.errors import RecipeError
 from vitq.graph import Graph
-from vitq.graph.insert import quantizer_target
+from vitq.graph.edit import quantizer_target
 from vitq.quantizers import Quantizer
 from vitq.reconstruct.activations import forward_all
 from vitq.reconstruct.data import count_held_out

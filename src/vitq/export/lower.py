@@ -12,6 +12,7 @@ from vitq.errors import ExportError
 from vitq.export.saturation import NONE, Overflow
 from vitq.export.weights import constant, lower_weight
 from vitq.graph import Graph, Site
+from vitq.graph.edit import replace
 from vitq.quantizers import Quantizer
 from vitq.targets import Carrier, Profile
 
@@ -133,15 +134,12 @@ def _activation(module: fx.GraphModule, node: fx.Node, site: str, quantizer: Qua
         operation = "piecewise_float"
     elif carrier is Carrier.INT8:
         operation, arguments = "affine", _affine_signed
+    given = [
+        constant(module, f"{node.name}_{i}", a, node) if isinstance(a, torch.Tensor) else a
+        for i, a in enumerate(arguments(quantizer, quantizer.parameters_dict()))
+    ]
+    target = getattr(torch.ops.vitq, operation).default
     with module.graph.inserting_before(node):
-        given = [
-            constant(module, f"{node.name}_{i}", a) if isinstance(a, torch.Tensor) else a
-            for i, a in enumerate(arguments(quantizer, quantizer.parameters_dict()))
-        ]
-        new = module.graph.call_function(getattr(torch.ops.vitq, operation).default, (node.args[0], *given))
-    name = node.name
-    node.replace_all_uses_with(new)
-    module.graph.erase_node(node)
-    new.name = name
-    new.meta = dict(node.meta)
-    return name
+        new = module.graph.call_function(target, (node.args[0], *given))
+    replace(module, node, new)
+    return new.name

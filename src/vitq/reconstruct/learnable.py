@@ -7,7 +7,7 @@ from torch import fx, nn
 
 from vitq.errors import RecipeError
 from vitq.graph import Graph
-from vitq.graph.insert import quantizer_target
+from vitq.graph.edit import quantizer_target
 from vitq.graph.ops import CONV, LINEAR, NORM, attribute, is_op, is_transposed
 from vitq.quantizers import AffineQuantizer, Quantizer
 from vitq.reconstruct.rounding import AdaRound

@@ -7,7 +7,7 @@ import torch
 
 from vitq.devices import cache_home
 from vitq.errors import RecipeError
-from vitq.graph.insert import set_attribute
+from vitq.graph.edit import set_attribute
 from vitq.quantizers import compiling, use_compiled_kernels, worth_compiling
 from vitq.reconstruct.activations import Pair, Prefix, first_output, forward_all
 from vitq.reconstruct.data import Data, count_held_out

@@ -1,4 +1,4 @@
-"""Quantizers in a graph: where they sit, who sees them, and what a clone shares."""
+"""Changes of a graph: calls, constants and quantizers, who sees them, and what a clone shares."""
 
 import pytest
 import torch
@@ -6,7 +6,19 @@ from torch import nn
 
 from vitq.errors import GraphError
 from vitq.graph import Graph, Role, capture
-from vitq.graph.insert import quantizer_target
+from vitq.graph.edit import (
+    delete_unused_tensors,
+    finish,
+    insert_call,
+    insert_constant,
+    node_named,
+    quantizer_target,
+    replace,
+    replace_tensor,
+    set_attribute,
+)
+from vitq.graph.ops import aten, module_path, value
+from vitq.graph.parameters import parameter, parameter_node, readers_of, require_own
 
 
 class SharedInput(nn.Module):
@@ -149,3 +161,87 @@ def test_a_clone_shares_nothing(graph: Graph, x: torch.Tensor, rounding: type[nn
 def test_parameters_are_found_by_node(graph: Graph) -> None:
     path, tensor = graph.parameter(graph.sites["k/weight"].node)
     assert path == "k.weight" and tensor is graph.module.get_parameter("k.weight")
+
+
+def test_an_inserted_call_has_shape_and_modules_and_can_be_cut_around(graph: Graph, x: torch.Tensor) -> None:
+    before, linear = graph(x), node_named(graph.module, "linear")
+    source = linear.args[0]
+    assert source is node_named(graph.module, "tanh")
+    factor = insert_constant(graph.module, "factor", torch.full((4,), 2.0), before=linear)
+    product = insert_call(graph.module, aten.mul.Tensor, (source, factor), before=linear)
+    linear.replace_input_with(source, product)
+    finish(graph.module)
+    assert value(product).shape == value(source).shape and value(factor).shape == (4,)
+    assert module_path(product) == module_path(linear) == "q"
+    with torch.no_grad():
+        graph.module.get_parameter("q.weight").mul_(0.5)
+    torch.testing.assert_close(graph(x), before)
+    torch.testing.assert_close(graph.segment("tanh", product.name)(x), 2 * x)
+    graph.refresh()
+    assert graph.sites["q/input"].node == product.name
+
+
+def test_two_constants_of_one_name_are_two(graph: Graph) -> None:
+    first = next(iter(graph.module.graph.nodes))
+    names = [insert_constant(graph.module, "c", torch.ones(n), before=first).target for n in (1, 2)]
+    assert names == ["c", "c_1"]
+    assert [len(graph.module.get_buffer(str(name))) for name in names] == [1, 2]
+
+
+def test_a_replaced_node_leaves_its_name_and_metadata(graph: Graph, x: torch.Tensor) -> None:
+    old = node_named(graph.module, "tanh")
+    new = insert_call(graph.module, aten.sigmoid.default, (old.args[0],), before=old)
+    replace(graph.module, old, new)
+    finish(graph.module)
+    assert node_named(graph.module, "tanh") is new and value(new) is not None
+    assert torch.equal(graph.segment(graph.cuts[0], "tanh")(x), x.sigmoid())
+
+
+def test_an_unknown_node_is_an_error_that_names_the_nearest(graph: Graph) -> None:
+    with pytest.raises(GraphError, match=r"no node 'tahn'.*did you mean 'tanh'"):
+        node_named(graph.module, "tahn")
+
+
+def test_tensors_are_overwritten_in_place_or_replaced(graph: Graph) -> None:
+    held = graph.module.get_parameter("q.bias")
+    set_attribute(graph.module, "q.bias", torch.full((4,), 3.0))
+    assert graph.module.get_parameter("q.bias") is held and bool((held == 3).all())
+    replace_tensor(graph.module, "q.bias", torch.zeros(4))
+    assert bool((held == 3).all()) and not graph.module.get_parameter("q.bias").any()
+    assert isinstance(graph.module.get_parameter("q.bias"), nn.Parameter)
+    graph.module.register_buffer("idle", torch.ones(1))
+    delete_unused_tensors(graph.module)
+    assert "idle" not in graph.module.state_dict() and "q.bias" in graph.module.state_dict()
+
+
+def test_a_quantizer_is_replaced_where_it_sits(graph: Graph, x: torch.Tensor, rounding: type[nn.Module]) -> None:
+    graph.insert({"q/input": rounding()})
+    finer = rounding(2.0**-20)
+    with pytest.raises(GraphError, match="'k/weight' is not quantized"):
+        graph.replace("k/weight", finer)
+    before, nodes = graph(x), [node.name for node in graph.module.graph.nodes]
+    graph.replace("q/input", finer)
+    assert graph.quantizers["q/input"] is graph.module.get_submodule(quantizer_target("q/input")) is finer
+    assert [node.name for node in graph.module.graph.nodes] == nodes and not torch.equal(graph(x), before)
+
+
+@torch.no_grad()
+def test_parameters_are_read_behind_their_quantizers_and_made_where_missing(
+    graph: Graph, x: torch.Tensor, rounding: type[nn.Module]
+) -> None:
+    graph.insert({"q/weight": rounding()})
+    linear = node_named(graph.module, "linear")
+    weight = parameter_node(linear, 1)
+    assert weight is not None and weight.target == "q.weight"
+    assert parameter(graph, linear, 1, torch.ones(1)) is graph.module.get_parameter("q.weight")
+    assert readers_of(graph, "q.weight") == [linear]
+    before = graph(x)
+    linear.args = linear.args[:2]
+    finish(graph.module)
+    bias = parameter(graph, linear, 2, torch.zeros(4))
+    bias.copy_(graph.module.get_parameter("q.bias"))
+    assert torch.equal(graph(x), before)
+    other = node_named(graph.module, "linear_1")
+    other.args = (other.args[0], weight, other.args[2])
+    with pytest.raises(GraphError, match=r"'q\.weight' is shared with another operation"):
+        require_own(graph, linear, 1)
