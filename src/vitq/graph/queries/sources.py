@@ -7,7 +7,19 @@ from torch import fx
 
 from vitq.graph.edit import node_named
 from vitq.graph.graph import Graph
-from vitq.graph.ops import ACTIVATION, ADD, CONV, LINEAR, MATMUL, NORM, SOFTMAX, aten, is_op, origin, self_gated
+from vitq.graph.ops import (
+    ACTIVATION,
+    ADD,
+    CONV,
+    LINEAR,
+    MATMUL,
+    NORM,
+    SOFTMAX,
+    aten,
+    is_op,
+    is_written_activation,
+    origin,
+)
 from vitq.graph.parameters import behind_quantizer
 from vitq.graph.queries.numbers import is_scalar_product, tensor_inputs
 from vitq.graph.sites import Site
@@ -66,7 +78,7 @@ def source_of(graph: Graph, site: Site) -> Source:
 def _kind(node: fx.Node) -> Kind:
     if node.op in ("placeholder", "get_attr"):
         return Kind.IMAGE if node.op == "placeholder" else Kind.CONSTANT
-    if self_gated(node):
+    if is_written_activation(node):
         return Kind.ACTIVATION
     return next((kind for kind, targets in KINDS.items() if is_op(node, targets)), Kind.OTHER)
 
