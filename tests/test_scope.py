@@ -8,7 +8,7 @@ from torch import nn
 
 import vitq
 from vitq.api import _planned
-from vitq.errors import ExportError, RecipeError
+from vitq.errors import ExportError, ModelError, RecipeError
 
 HEAD = "name: own\nsummary: a\nsource: b\nsteps:\n"
 
@@ -57,8 +57,8 @@ def test_a_recipe_that_inserts_nothing_runs_and_says_so(tmp_path: Path) -> None:
         vitq.quantize(model, images, recipe=tmp_path / "own.yaml", scope="deploy", progress=False)
 
 
-def test_a_model_without_anything_to_quantize_is_told() -> None:
+def test_a_model_without_anything_to_quantize_is_refused() -> None:
     images = torch.randn(4, 3, 8, 8)
     model = nn.Sequential(nn.Flatten(), nn.LayerNorm(192))
-    result = vitq.quantize(model, images, recipe="rtn", progress=False)
-    assert any(name == "nothing-quantized" for name, _ in result.metrics["warnings"])
+    with pytest.raises(ModelError, match="nothing to quantize"):
+        vitq.quantize(model, images, recipe="rtn", progress=False)
