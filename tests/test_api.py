@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 import vitq
-from vitq import workspace
 from vitq.errors import ArtifactError, DataError, ExportError, ModelError, RecipeError, ResumeError
 from vitq.quantizers import packed_size
 from vitq.recipes import list_recipes, load_recipe
-from vitq.store import Store
+from vitq.run import workspace
+from vitq.run.checkpoints import Store
 
 QUICK = {"reconstruct.steps": 4, "reconstruct.batch": 8, "reconstruct.held_out": 8}
 

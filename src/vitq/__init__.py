@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vitq.api import evaluate, quantize, seal
-    from vitq.quantized import QuantizedModel, load
+    from vitq.model import QuantizedModel, load
     from vitq.slicing import granularity
 
 __all__ = ["QuantizedModel", "evaluate", "granularity", "load", "quantize", "seal"]

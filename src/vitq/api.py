@@ -13,27 +13,27 @@ import torch
 from torch import nn
 
 from vitq.arguments import MODEL, checked
-from vitq.artifact import seal
+from vitq.artifact.artifact import seal
+from vitq.artifact.schema import ArtifactConfig
+from vitq.artifact.sealing import is_artifact
 from vitq.bits import Bits
 from vitq.calibrate import Insert
-from vitq.config import ArtifactConfig
 from vitq.data import load_labelled, open_images
 from vitq.devices import choose_device, peak_memory
 from vitq.errors import ArgumentError, ArtifactError, ExportError
-from vitq.events import Events
-from vitq.inputs import capture_checked, draw_images, load_source, settle_for
-from vitq.judge import Judge
+from vitq.evaluation import Judge
+from vitq.export.targets import NARROWER, bits_for, profile_of
 from vitq.measure import Metrics, measure
+from vitq.model import QuantizedModel, as_mapping, load
 from vitq.models import LoadedModel, Preprocessing
 from vitq.modes import in_own_modes
-from vitq.pipeline import run_steps, segment_errors, show_scope
-from vitq.quantized import QuantizedModel, as_mapping, load
 from vitq.recipes import ResolvedRecipe, load_recipe
-from vitq.run import Run
-from vitq.sealing import is_artifact
-from vitq.store import require_same
-from vitq.targets import NARROWER, bits_for, profile_of
-from vitq.workspace import open_workspace
+from vitq.run.checkpoints import require_same
+from vitq.run.events import Events
+from vitq.run.inputs import capture_checked, draw_images, load_source, settle_for
+from vitq.run.pipeline import run_steps, segment_errors, show_scope
+from vitq.run.run import Run
+from vitq.run.workspace import open_workspace
 
 __all__ = ["QuantizedModel", "evaluate", "load", "quantize", "seal"]
 

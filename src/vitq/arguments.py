@@ -15,8 +15,8 @@ from torch import nn
 
 from vitq.bits import Bits
 from vitq.errors import ArgumentError, DataError, ModelError
-from vitq.limits import check_plain
 from vitq.models import LoadedModel, Preprocessing
+from vitq.run.limits import check_plain
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -11,14 +11,14 @@ from vitq.arguments import checked
 from vitq.bits import Bits
 from vitq.devices import choose_device
 from vitq.errors import RecipeError
-from vitq.events import Events
-from vitq.inputs import capture_checked, draw_images, load_source
 from vitq.models import LoadedModel, Preprocessing
 from vitq.modes import in_own_modes
-from vitq.pipeline import apply_steps
 from vitq.recipes import load_recipe
 from vitq.reconstruct import Choice, Reconstruct
-from vitq.run import Run
+from vitq.run.events import Events
+from vitq.run.inputs import capture_checked, draw_images, load_source
+from vitq.run.pipeline import apply_steps
+from vitq.run.run import Run
 
 
 @checked()

@@ -36,7 +36,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_measure_is_in_the_json_and_every_row_in_the_table(
     vitq_cli: Any, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vitq.export.bench.footprint", lambda *_: 2**20)  # a process for each row takes seconds
+    monkeypatch.setattr("vitq.bench.bench.footprint", lambda *_: 2**20)  # a process for each row takes seconds
     quick = ("--images", str(photos), "--limit", "4", "--rounds", "1", "--batch", "1", "--no-rivals", "--quiet")
     result = vitq_cli("bench", str(run), *quick, "--validation", str(photos), "--json")
     assert result.exit_code == 0, result.output
@@ -65,7 +65,7 @@ def test_artifacts_that_do_not_exist_end_in_their_own_exit_code(vitq_cli: Any, p
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Replace the measurement by one that remembers what it was given."""
     seen: list[Any] = []
-    monkeypatch.setattr("vitq.export.bench.bench", lambda models, *_, **options: seen.append((models, options)) or [])
+    monkeypatch.setattr("vitq.bench.bench.bench", lambda models, *_, **options: seen.append((models, options)) or [])
     return seen
 
 

@@ -14,10 +14,10 @@ import vitq
 pytest.importorskip("onnxscript")
 
 from vitq.export import Exported
-from vitq.export.accuracy import EndToEnd
-from vitq.export.parity import SegmentProof
+from vitq.export.targets import Cpu
+from vitq.export.verify.outputs import EndToEnd
+from vitq.export.verify.segments import SegmentProof
 from vitq.report.exported import export_table
-from vitq.targets import Cpu
 
 RUN = ("export", "runs/deit", "--images", "photos", "--out", "deit.onnx")
 

@@ -10,9 +10,9 @@ from PIL import Image
 
 from vitq.graph import Span
 from vitq.reconstruct import Choice
-from vitq.reconstruct.outliers import Outliers
-from vitq.reconstruct.schedule import Piece
-from vitq.reconstruct.slicings import Slicing
+from vitq.reconstruct.slicing.outliers import Outliers
+from vitq.reconstruct.slicing.schedule import Piece
+from vitq.reconstruct.slicing.slicings import Slicing
 
 RUN = ("granularity", "deit_tiny_patch16_224", "--images", "photos")
 

@@ -15,7 +15,7 @@ from torch import nn
 
 import vitq
 from vitq.__main__ import main
-from vitq.progress import wide_console
+from vitq.run.progress import wide_console
 
 SHOW = [sys.executable, "-m", "vitq", "recipes", "list"]
 
@@ -52,7 +52,7 @@ GONE = {
 @pytest.mark.parametrize("gone", GONE)
 def test_nothing_that_is_said_on_stderr_can_end_a_run(monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
     from vitq.cli.console import note
-    from vitq.events import Events
+    from vitq.run.events import Events
 
     monkeypatch.setattr(sys, "stderr", GONE[gone]())
     with Events(console=True) as events, events.task("work", 3) as task:

@@ -14,23 +14,23 @@ import typer
 
 from vitq.bits import Bits
 from vitq.calibrate.assign import Member, search_alone
-from vitq.calibrate.grid import Target
-from vitq.calibrate.rows import rows_of
+from vitq.calibrate.candidates import Target
+from vitq.calibrate.samples import rows_of
 from vitq.calibrate.scope import SCOPES
 from vitq.calibrate.searches import SEARCHES
 from vitq.cli import app
+from vitq.export.targets import OPSET, OPSETS, PROFILES
 from vitq.graph import Graph, Role, Site, capture
 from vitq.quantizers import FORMATS, Format, make_quantizer
 from vitq.recipes import list_recipes, load_recipe, parse_assignments
 from vitq.recipes.known import known_steps
 from vitq.recipes.schema import option_keys
-from vitq.reconstruct.curvature import ESTIMATORS, make_estimator
-from vitq.reconstruct.objectives import TERMS, Batch, Fusion
-from vitq.reconstruct.schedule import SCHEDULES, plan
+from vitq.reconstruct.objective.curvature import ESTIMATORS, make_estimator
+from vitq.reconstruct.objective.terms import TERMS, Batch, Fusion
+from vitq.reconstruct.slicing.schedule import SCHEDULES, plan
 from vitq.reconstruct.step import Reconstruct
-from vitq.run import Run
-from vitq.step import STEPS
-from vitq.targets import OPSET, OPSETS, PROFILES
+from vitq.run.run import Run
+from vitq.run.step import STEPS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -209,8 +209,8 @@ def test_every_option_of_the_command_is_documented(verb: str, text: str) -> None
 
 def test_the_export_page_states_the_bounds_of_the_proof_and_the_fields_of_its_result() -> None:
     pytest.importorskip("onnxscript")
-    from vitq.export.accuracy import DROP, MARGIN, NUDGE, EndToEnd, complaints
     from vitq.export.export import ERROR, FLIPPED, Exported
+    from vitq.export.verify.outputs import DROP, MARGIN, NUDGE, EndToEnd, complaints
 
     text = page("docs/export.md")
     for bound in (

@@ -14,11 +14,11 @@ from torch import nn
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
+from vitq.bench import baselines as rivals
+from vitq.bench.bench import Measured, bench, contenders
+from vitq.bench.peak_memory import footprint
 from vitq.errors import ExportError
-from vitq.export import rivals
-from vitq.export.bench import Measured, bench, contenders
 from vitq.export.build import build
-from vitq.export.footprint import footprint
 from vitq.export.runtimes import compile_content
 from vitq.graph import capture
 from vitq.models import load_model
@@ -28,7 +28,7 @@ from vitq.report.exported import bench_table
 def test_floating_point_artifacts_and_rivals_stand_side_by_side(
     models: dict[str, nn.Module], quantized: Callable[..., Any], images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vitq.export.bench.footprint", lambda *_: 2**20)  # a process for each row takes seconds
+    monkeypatch.setattr("vitq.bench.bench.footprint", lambda *_: 2**20)  # a process for each row takes seconds
     vit, model = models["vit"], quantized("vit", "w8a8", target="openvino")
     labels = model(images).argmax(-1)
     rows = bench(
@@ -58,8 +58,8 @@ def test_bfloat16_runs_only_where_the_cpu_multiplies_it(
     def compiled(runtime: str, content: object, threads: int = 0, bfloat16: bool = False) -> None:
         hints.append((runtime, bfloat16))
 
-    monkeypatch.setattr(sys.modules["vitq.export.bench"], "compile_content", compiled)
-    monkeypatch.setattr(sys.modules["vitq.export.bench"], "build", lambda *_, **__: b"")
+    monkeypatch.setattr(sys.modules["vitq.bench.bench"], "compile_content", compiled)
+    monkeypatch.setattr(sys.modules["vitq.bench.bench"], "build", lambda *_, **__: b"")
     model = quantized("vit", "w8a8", target="openvino")
     names = {(c.runtime, c.name) for c in contenders({"mine": model}, images, 1, rivals=False)}
     mixed = {("openvino", "bfloat16"), ("openvino", "mine + bfloat16")}
@@ -96,13 +96,13 @@ def test_a_file_for_other_cpus_is_measured_with_a_warning(
     quantized: Callable[..., Any], images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its speed is worth knowing, its accuracy here is not that of the CPUs that it is for."""
-    from vitq.events import Events
     from vitq.export import saturation
-    from vitq.targets import Cpu
+    from vitq.export.targets import Cpu
+    from vitq.run.events import Events
 
     asked: list[Any] = []
     monkeypatch.setattr(saturation, "saturates", lambda runtime: True)
-    monkeypatch.setattr(sys.modules["vitq.export.bench"], "contenders", lambda *given: asked.append(given[-1]) or [])
+    monkeypatch.setattr(sys.modules["vitq.bench.bench"], "contenders", lambda *given: asked.append(given[-1]) or [])
     with Events() as events:
         model = quantized("vit", "w8a8", target="onnxruntime")
         assert bench({"mine": model}, images, cpu="vnni", rounds=1, events=events) == []

@@ -18,8 +18,8 @@ import vitq  # noqa: E402
 from vitq.errors import ExportError  # noqa: E402
 from vitq.export import export  # noqa: E402
 from vitq.export.build import build, properties  # noqa: E402
-from vitq.export.promises import promises  # noqa: E402
-from vitq.targets import OPSETS, PROFILES, Cpu  # noqa: E402
+from vitq.export.targets import OPSETS, PROFILES, Cpu  # noqa: E402
+from vitq.export.verify.integer_products import promises  # noqa: E402
 
 RUNTIMES = ("onnxruntime", "openvino")
 
@@ -278,7 +278,7 @@ def test_a_missing_runtime(
     def missing(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr("vitq.targets.find_spec", lambda package: None if package == "onnxscript" else True)
+    monkeypatch.setattr("vitq.export.targets.find_spec", lambda package: None if package == "onnxscript" else True)
     with pytest.raises(ExportError, match=r"onnxscript; pip install 'vitq\[export\]'"):
         model.export(tmp_path / "m.onnx", images)
     monkeypatch.undo()
@@ -349,7 +349,7 @@ def test_labels_and_the_floating_point_model_complete_the_proof(
 
 
 def test_end_to_end_bounds_name_what_is_wrong() -> None:
-    from vitq.export.accuracy import EndToEnd, complaints
+    from vitq.export.verify.outputs import EndToEnd, complaints
 
     assert not complaints(EndToEnd(1000, 99.0, 100.0, 80.0, 80.5, 84.0, 1e-6))
     assert not complaints(EndToEnd(1000, 62.5, 68.8, 25.0, 28.0)), "a chaotic model is not held to more than its own"
@@ -358,7 +358,7 @@ def test_end_to_end_bounds_name_what_is_wrong() -> None:
 
 
 def test_a_file_of_another_model_falls_under_the_bound(quantized: Callable[..., Any], images: torch.Tensor) -> None:
-    from vitq.export.accuracy import compare, complaints
+    from vitq.export.verify.outputs import compare, complaints
 
     model = quantized("vit", "w8a8", target="onnxruntime")
     labels = model(images).argmax(-1)
@@ -367,7 +367,7 @@ def test_a_file_of_another_model_falls_under_the_bound(quantized: Callable[..., 
 
 
 def test_one_output_is_compared_by_its_value_for_it_has_no_classes(images: torch.Tensor) -> None:
-    from vitq.export.accuracy import compare, complaints
+    from vitq.export.verify.outputs import compare, complaints
 
     def single(x_BCHW: torch.Tensor) -> torch.Tensor:
         return x_BCHW.flatten(1).sum(1, keepdim=True)

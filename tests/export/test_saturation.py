@@ -22,7 +22,7 @@ from vitq.errors import ExportError  # noqa: E402
 from vitq.export import saturation  # noqa: E402
 from vitq.export.build import build  # noqa: E402
 from vitq.export.saturation import NONE, cause, overflowing  # noqa: E402
-from vitq.targets import PROFILES, Cpu, bits_for, cpu_of  # noqa: E402
+from vitq.export.targets import PROFILES, Cpu, bits_for, cpu_of  # noqa: E402
 
 ORT, OPENVINO = PROFILES["onnxruntime"], PROFILES["openvino"]
 WHOLE = {"target": "onnxruntime", "scope": "paper"}

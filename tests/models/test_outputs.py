@@ -11,11 +11,11 @@ from torch import nn
 
 import vitq
 from vitq.errors import DataError, ModelError
-from vitq.events import Events
 from vitq.graph import Graph
-from vitq.inputs import capture_checked, draw_images, load_source
 from vitq.models import LoadedModel, settle
 from vitq.models.torchvision_shim import ensure_torchvision
+from vitq.run.events import Events
+from vitq.run.inputs import capture_checked, draw_images, load_source
 
 X_NCHW = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -8,10 +8,10 @@ from torch import nn
 
 from vitq.bits import Bits
 from vitq.calibrate import Calibrate, Insert
-from vitq.events import Events
 from vitq.graph import Graph, capture
-from vitq.run import Run
-from vitq.store import Store
+from vitq.run.checkpoints import Store
+from vitq.run.events import Events
+from vitq.run.run import Run
 
 IMAGES = 48
 

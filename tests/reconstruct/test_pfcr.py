@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from vitq.bits import Bits
-from vitq.events import Events
 from vitq.graph import Graph
-from vitq.pipeline import apply_steps
 from vitq.quantizers import Granularity, Quantizer
 from vitq.recipes import load_recipe
 from vitq.reconstruct import Reconstruct
-from vitq.reconstruct.schedule import plan
-from vitq.run import Run
-from vitq.step import Step
-from vitq.store import Store
+from vitq.reconstruct.slicing.schedule import plan
+from vitq.run.checkpoints import Store
+from vitq.run.events import Events
+from vitq.run.pipeline import apply_steps
+from vitq.run.run import Run
+from vitq.run.step import Step
 
 LEVELS = ["unit", "block", "2"]
 SHORT: dict[str, Any] = {

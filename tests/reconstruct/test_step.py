@@ -9,8 +9,8 @@ from vitq.quantizers import Quantizer
 from vitq.recipes import load_recipe
 from vitq.reconstruct import Reconstruct
 from vitq.reconstruct.loop import Loop
-from vitq.reconstruct.objectives import Fusion
-from vitq.run import Run
+from vitq.reconstruct.objective.terms import Fusion
+from vitq.run.run import Run
 
 QUICK = {"steps": 30, "batch": 16, "held_out": 16, "precision": "float32"}
 TRIALS = {"among": ["unit", "block"], "outlier_quantiles": [], "steps": 2, "images": 24, "held_out": 8}

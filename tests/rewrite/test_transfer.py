@@ -13,7 +13,7 @@ from vitq.graph import Graph, Role, capture
 from vitq.models.torchvision_shim import ensure_torchvision
 from vitq.quantizers import Granularity, Quantizer
 from vitq.rewrite import TransferScales
-from vitq.run import Run
+from vitq.run.run import Run
 
 CHANNEL = SiteFormat(granularity=Granularity.CHANNEL)
 MSE: dict[str, Any] = {"images": 4, "weights": "mse", "activations": "mse"}

@@ -15,11 +15,11 @@ from vitq.calibrate.statistics import dead_channels, require_usable, sites_by_se
 from vitq.errors import CalibrationError, RecipeError, did_you_mean
 from vitq.graph import Graph
 from vitq.quantizers import Quantizer
-from vitq.step import Step, register_step
+from vitq.run.step import Step, register_step
 
 if TYPE_CHECKING:
-    from vitq.events import Events
-    from vitq.run import Run
+    from vitq.run.events import Events
+    from vitq.run.run import Run
 
 
 def _known(search: str) -> str:

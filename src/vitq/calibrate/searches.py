@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import torch
 
-from vitq.calibrate.grid import Grid, Score, Target
-from vitq.calibrate.rows import Rows, quantiles
+from vitq.calibrate.candidates import Grid, Score, Target
+from vitq.calibrate.samples import Rows, quantiles
 from vitq.errors import RecipeError
 
 PERCENTILES = (0.99, 0.995, 0.999, 0.9999, 0.99999, 1.0)

@@ -10,16 +10,16 @@ import typer
 from vitq.cli.bench import bench
 from vitq.cli.console import note
 from vitq.cli.demo import demo
-from vitq.cli.doctor import doctor
+from vitq.cli.doctor.doctor import doctor
+from vitq.cli.errors import RUN_FAILED
 from vitq.cli.evaluate import evaluate
 from vitq.cli.export import export
 from vitq.cli.granularity import granularity
-from vitq.cli.guard import RUN_FAILED
 from vitq.cli.models import models
 from vitq.cli.quantize import quantize
 from vitq.cli.recipes import recipes_app
 from vitq.cli.seal import seal
-from vitq.streams import Lasting, open_missing, silence
+from vitq.run.streams import Lasting, open_missing, silence
 
 HELP = """Quantize vision transformers to 2-8 bits after training, from a few hundred unlabeled images.
 

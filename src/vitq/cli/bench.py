@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from vitq.cli.console import print_json, show
-from vitq.cli.guard import guarded
+from vitq.cli.errors import guarded
 from vitq.cli.options import AsJson, FloatingWeights, ForCpu, Quiet
 from vitq.errors import ExportError
-from vitq.targets import Cpu
+from vitq.export.targets import Cpu
 
 
 @guarded
@@ -46,14 +46,14 @@ def bench(
     """
     import vitq
     from vitq.data import draw_calibration, load_labelled, open_images
-    from vitq.events import Events
-    from vitq.inputs import load_source
+    from vitq.export.targets import require_export
     from vitq.models import Preprocessing
-    from vitq.targets import require_export
+    from vitq.run.events import Events
+    from vitq.run.inputs import load_source
 
     require_export()
-    from vitq.export.bench import RESERVED
-    from vitq.export.bench import bench as measure
+    from vitq.bench.bench import RESERVED
+    from vitq.bench.bench import bench as measure
 
     models = {name: vitq.load(run) for name, run in names(runs, RESERVED).items()}
     first = next(iter(models.values())).config

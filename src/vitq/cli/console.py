@@ -10,9 +10,9 @@ from typing import Any, TextIO, cast
 from rich.console import Console, RenderableType
 
 from vitq.errors import OutputError
-from vitq.plain import plain
-from vitq.progress import wide_console
-from vitq.streams import lasting_stderr, silence
+from vitq.run.jsonable import plain
+from vitq.run.progress import wide_console
+from vitq.run.streams import lasting_stderr, silence
 
 
 def show(renderable: RenderableType) -> None:

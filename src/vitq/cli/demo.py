@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vitq.cli.console import note, print_json, show
-from vitq.cli.guard import guarded
+from vitq.cli.errors import guarded
 from vitq.cli.options import AsJson, Quiet
 
 RECIPES = ("rtn", "mgrq")

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from vitq.cli.console import note, print_json, show
-from vitq.cli.guard import guarded
+from vitq.cli.errors import guarded
 from vitq.cli.options import AsJson, FloatingWeights, ForCpu, Quiet
-from vitq.targets import OPSET, Cpu, check_opset, cpu_of, profile_of
+from vitq.export.targets import OPSET, Cpu, check_opset, cpu_of, profile_of
 
 
 @guarded

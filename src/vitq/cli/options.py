@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from vitq.targets import Cpu
+from vitq.export.targets import Cpu
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result (or the error) as one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no scope table, only the result.")]

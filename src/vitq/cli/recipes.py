@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 
 from vitq.cli.console import print_json, show, write
-from vitq.cli.guard import guarded
+from vitq.cli.errors import guarded
 from vitq.cli.options import AsJson
 
 recipes_app = typer.Typer(help="List the recipes, or show one with every default written out.", rich_markup_mode=None)

@@ -11,14 +11,14 @@ import torch
 from vitq.errors import ExportError
 from vitq.export.emit import to_onnx
 from vitq.export.lower import lower
-from vitq.export.parity import tensor_names
 from vitq.export.saturation import NONE, Overflow
+from vitq.export.targets import NOT_RUN, OPSET, PROFILES, Carrier, Cpu
+from vitq.export.verify.segments import tensor_names
 from vitq.graph import Graph
 from vitq.quantizers import Quantizer
-from vitq.targets import NOT_RUN, OPSET, PROFILES, Carrier, Cpu
 
 if TYPE_CHECKING:
-    from vitq.quantized import QuantizedModel
+    from vitq.model import QuantizedModel
 
 
 def build(

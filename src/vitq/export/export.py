@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING
 import torch
 
 from vitq.errors import ExportError
-from vitq.events import Events
-from vitq.export.accuracy import Batches, EndToEnd, Floating, compare, complaints
-from vitq.export.baseline import baseline
 from vitq.export.build import build, properties
 from vitq.export.files import check_place, write
+from vitq.export.floating import baseline
 from vitq.export.lower import refusals
 from vitq.export.openvino_ir import named, to_ir
-from vitq.export.parity import SegmentProof, prove
-from vitq.export.promises import promises, split_operators
 from vitq.export.runtimes import SESSIONS, Content, require, size_of
 from vitq.export.saturation import NONE, cause, overflowing
+from vitq.export.targets import IR, OPSET, Cpu, Profile, check_opset, cpu_of, profile_of
+from vitq.export.verify.integer_products import promises, split_operators
+from vitq.export.verify.outputs import Batches, EndToEnd, Floating, compare, complaints
+from vitq.export.verify.segments import SegmentProof, prove
 from vitq.models import LoadedModel
-from vitq.targets import IR, OPSET, Cpu, Profile, check_opset, cpu_of, profile_of
+from vitq.run.events import Events
 
 if TYPE_CHECKING:
-    from vitq.quantized import QuantizedModel
+    from vitq.model import QuantizedModel
 
 FLIPPED, ERROR = 1e-3, 1e-5
 """Bounds of the proof: share of a block's codes that differ, largest relative error of a block's end."""

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vitq.errors import ArtifactError, ExportError
-from vitq.targets import IR
+from vitq.export.targets import IR
 
 MARK = b"vitq.target"
 """In the metadata of every file that vitq has written."""

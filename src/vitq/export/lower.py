@@ -10,11 +10,11 @@ from torch import fx
 
 from vitq.errors import ExportError
 from vitq.export.saturation import NONE, Overflow
+from vitq.export.targets import Carrier, Profile
 from vitq.export.weights import constant, lower_weight
 from vitq.graph import Graph, Site
 from vitq.graph.edit import replace
 from vitq.quantizers import Quantizer
-from vitq.targets import Carrier, Profile
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from vitq.export.parity import quantized_nodes
 from vitq.export.runtimes import SESSIONS
+from vitq.export.targets import OPSET, Cpu, Profile, overflows
+from vitq.export.verify.segments import quantized_nodes
 from vitq.graph import Graph
 from vitq.graph.ops import MATMUL, is_op
 from vitq.quantizers import Quantizer
-from vitq.targets import OPSET, Cpu, Profile, overflows
 
 MIDDLE = 128
 """The largest int8 code, without its sign."""

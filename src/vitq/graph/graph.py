@@ -17,12 +17,12 @@ from vitq.graph.edit import (
     replace_quantizer,
     without_quantizers,
 )
-from vitq.graph.granularity import Granularity
 from vitq.graph.masks import deepen_masks
 from vitq.graph.ops import attribute
 from vitq.graph.products import open_products
 from vitq.graph.segment import extract
 from vitq.graph.sites import Site, find_sites
+from vitq.graph.slicing import Granularity
 from vitq.graph.span import Span
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from vitq.errors import RecipeError
-from vitq.limits import DEEPEST, MOST
+from vitq.run.limits import DEEPEST, MOST
 
 FLOAT = re.compile(
     r"""[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?

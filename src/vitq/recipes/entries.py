@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from vitq.errors import RecipeError, did_you_mean
 from vitq.recipes.known import known_steps
 from vitq.recipes.schema import INDEX, option_keys, readable_path, shorten, suggestion
-from vitq.step import Step
+from vitq.run.step import Step
 
 REMOVE = "remove"
 ABSENT = object()

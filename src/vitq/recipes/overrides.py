@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vitq.errors import RecipeError, did_you_mean
-from vitq.limits import DEEPEST
 from vitq.recipes.document import read_yaml
 from vitq.recipes.entries import REMOVE, Entry, build, merge, occurrences
 from vitq.recipes.known import known_steps
 from vitq.recipes.schema import INDEX, one_of, option_keys, shorten
+from vitq.run.limits import DEEPEST
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:

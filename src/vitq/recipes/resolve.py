@@ -11,7 +11,7 @@ from vitq.recipes.entries import build
 from vitq.recipes.library import with_parents
 from vitq.recipes.overrides import apply_defaults, apply_overrides, label
 from vitq.recipes.recipe import Recipe
-from vitq.step import Step
+from vitq.run.step import Step
 
 BUDGETS = ("quick", "full")
 

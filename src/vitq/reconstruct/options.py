@@ -11,12 +11,12 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from vitq.devices import supports_bfloat16
 from vitq.errors import did_you_mean
 from vitq.graph import Graph
-from vitq.reconstruct.choose import Choose
-from vitq.reconstruct.curvature import LOW_RANK, Weigh
-from vitq.reconstruct.objectives import TERMS, BlockTerm, FeatureTerm, LocalTerm, LogitsTerm, LowRankTerm, Term
-from vitq.reconstruct.schedule import Order, Piece, check_name
+from vitq.reconstruct.objective.curvature import LOW_RANK, Weigh
+from vitq.reconstruct.objective.terms import TERMS, BlockTerm, FeatureTerm, LocalTerm, LogitsTerm, LowRankTerm, Term
 from vitq.reconstruct.settings import Settings
-from vitq.step import Step
+from vitq.reconstruct.slicing.choose import Choose
+from vitq.reconstruct.slicing.schedule import Order, Piece, check_name
+from vitq.run.step import Step
 
 Learnable = Literal["weights", "rounding", "weight_scales", "activation_scales", "zero_points", "biases", "norms"]
 

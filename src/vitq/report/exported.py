@@ -7,12 +7,12 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from vitq.export.targets import NOT_RUN, Cpu
 from vitq.report.units import memory, number, percent, size
-from vitq.targets import NOT_RUN, Cpu
 
 if TYPE_CHECKING:
+    from vitq.bench.bench import Measured
     from vitq.export import Exported
-    from vitq.export.bench import Measured
 
 
 CPUS = {

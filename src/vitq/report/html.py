@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, StrictUndefined
 
-from vitq.artifact import write_files
+from vitq.artifact.artifact import write_files
 from vitq.bits import FLOATING_POINT
 from vitq.recipes.document import write_yaml
 from vitq.report.units import duration, memory, number, percent, size
 
 if TYPE_CHECKING:
-    from vitq.quantized import QuantizedModel
+    from vitq.model import QuantizedModel
 
 TEMPLATE = "report.html.j2"
 

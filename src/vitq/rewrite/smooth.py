@@ -18,10 +18,10 @@ from vitq.graph.edit import finish, insert_call, insert_constant, node_named
 from vitq.graph.ops import LINEAR, aten, is_op
 from vitq.graph.parameters import require_own
 from vitq.quantizers import affine_from_range
-from vitq.step import Step, register_step
+from vitq.run.step import Step, register_step
 
 if TYPE_CHECKING:
-    from vitq.run import Run
+    from vitq.run.run import Run
 
 MAX_TOKENS = 2048
 CLIPS = (0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)

@@ -18,10 +18,10 @@ from vitq.graph.edit import node_named
 from vitq.graph.parameters import parameter
 from vitq.graph.queries import NormReaders, norm_readers
 from vitq.quantizers import Granularity, Quantizer, make_quantizer
-from vitq.step import Step, register_step
+from vitq.run.step import Step, register_step
 
 if TYPE_CHECKING:
-    from vitq.run import Run
+    from vitq.run.run import Run
 
 
 @register_step("transfer_scales")
