@@ -83,7 +83,8 @@ def export(
     profile, path, wanted = check_request(out, target, opset, cpu, force)
     refused = refusals(model.graph, model.weights, profile)
     if refused:
-        raise ExportError(f"{len(refused)} sites cannot be exported to {target}, the first: {refused[0]}")
+        count = f"{len(refused)} site{'s' if len(refused) > 1 else ''}"
+        raise ExportError(f"{count} cannot be exported to {target}, the first: {refused[0]}")
     if profile.runtime is None and (labelled or floating):
         raise ExportError(
             f"{target} does not run here, so nothing can be compared; leave --validation and --floating out"
