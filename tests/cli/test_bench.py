@@ -36,6 +36,7 @@ def test_every_measure_is_in_the_json_and_every_row_in_the_table(
     vitq_cli: Any, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = ("--images", str(photos), "--limit", "4", "--rounds", "1", "--batch", "1", "--no-rivals", "--quiet")
+    monkeypatch.setattr("vitq.export.bench.footprint", lambda *_: 2**20)  # a process for each row takes seconds
     result = vitq_cli("bench", str(run), *quick, "--validation", str(photos), "--json")
     assert result.exit_code == 0, result.output
     data = json.loads(result.stdout)
@@ -49,7 +50,6 @@ def test_every_measure_is_in_the_json_and_every_row_in_the_table(
     assert rows["onnxruntime", "float32"]["ratios"] == {"1": 1.0}
     assert rows["onnxruntime", "w4a8"]["integer_products"] == 7
 
-    monkeypatch.setattr("vitq.export.bench.footprint", lambda *_: 2**20)  # a process for each row takes seconds
     table = vitq_cli("bench", str(run), *quick)
     assert table.exit_code == 0, table.output
     for text in ("median milliseconds a batch, 1 thread", "float32", "w4a8", "fastest at batch 1"):
