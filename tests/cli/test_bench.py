@@ -38,6 +38,7 @@ def test_every_measure_is_in_the_json_and_every_row_in_the_table(
 ) -> None:
     monkeypatch.setattr("vitq.bench.bench.footprint", lambda *_: 2**20)  # a process for each row takes seconds
     quick = ("--images", str(photos), "--limit", "4", "--rounds", "1", "--batch", "1", "--no-rivals", "--quiet")
+    monkeypatch.setattr("vitq.export.bench.footprint", lambda *_: 2**20)  # a process for each row takes seconds
     result = vitq_cli("bench", str(run), *quick, "--validation", str(photos), "--json")
     assert result.exit_code == 0, result.output
     data = json.loads(result.stdout)

@@ -104,7 +104,7 @@ def test_block_term_weighs_and_leaves_out(gradients: Gradients) -> None:
     torch.testing.assert_close(kept, largest, rtol=1e-2, atol=0)
 
 
-QUICK = {"steps": 12, "batch": 16, "held_out": 16, "precision": "float32", "weigh_images": 16}
+QUICK = {"steps": 6, "batch": 16, "held_out": 16, "precision": "float32", "weigh_images": 16}
 
 
 @pytest.mark.parametrize("model", ["vit", "swin"])
@@ -116,7 +116,7 @@ QUICK = {"steps": 12, "batch": 16, "held_out": 16, "precision": "float32", "weig
         {"weigh": "perturbed", "global": 0.1},
         {"weigh": "least_squares", "low_rank": 1.0},
         {"weigh": "low_rank", "low_rank": 1.0, "refreshes": 3},
-        {"average": 0.9, "steps": 40, "learn": {"rounding": 1e-2, "activation_scales": 1e-2}},
+        {"average": 0.9, "steps": 20, "learn": {"rounding": 1e-2, "activation_scales": 1e-2}},
     ],
     ids=str,
 )

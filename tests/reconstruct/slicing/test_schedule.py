@@ -24,7 +24,7 @@ def graphs(teachers: dict[str, Graph]) -> dict[str, Graph]:
 
     from vitq.graph import capture
 
-    model = timm.create_model("maxvit_rmlp_pico_rw_256", img_size=64, num_classes=10)
+    model = timm.create_model("maxvit_rmlp_pico_rw_256", img_size=64, depths=(2, 1), embed_dim=(32, 64), num_classes=10)
     return {**teachers, "maxvit": capture(model, torch.randn(2, 3, 64, 64))}
 
 
