@@ -30,8 +30,8 @@ from vitq.activations import forward_all
 from vitq.bits import Bits
 from vitq.data import load_labelled, open_images
 from vitq.devices import choose_device
+from vitq.evaluation import measure
 from vitq.graph import Graph
-from vitq.measure import measure
 from vitq.recipes import load_recipe
 from vitq.reconstruct import Reconstruct
 from vitq.reconstruct.objective.distances import divergence, relative_square

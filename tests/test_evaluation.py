@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import vitq
 from vitq.errors import DataError, ModelError
-from vitq.evaluation import Judge
+from vitq.evaluation import Evaluator
 from vitq.graph import Graph
 from vitq.models import LoadedModel, Preprocessing
 from vitq.run.events import Events
@@ -30,13 +30,13 @@ class Shifted(nn.Module):
         return x.flatten(1)[:, :5]
 
 
-def judge(validation: Any, classes: int | None = 5) -> Judge:
+def evaluator(validation: Any, classes: int | None = 5) -> Evaluator:
     preprocessing = Preprocessing((3, 8, 8), assumed=True)
     loaded = LoadedModel(Shifted(), preprocessing, "Shifted", {}, classes)
-    return Judge(loaded, validation, X, torch.device("cpu"), Events())
+    return Evaluator(loaded, validation, X, torch.device("cpu"), Events())
 
 
-def measured(one: Judge, student: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Any:
+def measured(one: Evaluator, student: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Any:
     """What the second model scores, by default the first one again."""
     one(cast(Graph, Shifted()), "floating point")
     return one(cast(Graph, student or Shifted()), "quantized")
@@ -50,7 +50,7 @@ def test_both_are_measured_on_the_same_images(kind: str) -> None:
         "pair": (X, LABELS),
         "no labels": X,
     }[kind]
-    one = judge(validation)
+    one = evaluator(validation)
 
     metrics = measured(one)
 
@@ -61,14 +61,14 @@ def test_both_are_measured_on_the_same_images(kind: str) -> None:
 
 def test_an_empty_generator_is_noticed_before_the_work() -> None:
     with pytest.raises(DataError, match="gives its images only once"):
-        judge(iter([]))(cast(Graph, Shifted()), "floating point")
+        evaluator(iter([]))(cast(Graph, Shifted()), "floating point")
 
 
 def test_images_that_change_in_between_are_left_out_of_the_comparison(tmp_path: Path) -> None:
     draws = np.random.default_rng(0)
     for number in range(30):
         Image.fromarray(draws.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / f"{number:02d}.png")
-    one = judge(tmp_path)
+    one = evaluator(tmp_path)
     first = one(cast(Graph, Shifted()), "floating point")
     (tmp_path / "00.png").write_bytes(b"broken")
     Image.new("RGB", (8, 8), "red").save(tmp_path / "07.png")
@@ -81,7 +81,7 @@ def test_images_that_change_in_between_are_left_out_of_the_comparison(tmp_path: 
 
 def test_what_cannot_be_measured_after_the_work_is_a_warning(tmp_path: Path) -> None:
     Image.effect_noise((8, 8), 50).save(tmp_path / "a.png")
-    one = judge(tmp_path)
+    one = evaluator(tmp_path)
     one(cast(Graph, Shifted()), "floating point")
     (tmp_path / "a.png").unlink()
 
@@ -94,8 +94,8 @@ def test_a_model_of_nan_is_refused_before_the_work_and_told_after_it() -> None:
         return x.flatten(1)[:, :5] * float("nan")
 
     with pytest.raises(ModelError, match="NaN or infinity for 40 of 40 images"):
-        judge(None)(cast(Graph, lost), "floating point")
-    one = judge((X, LABELS))
+        evaluator(None)(cast(Graph, lost), "floating point")
+    one = evaluator((X, LABELS))
     assert measured(one, lost).top1 == 0.0
     assert "quantized: the model's outputs hold NaN" in dict(one.events.warnings)["not-finite"]
 
@@ -104,7 +104,7 @@ def test_labels_of_a_model_without_classes_are_left_with_a_word() -> None:
     def maps(x: torch.Tensor) -> torch.Tensor:
         return x
 
-    one = judge((X, LABELS), None)
+    one = evaluator((X, LABELS), None)
     one(cast(Graph, maps), "floating point")
     metrics = one(cast(Graph, maps), "quantized")
 

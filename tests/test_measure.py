@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vitq.errors import DataError, ModelError
-from vitq.measure import Metrics, measure
+from vitq.evaluation import Metrics, measure
 
 CPU = torch.device("cpu")
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))

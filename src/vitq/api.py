@@ -21,9 +21,8 @@ from vitq.calibrate import Insert
 from vitq.data import load_labelled, open_images
 from vitq.devices import choose_device, peak_memory
 from vitq.errors import ArgumentError, ArtifactError, ExportError
-from vitq.evaluation import Judge
+from vitq.evaluation import Evaluator, Metrics, measure
 from vitq.export.targets import NARROWER, bits_for, profile_of
-from vitq.measure import Metrics, measure
 from vitq.model import QuantizedModel, as_mapping, load
 from vitq.models import LoadedModel, Preprocessing
 from vitq.modes import in_own_modes
@@ -100,11 +99,11 @@ def quantize(
         teacher = capture_checked(loaded, x_NCHW, place)
         run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, store, recipe=plan.name)
         show_scope(run, plan.steps)
-        judge = Judge(loaded, validation, x_NCHW, place, events)
-        floating = judge(teacher, "floating point")
+        evaluator = Evaluator(loaded, validation, x_NCHW, place, events)
+        floating = evaluator(teacher, "floating point")
         frozen = run_steps(run, plan.steps)
         errors = segment_errors(run)
-        score = judge(run.student, "quantized")
+        score = evaluator(run.student, "quantized")
         metrics: dict[str, Any] = {
             **as_mapping(floating, "fp_"),
             **as_mapping(score),

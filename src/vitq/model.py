@@ -15,17 +15,17 @@ from vitq.artifact.schema import ArtifactConfig
 from vitq.calibrate import ScopeRow, scope_rows
 from vitq.devices import choose_device
 from vitq.errors import ArgumentError
+from vitq.evaluation import OF_OUTPUTS, Metrics, measure
 from vitq.export.targets import OPSET, require_export
 from vitq.graph import Graph
 from vitq.integer import integer_graph
-from vitq.measure import OF_OUTPUTS, Metrics, measure
 from vitq.modes import in_own_modes
 from vitq.quantizers import Quantizer, use_compiled_kernels, worth_compiling
 from vitq.run.batch import Checked, image_shape, run_checked
 from vitq.run.events import Events
 
 if TYPE_CHECKING:
-    from vitq.export import Exported
+    from vitq.export.export import Exported
     from vitq.models import LoadedModel
 
 COSTS = ("seconds", "peak_memory_bytes")
@@ -121,7 +121,7 @@ class QuantizedModel:
         require_export()
         if weights is not None and floating is None:
             raise ArgumentError("weights are those of the floating-point model; name it with floating")
-        from vitq.export import check_request, export
+        from vitq.export.export import check_request, export
 
         check_request(out, target, opset, cpu, force)
         preprocessing, labelled = Preprocessing.from_dict(self.config.preprocessing), None

@@ -17,8 +17,8 @@ from PIL import EpsImagePlugin, Image
 
 from vitq.data import decode, draw_calibration, files, load_batches, open_images
 from vitq.data.decode import load_picture, open_picture, to_rgb
+from vitq.data.items import ImageItem, ImageSource
 from vitq.data.names import shown
-from vitq.data.sources import ImageItem, ImageSource
 from vitq.errors import DataError
 from vitq.models import Preprocessing
 

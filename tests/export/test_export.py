@@ -16,8 +16,8 @@ onnx = pytest.importorskip("onnx")
 
 import vitq  # noqa: E402
 from vitq.errors import ExportError  # noqa: E402
-from vitq.export import export  # noqa: E402
 from vitq.export.build import build, properties  # noqa: E402
+from vitq.export.export import export  # noqa: E402
 from vitq.export.targets import OPSETS, PROFILES, Cpu  # noqa: E402
 from vitq.export.verify.integer_products import promises  # noqa: E402
 

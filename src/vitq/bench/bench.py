@@ -12,13 +12,13 @@ from vitq.bench.baselines import nncf_static, onnxruntime_static
 from vitq.bench.peak_memory import footprint
 from vitq.devices import supports_bfloat16
 from vitq.errors import ExportError
+from vitq.evaluation import measure
 from vitq.export.build import build, properties
 from vitq.export.floating import baseline
 from vitq.export.runtimes import SESSIONS, Content, Session, compile_content, runtime_version, size_of
 from vitq.export.saturation import NONE, cause, overflowing
 from vitq.export.targets import PROFILES, Cpu, Profile, cpu_of
 from vitq.graph import Graph
-from vitq.measure import measure
 from vitq.models import LoadedModel
 from vitq.run.events import Events
 

@@ -2,7 +2,8 @@
 
 from vitq.data.batches import load_batches, load_labelled, require_labels
 from vitq.data.calibration import check_images, draw_calibration
-from vitq.data.sources import ImageItem, ImagesLike, ImageSource, open_images
+from vitq.data.items import ImageItem, ImageSource
+from vitq.data.sources import ImagesLike, open_images
 
 __all__ = [
     "ImageItem",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from vitq.data.sources import ImageItem, ImageSource
+from vitq.data.items import ImageItem, ImageSource
 from vitq.data.stream import Prepared, Warn, check_shape, check_values, forward_notes, prepare, warn_by_default
 from vitq.errors import DataError
 from vitq.models.preprocessing import Preprocessing

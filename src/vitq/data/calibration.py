@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitq.data.sources import ImageItem, ImageSource
+from vitq.data.items import ImageItem, ImageSource
 from vitq.data.stream import Prepared, Warn, bad_values, check_shape, forward_notes, prepare, warn_by_default
 from vitq.errors import CalibrationError, DataError
 from vitq.models.preprocessing import Preprocessing

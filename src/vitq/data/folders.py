@@ -5,8 +5,8 @@ from pathlib import Path
 
 from vitq.data.decode import open_picture
 from vitq.data.files import reason
+from vitq.data.items import ImageItem, ImageSource
 from vitq.data.names import shown
-from vitq.data.sources import ImageItem, ImageSource
 from vitq.data.table import read_table
 from vitq.errors import DataError
 

@@ -9,9 +9,9 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 
 from vitq.data.entries import rows_of
 from vitq.data.files import reason
+from vitq.data.items import ImageItem, ImageSource
 from vitq.data.memory import items_of
 from vitq.data.names import shown
-from vitq.data.sources import ImageItem, ImageSource
 from vitq.errors import DataError
 
 RESERVE = 0.05

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from vitq.data.sources import ImageItem
+from vitq.data.items import ImageItem
 from vitq.errors import DataError
 
 LARGEST_LABEL = 10**9

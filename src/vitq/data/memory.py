@@ -13,9 +13,9 @@ from torch import Tensor
 
 from vitq.data.decode import decode_picture, load_picture, open_picture
 from vitq.data.entries import is_encoded
+from vitq.data.items import ImageItem, ImageSource, Pixels
 from vitq.data.labels import class_indices
 from vitq.data.names import shown
-from vitq.data.sources import ImageItem, ImageSource, Pixels
 from vitq.errors import DataError
 
 _CHANNELS = (1, 2, 3, 4)

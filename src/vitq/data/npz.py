@@ -12,9 +12,9 @@ from numpy.lib import format as npy
 from PIL import Image
 
 from vitq.data.files import open_regular, reason
+from vitq.data.items import ImageItem, ImageSource
 from vitq.data.labels import class_indices
 from vitq.data.names import shown
-from vitq.data.sources import ImageItem, ImageSource
 from vitq.errors import DataError
 
 _STORED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)

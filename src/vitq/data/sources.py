@@ -1,7 +1,6 @@
 """Where images come from: one list of items that are read when needed, whatever the source was."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,66 +8,16 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from vitq.data.entries import has_image
 from vitq.data.files import is_folder
+from vitq.data.folders import open_folder
+from vitq.data.items import ImageSource
+from vitq.data.iterables import is_map_style, open_iterable
+from vitq.data.labels import refuse_two_labels
+from vitq.data.memory import open_batch
 from vitq.data.names import shown
+from vitq.data.npz import open_npz
 from vitq.errors import DataError
-
-Pixels = Image.Image | Tensor
-"""A picture as stored, or a tensor (C, H, W) that is already preprocessed."""
-
-
-@dataclass(frozen=True)
-class ImageItem:
-    """One image: its name, how to read it (may raise DataError), and its class index if known.
-
-    ``shape`` (C, H, W) is that of an image that is already preprocessed, None for a picture. ``path`` is the file
-    that it is in, if any. ``fetch`` gives the item with its pixels; it is called in the thread that walks through the
-    items, since it runs another's code.
-    """
-
-    name: str
-    read: Callable[[], Pixels]
-    label: int | None = None
-    shape: tuple[int, ...] | None = None
-    path: Path | None = None
-    fetch: "Callable[[], ImageItem] | None" = None
-
-    @property
-    def shown(self) -> str:
-        """Its name for messages."""
-        return shown(self.name)
-
-
-@dataclass(frozen=True)
-class ImageSource:
-    """All images of a source in a fixed order; ``notes`` are (name, message) pairs to warn of."""
-
-    layout: str
-    items: tuple[ImageItem, ...]
-    notes: tuple[tuple[str, str], ...] = ()
-    class_names: tuple[str, ...] | None = None
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    @property
-    def labelled(self) -> bool:
-        """Whether every image has a class index."""
-        return all(item.label is not None for item in self.items)
-
-    @property
-    def shape(self) -> tuple[int, int, int] | None:
-        """(C, H, W) where every image is already preprocessed and they are all alike, else None."""
-        shapes = {item.shape for item in self.items}
-        only = shapes.pop() if len(shapes) == 1 else None
-        return None if only is None else (only[0], only[1], only[2])
-
-    def describe(self) -> str:
-        """Return one line for people: number of images, layout, labels."""
-        classes = f" in {len(self.class_names)} classes" if self.class_names is not None else ""
-        labels = "labelled" if self.labelled else "without labels"
-        return f"{len(self)} images{classes} ({self.layout}), {labels}"
-
 
 ImagesLike = str | Path | Tensor | np.ndarray | ImageSource | Iterable[Any]
 
@@ -83,8 +32,6 @@ def open_images(source: ImagesLike | Any, *, labels: bool = True, limit: int | N
     whatever they are, and what can be read only from its start is read until there are ``limit`` images. Raises
     DataError when there is nothing usable.
     """
-    from vitq.data.labels import refuse_two_labels
-
     opened = source if isinstance(source, ImageSource) else _open(source, labels, limit)
     if not opened.items:
         where = f"'{shown(source)}' ({opened.layout})" if isinstance(source, str | Path) else f"the {opened.layout}"
@@ -96,10 +43,6 @@ def open_images(source: ImagesLike | Any, *, labels: bool = True, limit: int | N
 
 
 def _open(source: Any, labels: bool, limit: int | None) -> ImageSource:
-    from vitq.data.entries import has_image
-    from vitq.data.iterables import is_map_style, open_iterable
-    from vitq.data.memory import open_batch
-
     match source:
         case str() | Path():
             return _open_path(source, labels)
@@ -126,9 +69,6 @@ def _open(source: Any, labels: bool, limit: int | None) -> ImageSource:
 
 
 def _open_path(source: str | Path, labels: bool) -> ImageSource:
-    from vitq.data.folders import open_folder
-    from vitq.data.npz import open_npz
-
     if source == "":
         raise DataError("the path of the images is empty; '.' is the folder at hand")
     path = Path(source)

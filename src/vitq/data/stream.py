@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitq.data import decode
-from vitq.data.sources import ImageItem, ImageSource
+from vitq.data.items import ImageItem, ImageSource
 from vitq.errors import DataError
 from vitq.models.preprocessing import Preprocessing
 

@@ -1,6 +1,8 @@
-"""Export: ONNX files for stock integer kernels, with proof that they compute what the simulation computes."""
+"""Export: ONNX files for stock integer kernels, with proof that they compute what the simulation computes.
 
-from vitq.export.export import Exported, check_request, export
+``vitq.export.targets`` says what each target can run and imports nothing heavy; the rest needs ``onnx``.
+"""
+
 from vitq.export.targets import PROFILES, Profile, profile_of
 
-__all__ = ["PROFILES", "Exported", "Profile", "check_request", "export", "profile_of"]
+__all__ = ["PROFILES", "Profile", "profile_of"]

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from vitq.evaluation import Forward, measure
 from vitq.export.runtimes import Session
-from vitq.measure import Forward, measure
 
 Batches = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor | None]]]
 """Gives (x_BCHW, labels_B or None) anew each time."""
