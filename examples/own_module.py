@@ -57,7 +57,7 @@ def main() -> None:
     logits_BK, expected_BK = model(images_NCHW[:8]), module(images_NCHW[:8])
     error = (logits_BK - expected_BK).square().mean() / expected_BK.square().mean()
     print(f"relative error of the logits: {error:.4f}")
-    for block, value in model.metrics["segment_errors"].items():
+    for block, value in model.metrics.segment_errors.items():
         print(f"{block:12} {value:.4f}")
 
 

@@ -24,7 +24,7 @@ def main() -> None:
 
     for site in ("blocks.0.qkv/weight", "head/weight"):
         print(f"{site:20} {model.weights[site].format}")
-    print(f"mean error {model.metrics['mean_segment_error']:.4f}")
+    print(f"mean error {model.metrics.mean_segment_error:.4f}")
     reconstruct = model.config.recipe["steps"][-1]["reconstruct"]  # with every default written out
     print(f"{reconstruct['steps']} steps on each of {reconstruct['schedule']}, learning {reconstruct['learn']}")
 

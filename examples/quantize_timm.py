@@ -33,10 +33,10 @@ def main() -> None:
     model = vitq.quantize(name, images, weights=weights, recipe="repq", bits="w6a6", limit=100, out=out / "artifact")
     for row in model.scope_table():
         print(f"{row.role:16} {row.sites:4} sites  {row.format} {row.bits} bits per {row.granularity}")
-    print(f"agreement with the original: {model.metrics['agreement']:.1f} %")
+    print(f"agreement with the original: {model.metrics.agreement:.1f} %")
 
     loaded = vitq.load(out / "artifact")
-    print(f"{loaded.metrics['size_bytes']:,} bytes, {loaded.metrics['fp_size_bytes']:,} before")
+    print(f"{loaded.metrics.size_bytes:,} bytes, {loaded.metrics.fp_size_bytes:,} before")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def test_every_recipe_runs_on_swin_as_it_is(swin: nn.Module, images: torch.Tenso
         overrides |= {"reconstruct.choose.steps": 1, "reconstruct.choose.held_out": 8}
     model = vitq.quantize(swin, images, recipe=recipe, bits="w4a4", overrides=overrides, progress=False)
     assert torch.isfinite(model(images)).all()
-    assert 0 < model.metrics["mean_segment_error"] < 1
+    assert 0 < model.metrics.mean_segment_error < 1
 
 
 @pytest.mark.parametrize("recipe", ["rtn", "repq", "brecq", "qdrop", "pd-quant", "mgrq", "pfcr", "oas"])
@@ -74,7 +74,7 @@ def test_every_recipe_quantizes_saves_and_reloads_bit_for_bit(
     again = vitq.load(tmp_path / "run")
     assert torch.equal(model(images), again(images))
     assert again.config == model.config
-    assert again.metrics["agreement"] == model.metrics["agreement"]
+    assert again.metrics.agreement == model.metrics.agreement
     assert next(row for row in again.scope_table() if row.kind == "weight").bits == 3
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert "<html" in (tmp_path / "run" / "report.html").read_text()
@@ -125,11 +125,11 @@ def test_32_bits_leave_floating_point(
     with torch.no_grad():
         expected = copy.deepcopy(vit).eval()(images)
     assert torch.allclose(model(images), expected, atol=1e-5)
-    assert model.metrics["agreement"] == 100.0
+    assert model.metrics.agreement == 100.0
 
 
 def test_more_bits_agree_more(quantize: Callable[..., vitq.QuantizedModel]) -> None:
-    errors = [quantize(bits=bits).metrics["mean_segment_error"] for bits in ("w2a2", "w4a4", "w8a8")]
+    errors = [quantize(bits=bits).metrics.mean_segment_error for bits in ("w2a2", "w4a4", "w8a8")]
     assert errors[0] > errors[1] > errors[2]
 
 
@@ -138,9 +138,9 @@ def test_labels_give_accuracy(
 ) -> None:
     labels = quantize(bits="w32a32")(images).argmax(-1)
     model = quantize(bits="w8a8", validation=(images, labels), out=tmp_path / "run")
-    assert model.metrics["fp_top1"] == 100.0
-    assert 50.0 < model.metrics["top1"] <= 100.0
-    assert vitq.load(tmp_path / "run").evaluate((images, labels)).top1 == model.metrics["top1"]
+    assert model.metrics.fp_top1 == 100.0
+    assert 50.0 < model.metrics.top1 <= 100.0
+    assert vitq.load(tmp_path / "run").evaluate((images, labels)).top1 == model.metrics.top1
     with pytest.raises(DataError, match="label"):
         model.evaluate((images, labels + 10))
 
@@ -197,7 +197,7 @@ def test_a_run_killed_while_it_saves_is_finished_by_resume(
     (tmp_path / "run" / "metrics.json").unlink()
     assert (tmp_path / "run" / "config.json").exists()
     resumed = quantize("repq", out=tmp_path / "run", resume=True)
-    assert resumed.metrics["mean_segment_error"] == whole.metrics["mean_segment_error"]
+    assert resumed.metrics.mean_segment_error == whole.metrics.mean_segment_error
     assert (tmp_path / "run" / "report.html").read_bytes() == report
     assert not (tmp_path / "run" / "checkpoints").exists()
 
@@ -219,7 +219,7 @@ def test_overwrite_starts_anew_where_a_run_was_stopped(
     Store(tmp_path / "run" / "checkpoints", {"seed": 9})
     with pytest.raises(ResumeError, match="--overwrite"):
         quantize(out=tmp_path / "run")
-    assert quantize(out=tmp_path / "run", overwrite=True).metrics["images"] > 0
+    assert quantize(out=tmp_path / "run", overwrite=True).metrics.images > 0
 
 
 @pytest.mark.parametrize("file", ["config.json", "graph.json", "model.safetensors"])

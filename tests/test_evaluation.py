@@ -138,10 +138,10 @@ def test_a_binary_model_is_quantized_measured_and_reported(flat: bool, tmp_path:
 
     coarse, fine = run("w2a2"), run("w8a8", validation=(x_NCHW, labels), out=tmp_path / "run")
 
-    assert coarse.metrics["agreement"] is None and coarse.metrics["relative_error"] > 0.1
-    assert fine.metrics["relative_error"] < 0.05 and fine.metrics["cosine"] > 0.99
-    assert fine.metrics["fp_top1"] == 100.0 and fine.metrics["top1"] > 90 and fine.metrics["top5"] is None
-    assert vitq.load(tmp_path / "run").evaluate((x_NCHW, labels)).top1 == fine.metrics["top1"]
+    assert coarse.metrics.agreement is None and coarse.metrics.relative_error > 0.1
+    assert fine.metrics.relative_error < 0.05 and fine.metrics.cosine > 0.99
+    assert fine.metrics.fp_top1 == 100.0 and fine.metrics.top1 > 90 and fine.metrics.top5 is None
+    assert vitq.load(tmp_path / "run").evaluate((x_NCHW, labels)).top1 == fine.metrics.top1
     page = (tmp_path / "run" / "report.html").read_text()
     assert "relative error of the outputs" in page and "agreement" not in page
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import vitq
-from vitq.api import _planned
 from vitq.errors import ExportError, ModelError, RecipeError
+from vitq.recipes.for_target import recipe_for
 
 HEAD = "name: own\nsummary: a\nsource: b\nsteps:\n"
 
@@ -21,7 +21,7 @@ def own(tmp_path: Path) -> Path:
 
 def scope(*arguments: object) -> str:
     recipe, given, target, *overrides = arguments
-    plan = _planned(recipe, "quick", given, target, *(overrides or [{}]))  # type: ignore[arg-type]
+    plan = recipe_for(recipe, "quick", given, target, *(overrides or [{}]))  # type: ignore[arg-type]
     return plan.steps[0].scope  # type: ignore[attr-defined,no-any-return]
 
 
@@ -52,7 +52,7 @@ def test_a_recipe_that_inserts_nothing_runs_and_says_so(tmp_path: Path) -> None:
     quantized = vitq.quantize(model, images, recipe=tmp_path / "own.yaml", out=tmp_path / "run", progress=False)
     assert quantized.config.scope == "none"
     assert torch.allclose(vitq.load(tmp_path / "run")(images), model(images), atol=1e-5)
-    assert any(name == "nothing-quantized" for name, _ in quantized.metrics["warnings"])
+    assert any(name == "nothing-quantized" for name, _ in quantized.metrics.warnings)
     with pytest.raises(RecipeError, match="no step 'insert'"):
         vitq.quantize(model, images, recipe=tmp_path / "own.yaml", scope="deploy", progress=False)
 

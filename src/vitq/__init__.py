@@ -1,19 +1,31 @@
 """vitq: post-training quantization for vision transformers, to 2 to 8 bits."""
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitq.api import evaluate, quantize, seal
-    from vitq.model import QuantizedModel, load
-    from vitq.slicing import granularity
+    from vitq.api import bench, evaluate, granularity, load, quantize, seal
+    from vitq.model import QuantizedModel
 
-__all__ = ["QuantizedModel", "evaluate", "granularity", "load", "quantize", "seal"]
+__all__ = ["QuantizedModel", "bench", "evaluate", "granularity", "load", "quantize", "seal"]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public verb when it is first used: ``import vitq`` and ``vitq --help`` stay quick."""
     if name not in __all__:
         raise AttributeError(f"module 'vitq' has no attribute '{name}'")
-    from vitq import api, slicing
+    from vitq import api
 
-    return getattr(slicing if name == "granularity" else api, name)
+    return getattr(api, name)
+
+
+class _Verbs(ModuleType):
+    """This module: a package that has a verb's word for a name (``bench``) does not take its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Verbs

@@ -1,40 +1,47 @@
-"""The public verbs: quantize, load, evaluate."""
+"""The public verbs, under the words of the command line."""
 
 import hashlib
 import platform
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from vitq.arguments import MODEL, checked
-from vitq.artifact.artifact import seal
+from vitq.artifact.artifact import Artifact, seal
+from vitq.artifact.metrics import RunMetrics
 from vitq.artifact.schema import ArtifactConfig
 from vitq.artifact.sealing import is_artifact
 from vitq.bits import Bits
-from vitq.calibrate import Insert
-from vitq.data import load_labelled, open_images
+from vitq.calibrate import Insert, scope_rows
+from vitq.data import draw_calibration, load_labelled, open_images
 from vitq.devices import choose_device, peak_memory
-from vitq.errors import ArgumentError, ArtifactError, ExportError
-from vitq.evaluation import Evaluator, Metrics, measure
-from vitq.export.targets import NARROWER, bits_for, profile_of
-from vitq.model import QuantizedModel, as_mapping, load
+from vitq.errors import ArgumentError, ArtifactError, RecipeError
+from vitq.evaluation import OF_OUTPUTS, Evaluator, Metrics, measure, segment_errors
+from vitq.export.targets import NARROWER, bits_for, cpu_of, profile_of, require_export
+from vitq.model import QuantizedModel, finish, load
 from vitq.models import LoadedModel, Preprocessing
 from vitq.modes import in_own_modes
 from vitq.recipes import ResolvedRecipe, load_recipe
+from vitq.recipes.for_target import recipe_for
+from vitq.reconstruct import Choice, Reconstruct
+from vitq.report import scope_table
 from vitq.run.checkpoints import require_same
 from vitq.run.events import Events
 from vitq.run.inputs import capture_checked, draw_images, load_source, settle_for
-from vitq.run.pipeline import run_steps, segment_errors, show_scope
+from vitq.run.pipeline import apply_steps, preview, run_steps
 from vitq.run.run import Run
 from vitq.run.workspace import open_workspace
 
-__all__ = ["QuantizedModel", "evaluate", "load", "quantize", "seal"]
+if TYPE_CHECKING:
+    from vitq.bench.bench import Measured
+
+__all__ = ["QuantizedModel", "bench", "evaluate", "granularity", "load", "quantize", "seal"]
 
 NO_SCOPE = "none"
 """Scope of a run whose recipe inserts nothing."""
@@ -80,7 +87,7 @@ def quantize(
     wanted = asked = bits if isinstance(bits, Bits) else Bits.parse(bits)
     if (resume or overwrite) and out is None:
         raise ArgumentError("resume and overwrite are about a folder of a run; name it with out")
-    plan = _planned(recipe, budget, scope, target, overrides or {})
+    plan = recipe_for(recipe, budget, scope, target, overrides or {})
     if target is not None:
         wanted = bits_for(asked, profile_of(target))
     scopes = dict.fromkeys(step.scope for step in plan.steps if isinstance(step, Insert))
@@ -98,25 +105,27 @@ def quantize(
         store = space.store(about.model_dump(mode="json"))
         teacher = capture_checked(loaded, x_NCHW, place)
         run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, store, recipe=plan.name)
-        show_scope(run, plan.steps)
+        events.show(scope_table(scope_rows(preview(run, plan.steps)), f"What is quantized ({wanted})"))
         evaluator = Evaluator(loaded, validation, x_NCHW, place, events)
         floating = evaluator(teacher, "floating point")
         frozen = run_steps(run, plan.steps)
         errors = segment_errors(run)
         score = evaluator(run.student, "quantized")
-        metrics: dict[str, Any] = {
-            **as_mapping(floating, "fp_"),
-            **as_mapping(score),
-            "segment_errors": errors,
-            "mean_segment_error": sum(errors.values()) / len(errors),
-            "fp_size_bytes": sum(t.nbytes for t in teacher.module.state_dict().values()),
-            "warnings": [tuple(w) for w in events.warnings],
-            "seconds": time.monotonic() - began,
-            "peak_memory_bytes": peak_memory(place),
-        }
-        result = QuantizedModel(run.student, frozen, about, metrics)
-        space.finish(result, store, events)
-        events.log("finished", **{k: v for k, v in metrics.items() if isinstance(v, float | int)})
+        metrics = RunMetrics(
+            **{f"fp_{key}": value for key, value in asdict(floating).items() if key not in OF_OUTPUTS},
+            **asdict(score),
+            segment_errors=errors,
+            mean_segment_error=sum(errors.values()) / len(errors),
+            fp_size_bytes=sum(t.nbytes for t in teacher.module.state_dict().values()),
+            warnings=tuple((warning.name, warning.message) for warning in events.warnings),
+            seconds=time.monotonic() - began,
+            peak_memory_bytes=peak_memory(place),
+        )
+        result = QuantizedModel(Artifact(run.student, frozen, about, metrics))
+        if space.folder is not None:
+            finish(result, space.folder, store, events)
+        numbers = result.metrics.to_dict()
+        events.log("finished", **{k: v for k, v in numbers.items() if isinstance(v, float | int)})
     return result
 
 
@@ -166,23 +175,103 @@ def evaluate(
             return measure(loaded.module.to(place), batches, place, progress=task.advance)[0]
 
 
-def _planned(
-    recipe: str | Path, budget: str, scope: str | None, target: str | None, overrides: Mapping[str, Any]
-) -> ResolvedRecipe:
-    """Resolve a recipe for a target, its scope by the first that names one: overrides, ``scope``, recipe, target."""
-    profile = None if target is None else profile_of(target)
-    chosen = {} if profile is None else dict(profile.overrides)
-    chosen |= {} if scope is None else {"insert.scope": scope}
-    defaults = {} if profile is None else {"insert.scope": profile.scopes[0]}
-    plan = load_recipe(recipe, budget=budget, defaults=defaults, overrides={**chosen, **overrides})
-    for step in plan.steps:
-        if profile is not None and isinstance(step, Insert) and step.scope not in profile.scopes:
-            known = " or ".join(profile.scopes)
-            raise ExportError(
-                f"target '{target}' is of scope {known}, not {step.scope}; leave one of them out, "
-                f"or give scope {profile.scopes[0]} where the recipe says {step.scope}"
-            )
-    return plan
+@checked()
+@in_own_modes
+def granularity(
+    model: str | nn.Module | LoadedModel,
+    images: Any,
+    *,
+    recipe: str | Path = "oas",
+    bits: str | Bits = "w3a3",
+    budget: str = "quick",
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    limit: int = 1000,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> Choice:
+    """Measure a model's outliers and try every slicing that ``recipe`` chooses among, without the full run.
+
+    Arguments as in ``vitq.quantize``. Raises RecipeError where the recipe chooses no slicing.
+    """
+    wanted = bits if isinstance(bits, Bits) else Bits.parse(bits)
+    plan = load_recipe(recipe, budget=budget, overrides=overrides)
+    last = next((i for i, step in enumerate(plan.steps) if isinstance(step, Reconstruct) and step.choose), None)
+    if last is None:
+        raise RecipeError(f"recipe '{plan.name}' chooses no slicing; take one with reconstruct.choose, such as oas")
+    place = choose_device(device)
+    torch.manual_seed(seed)
+    with Events(console=progress) as events:
+        loaded = load_source(model, weights, num_classes, preprocessing)
+        loaded, x_NCHW = draw_images(loaded, images, preprocessing is None, limit, 1, seed, events)
+        teacher = capture_checked(loaded, x_NCHW, place)
+        run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, recipe=plan.name)
+        apply_steps(run, plan.steps[:last])
+        step = plan.steps[last]
+        assert isinstance(step, Reconstruct)
+        return step.choice(run)
+
+
+@checked()
+@in_own_modes
+def bench(
+    runs: Any,
+    images: Any,
+    *,
+    validation: Any = None,
+    floating: str | nn.Module | LoadedModel | None = None,
+    weights: str | Path | None = None,
+    batch: int | Sequence[int] = (1, 16),
+    threads: int = 1,
+    rounds: int = 20,
+    limit: int = 64,
+    cpu: str = "any",
+    rivals: bool = True,
+    progress: bool = True,
+) -> list["Measured"]:
+    """Measure artifacts of one model as exported files, beside floating point and the runtimes' own int8.
+
+    ``runs`` are folders of artifacts or quantized models, one, several, or by name. ``limit`` of ``images`` are run,
+    and are the calibration data of the ``rivals``, the runtimes' own; labelled ``validation`` adds accuracy.
+    ``floating`` (with ``weights``) is the model that the first one was made of, as float32; without it that is the
+    first one's graph, not quantized. ``batch`` are batch sizes; medians are of ``rounds`` interleaved repetitions;
+    ``cpu`` as in ``QuantizedModel.export``. Raises ArtifactError for what is no artifact, ExportError for what cannot
+    be exported, another ``floating``, or a run that is named twice.
+    """
+    require_export()
+    from vitq.bench.bench import RESERVED
+    from vitq.bench.bench import bench as measured
+    from vitq.bench.runs import named
+
+    if weights is not None and floating is None:
+        raise ArgumentError("weights are those of the floating-point model; name it with floating")
+    cpu_of(cpu, profile_of("onnxruntime"))
+    found = named(runs, RESERVED)
+    artifacts = {name: load(run).artifact if isinstance(run, Path) else run for name, run in found.items()}
+    config = next(iter(artifacts.values())).config
+    classes, preprocessing = config.source.get("num_classes"), Preprocessing.from_dict(config.preprocessing)
+    with Events(console=progress) as events:
+        source = open_images(images, labels=False, limit=limit)
+        x_NCHW = draw_calibration(source, preprocessing, limit=limit, warn=events.warn)
+        labelled = []
+        if validation is not None:
+            batches = load_labelled(open_images(validation), preprocessing, None, batch_size=16, num_classes=classes)
+            labelled = list(batches)
+        return measured(
+            artifacts,
+            x_NCHW,
+            batches=(batch,) if isinstance(batch, int) else tuple(batch),
+            threads=threads,
+            rounds=rounds,
+            rivals=rivals,
+            labelled=labelled,
+            floating=None if floating is None else load_source(floating, weights, classes, None),
+            cpu=cpu,
+            events=events,
+        )
 
 
 def _finished(folder: Path, about: ArtifactConfig, device: torch.device) -> QuantizedModel:

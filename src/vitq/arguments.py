@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from vitq.artifact.artifact import Artifact
 from vitq.bits import Bits
 from vitq.errors import ArgumentError, DataError, ModelError
 from vitq.models import LoadedModel, Preprocessing
@@ -118,6 +119,30 @@ def _images(value: Any) -> Any:
     return value
 
 
+def _runs(value: Any) -> list[Path | Artifact] | dict[str, Path | Artifact]:
+    if isinstance(value, Mapping):
+        found = {_text(name): _run(run) for name, run in value.items()}
+        if len(found) < len(value) or not found:
+            raise ValueError("there is none")
+        return found
+    given = list(value) if isinstance(value, list | tuple) else [value]
+    if not given:
+        raise ValueError("there is none")
+    return [_run(run) for run in given]
+
+
+def _run(value: Any) -> Path | Artifact:
+    artifact = getattr(value, "artifact", value)
+    return artifact if isinstance(artifact, Artifact) else Path(_path(value))
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    given = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not given:
+        raise ValueError("there is none")
+    return tuple(_BATCH.read(one) for one in given)
+
+
 def _weights(value: Any) -> str | Path:
     path = _path(value)
     if path != "random" and not os.path.exists(path):  # noqa: PTH110
@@ -154,6 +179,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value
 
 
+_BATCH = whole(1, 1_000_000)
 MODEL = Rule("a timm name, a Hugging Face id, a folder, or a module (an instance, not its class)", _model)
 PATH = Rule("a path", _path)
 TEXT = Rule("text", _text)
@@ -177,7 +203,12 @@ RULES: dict[str, Rule] = {
     "overrides": Rule("options such as {'reconstruct.steps': 500}", _mapping),
     "limit": whole(1, 1_000_000_000),
     "views": whole(1, 1_000_000),
-    "batch_size": whole(1, 1_000_000),
+    "batch_size": _BATCH,
+    "batch": Rule("batch sizes, whole numbers from 1 to 1,000,000", _sizes),
+    "rounds": _BATCH,
+    "threads": whole(1, 1_024),
+    "cpu": Rule("'any' or 'vnni'", _text),
+    "runs": Rule("folders of artifacts or quantized models: one, a list, or a mapping from names", _runs),
     "seed": whole(0, 2**63 - 1),
     "opset": whole(1, 1_000),
     "device": DEVICE,
@@ -186,6 +217,7 @@ RULES: dict[str, Rule] = {
     "resume": FLAG,
     "overwrite": FLAG,
     "integer": FLAG,
+    "rivals": FLAG,
     "force": FLAG,
     "progress": FLAG,
 }

@@ -9,11 +9,15 @@ from typing import Any
 
 import torch
 
+from vitq.activations import forward_all
 from vitq.data import ImageSource, load_batches, open_images
 from vitq.errors import DataError, ModelError, VitqError
 from vitq.graph import Graph
 from vitq.models import LoadedModel
+from vitq.reconstruct.data import count_held_out
+from vitq.reconstruct.objective.distances import relative_square
 from vitq.run.events import Events
+from vitq.run.run import Run
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor | None]]
@@ -221,6 +225,21 @@ class Evaluator:
             return metrics
         mine, theirs = (torch.tensor(places) for places in zip(*pairs, strict=True))
         return compared(metrics, seen.outputs_N[mine], reference.outputs_N[theirs])
+
+
+@torch.no_grad()
+def segment_errors(run: Run, images: int = 64) -> dict[str, float]:
+    """Return, per block, the relative squared error of the student's activations.
+
+    They are of the last ``images`` calibration images, but at most of the fifth that is never trained on.
+    """
+    student = teacher = run.images_NCHW[-max(count_held_out(len(run.images_NCHW), images), 1) :]
+    errors: dict[str, float] = {}
+    for span in run.teacher.spans("block"):
+        student = forward_all(run.student.segment(span.start, span.end), student, run.device)
+        teacher = forward_all(run.teacher.segment(span.start, span.end), teacher, run.device)
+        errors[span.name] = float(relative_square(student, teacher))
+    return errors
 
 
 def _noted(batches: Batches, images: list[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:

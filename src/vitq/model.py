@@ -1,7 +1,7 @@
 """A quantized model: run it, measure it, save it."""
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,45 +10,60 @@ import torch
 from torch import nn
 
 from vitq.arguments import TEXT, checked, whole
-from vitq.artifact.artifact import describe_sites, read, write_artifact
+from vitq.artifact.artifact import Artifact, read, write
+from vitq.artifact.files import reason, to_json_bytes, write_files
+from vitq.artifact.metrics import RunMetrics
 from vitq.artifact.schema import ArtifactConfig
 from vitq.calibrate import ScopeRow, scope_rows
+from vitq.data import draw_calibration, load_labelled, open_images, require_labels
 from vitq.devices import choose_device
-from vitq.errors import ArgumentError
-from vitq.evaluation import OF_OUTPUTS, Metrics, measure
+from vitq.errors import ArgumentError, ArtifactError, VitqError
+from vitq.evaluation import Metrics, measure
 from vitq.export.targets import OPSET, require_export
 from vitq.graph import Graph
 from vitq.integer import integer_graph
+from vitq.models import LoadedModel, Preprocessing, settle
 from vitq.modes import in_own_modes
 from vitq.quantizers import Quantizer, use_compiled_kernels, worth_compiling
+from vitq.report.html import write_report
 from vitq.run.batch import Checked, image_shape, run_checked
+from vitq.run.checkpoints import Store
 from vitq.run.events import Events
+from vitq.run.inputs import load_source
 
 if TYPE_CHECKING:
     from vitq.export.export import Exported
-    from vitq.models import LoadedModel
-
-COSTS = ("seconds", "peak_memory_bytes")
-"""Metrics that differ from run to run."""
 
 
 class QuantizedModel:
     """What ``vitq.quantize`` returns and ``vitq.load`` reads back: preprocessed x_BCHW to the model's output.
 
-    ``config`` says how it was made, ``metrics`` what it scored. Weights hold the values of their integer codes.
+    A face of its ``artifact``: ``config`` says how it was made, ``metrics`` what it scored. Weights hold the values of
+    their integer codes.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        weights: Mapping[str, Quantizer],
-        config: ArtifactConfig,
-        metrics: Mapping[str, Any],
-    ) -> None:
-        self.graph = graph
-        self.weights = dict(weights)
-        self.config = config
-        self.metrics = dict(metrics)
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+
+    @property
+    def graph(self) -> Graph:
+        """The simulation."""
+        return self.artifact.graph
+
+    @property
+    def weights(self) -> Mapping[str, Quantizer]:
+        """The quantizers of the frozen weights, by site."""
+        return self.artifact.weights
+
+    @property
+    def config(self) -> ArtifactConfig:
+        """How it was made."""
+        return self.artifact.config
+
+    @property
+    def metrics(self) -> RunMetrics:
+        """What it scored."""
+        return self.artifact.metrics
 
     def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """Return the simulated quantized model's output for a preprocessed batch, a float tensor or NumPy array.
@@ -83,10 +98,7 @@ class QuantizedModel:
         times and memory go to ``run.json``, which is not part of the artifact.
         """
         folder = Path(path)
-        config = self.config.model_copy(update={"sites": describe_sites(self.graph, self.weights)})
-        measured = {k: v for k, v in self.metrics.items() if k not in COSTS}
-        self.config, size = write_artifact(folder, self.graph, self.weights, config, measured)
-        self.metrics["size_bytes"] = size
+        self.artifact = write(folder, self.artifact)
         return folder
 
     @checked(limit=whole(2, 1_000_000_000), target=TEXT)
@@ -101,7 +113,7 @@ class QuantizedModel:
         cpu: str = "any",
         limit: int = 64,
         validation: Any = None,
-        floating: "str | nn.Module | LoadedModel | None" = None,
+        floating: str | nn.Module | LoadedModel | None = None,
         weights: str | Path | None = None,
         force: bool = False,
         progress: bool = False,
@@ -114,10 +126,6 @@ class QuantizedModel:
         what cannot be exported, an impossible ``opset``, a missing runtime, or, unless ``force``, a file that fails its
         proof or would replace one that is not vitq's; ArtifactError where ``out`` cannot be written.
         """
-        from vitq.data import draw_calibration, load_labelled, open_images, require_labels
-        from vitq.models import Preprocessing, settle
-        from vitq.run.inputs import load_source
-
         require_export()
         if weights is not None and floating is None:
             raise ArgumentError("weights are those of the floating-point model; name it with floating")
@@ -137,7 +145,7 @@ class QuantizedModel:
                 require_labels(source)
                 labelled = partial(load_labelled, source, preprocessing, None, batch_size=32, num_classes=classes)
             return export(
-                self,
+                self.artifact,
                 out,
                 x_NCHW,
                 target=target,
@@ -175,9 +183,6 @@ class QuantizedModel:
         ``integer`` measures ``self.integer()`` instead of the simulation. Raises DataError where images or labels
         cannot be used.
         """
-        from vitq.data import load_labelled, open_images
-        from vitq.models import Preprocessing
-
         source = open_images(images)
         preprocessing = Preprocessing.from_dict(self.config.preprocessing)
         batches = load_labelled(
@@ -202,10 +207,38 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> QuantizedModel
     Raises ArtifactError where the folder holds no artifact, a damaged one, or one of another schema version.
     """
     place = choose_device(str(device))
-    return QuantizedModel(*read(Path(path))).to(place)
+    return QuantizedModel(read(Path(path))).to(place)
 
 
-def as_mapping(metrics: Metrics, prefix: str = "") -> dict[str, Any]:
-    """Return metrics as flat keys, each with ``prefix``; those of outputs are left out where there are classes."""
-    values = dataclasses.asdict(metrics)
-    return {prefix + key: value for key, value in values.items() if value is not None or key not in OF_OUTPUTS}
+class UnsavedError(ArtifactError):
+    """A finished model could not be saved: ``model`` is it, to be saved elsewhere."""
+
+    def __init__(self, message: str, model: QuantizedModel) -> None:
+        super().__init__(message)
+        self.model = model
+
+
+def finish(model: QuantizedModel, folder: Path, store: Store, events: Events) -> None:
+    """Save the finished model of a run; what fails after that is a warning, for the model is whole.
+
+    Raises UnsavedError, which holds the model, where it cannot be saved; its checkpoints stay.
+    """
+    try:
+        model.save(folder)
+    except VitqError as error:
+        raise UnsavedError(
+            f"{error}; the checkpoints are kept, go on with --resume (in Python, the finished model is the "
+            "error's .model)",
+            model,
+        ) from error
+    page = replace(model.artifact, metrics=model.metrics.without_costs())
+    extras: dict[str, Callable[[], object]] = {
+        "run-costs": lambda: write_files(folder, {"run.json": to_json_bytes(model.metrics.costs())}),
+        "report": lambda: write_report(folder / "report.html", page),
+        "leftovers": store.clear,
+    }
+    for name, work in extras.items():
+        try:
+            work()
+        except Exception as error:  # whatever it is, it must not take the model away
+            events.warn(name, f"{error if isinstance(error, VitqError) else reason(error)}; the artifact is saved")

@@ -10,21 +10,22 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import vitq
+from vitq.artifact.metrics import RunMetrics
 from vitq.cli import app
 
-METRICS = {
-    "fp_top1": 84.1,
-    "fp_top5": 97.0,
-    "top1": 79.3,
-    "top5": 95.25,
-    "agreement": 85.0,
-    "images": 1000,
-    "mean_segment_error": 0.01234,
-    "size_bytes": 3_100_000,
-    "fp_size_bytes": 22_900_000,
-    "seconds": 754.2,
-    "peak_memory_bytes": 2 * 2**30,
-}
+METRICS = RunMetrics(
+    fp_top1=84.1,
+    fp_top5=97.0,
+    top1=79.3,
+    top5=95.25,
+    agreement=85.0,
+    images=1000,
+    mean_segment_error=0.01234,
+    size_bytes=3_100_000,
+    fp_size_bytes=22_900_000,
+    seconds=754.2,
+    peak_memory_bytes=2 * 2**30,
+)
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,15 @@ class Api:
     """Remembers the calls; ``error`` is raised by the next one."""
 
     calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
-    metrics: dict[str, Any] = field(default_factory=lambda: dict(METRICS))
+    metrics: RunMetrics = METRICS
+    bits: str = "w4a4"
     measured: Metrics = Metrics()
     error: BaseException | None = None
 
     def quantize(self, *args: Any, **kwargs: Any) -> Any:
         self._called("quantize", args, kwargs)
-        return SimpleNamespace(metrics=self.metrics)
+        artifact = SimpleNamespace(metrics=self.metrics, config=SimpleNamespace(bits=self.bits))
+        return SimpleNamespace(metrics=self.metrics, artifact=artifact)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Metrics:
         self._called("evaluate", args, kwargs)

@@ -1,5 +1,6 @@
 """``vitq bench`` on a tiny artifact: what it runs, and the two ways to read it."""
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,9 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 import vitq
+from vitq.errors import ArgumentError, ExportError, VitqError
+
+measurement = importlib.import_module("vitq.bench.bench")
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +40,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_measure_is_in_the_json_and_every_row_in_the_table(
     vitq_cli: Any, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vitq.bench.bench.footprint", lambda *_: 2**20)  # a process for each row takes seconds
+    monkeypatch.setattr(measurement, "footprint", lambda *_: 2**20)  # a process for each row takes seconds
     quick = ("--images", str(photos), "--limit", "4", "--rounds", "1", "--batch", "1", "--no-rivals", "--quiet")
-    monkeypatch.setattr("vitq.export.bench.footprint", lambda *_: 2**20)  # a process for each row takes seconds
     result = vitq_cli("bench", str(run), *quick, "--validation", str(photos), "--json")
     assert result.exit_code == 0, result.output
     data = json.loads(result.stdout)
@@ -66,7 +69,7 @@ def test_artifacts_that_do_not_exist_end_in_their_own_exit_code(vitq_cli: Any, p
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Replace the measurement by one that remembers what it was given."""
     seen: list[Any] = []
-    monkeypatch.setattr("vitq.bench.bench.bench", lambda models, *_, **options: seen.append((models, options)) or [])
+    monkeypatch.setattr(measurement, "bench", lambda artifacts, *_, **options: seen.append((artifacts, options)) or [])
     return seen
 
 
@@ -78,11 +81,57 @@ def test_two_runs_of_one_name_are_two_rows(
     runs = [str(tmp_path / folder) for folder in ("a/deit", "b/deit", "b/other", "float32")]
     result = vitq_cli("bench", *runs, "--images", str(photos), "--cpu", "vnni", "--quiet", "--json")
     assert result.exit_code == 0, result.output
-    ((models, options),) = measured
-    assert list(models) == [str(Path("a/deit")), str(Path("b/deit")), "other", str(Path(tmp_path.name, "float32"))]
+    ((artifacts, options),) = measured
+    assert list(artifacts) == [str(Path("a/deit")), str(Path("b/deit")), "other", str(Path(tmp_path.name, "float32"))]
     assert options["cpu"] == "vnni"
 
 
 def test_one_run_named_twice_is_refused(vitq_cli: Any, run: Path, photos: Path, measured: list[Any]) -> None:
     result = vitq_cli("bench", str(run), str(run / ".." / run.name), "--images", str(photos))
     assert result.exit_code == 3 and "is named twice" in result.output and not measured
+
+
+def test_the_python_verb_takes_folders_models_and_names(run: Path, photos: Path, measured: list[Any]) -> None:
+    import vitq.bench.baselines  # a package of the verb's name does not take its place
+
+    model = vitq.load(run)
+    for runs in (run, [str(run)], model, [run, model], {"mine": model, "theirs": run}):
+        vitq.bench(runs, photos, batch=2, progress=False)
+    named = [list(artifacts) for artifacts, _ in measured]
+    made_of = f"{model.config.source['name']}-rtn-w4a8"
+    assert named == [["w4a8"], ["w4a8"], [made_of], ["w4a8", made_of], ["mine", "theirs"]]
+    assert measured[0][1]["batches"] == (2,) and measured[0][1]["floating"] is None
+    assert measured[2][0][made_of] is model.artifact
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"runs": []}, ArgumentError, "runs takes folders of artifacts"),
+        ({"runs": 3}, ArgumentError, "runs takes folders of artifacts"),
+        ({"runs": {}}, ArgumentError, "runs takes folders of artifacts"),
+        ({"runs": torch.nn.Identity()}, ArgumentError, "runs takes folders of artifacts"),
+        ({"images": "nowhere"}, VitqError, "nowhere"),
+        ({"batch": 0}, ArgumentError, "batch takes batch sizes"),
+        ({"batch": []}, ArgumentError, "batch takes batch sizes"),
+        ({"batch": [1, "2"]}, ArgumentError, "batch takes batch sizes"),
+        ({"threads": 0}, ArgumentError, "threads takes a whole number from 1"),
+        ({"rounds": True}, ArgumentError, "rounds takes a whole number from 1"),
+        ({"rivals": 1}, ArgumentError, "rivals takes True or False"),
+        ({"cpu": 3}, ArgumentError, "cpu takes 'any' or 'vnni'"),
+        ({"cpu": "vni"}, ExportError, "did you mean 'vnni'"),
+        ({"weights": __file__}, ArgumentError, "name it with floating"),
+    ],
+)
+def test_a_wrong_argument_of_the_verb_is_refused_before_anything_is_measured(
+    photos: Path, options: dict[str, Any], error: type[VitqError], words: str
+) -> None:
+    given = {"runs": "no such run is loaded", "images": photos, **options}
+    with pytest.raises(error, match=words):
+        vitq.bench(given.pop("runs"), given.pop("images"), progress=False, **given)
+
+
+def test_a_model_that_is_given_twice_needs_names(run: Path, photos: Path) -> None:
+    model = vitq.load(run)
+    with pytest.raises(ExportError, match="two runs have the name"):
+        vitq.bench([model, model], photos, progress=False)

@@ -20,7 +20,7 @@ RUN = ("granularity", "deit_tiny_patch16_224", "--images", "photos")
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Replace the Python verb by one that remembers its arguments."""
-    import vitq.slicing
+    from vitq import api
 
     seen: list[dict[str, Any]] = []
     profile = (Outliers("blocks.0.attn", "a", 0.25, 90.0), Outliers("blocks.0.mlp", "b", 0.0, 3.0))
@@ -30,7 +30,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         seen.append({"model": model, "images": images, **options})
         return Choice(profile, {"unit": 0.5, "outliers-0.5": 0.25}, best)
 
-    monkeypatch.setattr(vitq.slicing, "granularity", measure)
+    monkeypatch.setattr(api, "granularity", measure)
     return seen
 
 

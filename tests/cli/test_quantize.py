@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from vitq.artifact.metrics import RunMetrics
 from vitq.cli.quantize import default_out
 
 RUN = ("quantize", "deit_tiny_patch16_224", "--images", "photos")
@@ -81,14 +82,14 @@ def test_the_closing_table_shows_before_and_after(vitq_cli: Any, api: Any) -> No
 
 
 def test_without_labels_accuracy_is_a_dash(vitq_cli: Any, api: Any) -> None:
-    api.metrics = {"agreement": 90.0, "images": 100, "top1": None}
+    api.metrics = RunMetrics(agreement=90.0, images=100)
     lines = vitq_cli(*RUN).stdout.splitlines()
     assert next(line for line in lines if "top-1" in line).split() == ["top-1", "-", "-"]
     assert any("90.0 % of 100" in line for line in lines)
 
 
 def test_json_is_the_only_thing_on_stdout(vitq_cli: Any, api: Any) -> None:
-    api.metrics["mean_segment_error"] = float("nan")
+    api.metrics = api.metrics.model_copy(update={"mean_segment_error": float("nan")})
     result = vitq_cli(*RUN, "--json", "--out", "runs/y")
     data = json.loads(result.stdout, parse_constant=pytest.fail)
     assert data["path"] == "runs/y"

@@ -28,7 +28,9 @@ from vitq.report.exported import bench_table
 def test_floating_point_artifacts_and_rivals_stand_side_by_side(
     models: dict[str, nn.Module], quantized: Callable[..., Any], images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vitq.bench.bench.footprint", lambda *_: 2**20)  # a process for each row takes seconds
+    monkeypatch.setattr(
+        sys.modules["vitq.bench.bench"], "footprint", lambda *_: 2**20
+    )  # a process for each row takes seconds
     vit, model = models["vit"], quantized("vit", "w8a8", target="openvino")
     labels = model(images).argmax(-1)
     rows = bench(

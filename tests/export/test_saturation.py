@@ -131,7 +131,7 @@ def test_openvino_is_calibrated_with_weights_that_its_kernels_can_add(target: st
 def test_a_bit_less_than_asked_is_said(quantized: Callable[..., Any]) -> None:
     model = quantized("vit", "w8a8", target="openvino")
     assert model.config.bits == "w7a8"
-    (warning,) = [text for name, text in model.metrics["warnings"] if name == "bits-for-target"]
+    (warning,) = [text for name, text in model.metrics.warnings if name == "bits-for-target"]
     assert "w8a8 is w7a8 for openvino" in warning and "--cpu vnni" in warning
 
 

@@ -11,26 +11,31 @@ import torch
 from torch import nn
 
 import vitq
+from vitq.artifact.artifact import Artifact
+from vitq.artifact.metrics import RunMetrics
+from vitq.calibrate import scope_rows
 from vitq.errors import ArtifactError
 from vitq.model import QuantizedModel
 from vitq.report.html import error_bars, render, result_lines, write_report
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
-METRICS = {
-    "fp_top1": 84.1,
-    "fp_top5": 97.0,
-    "top1": 79.3,
-    "top5": 95.3,
-    "agreement": 85.5,
-    "images": 1234,
-    "mean_segment_error": 0.01234,
-    "size_bytes": 3_100_000,
-    "fp_size_bytes": 22_900_000,
-    "seconds": 754.2,
-    "peak_memory_bytes": 2 * 2**30,
-    "segment_errors": {"0": 0.02, "2": 0.08},
-    "warnings": [("dead-channel", "site 'a': 3 of 64 channels are constant")],
-}
+METRICS = RunMetrics.model_validate(
+    {
+        "fp_top1": 84.1,
+        "fp_top5": 97.0,
+        "top1": 79.3,
+        "top5": 95.3,
+        "agreement": 85.5,
+        "images": 1234,
+        "mean_segment_error": 0.01234,
+        "size_bytes": 3_100_000,
+        "fp_size_bytes": 22_900_000,
+        "seconds": 754.2,
+        "peak_memory_bytes": 2 * 2**30,
+        "segment_errors": {"0": 0.02, "2": 0.08},
+        "warnings": [("dead-channel", "site 'a': 3 of 64 channels are constant")],
+    }
+)
 
 
 class WellFormed(HTMLParser):
@@ -61,20 +66,20 @@ class WellFormed(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def quantized() -> QuantizedModel:
+def quantized() -> Artifact:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.Flatten(), nn.Linear(16, 5))
     images = torch.randn(8, 3, 8, 8)
     result = vitq.quantize(model, images, recipe="rtn", bits="w3a5", limit=8, progress=False)
-    return QuantizedModel(result.graph, result.weights, result.config, METRICS)
+    return replace(result.artifact, metrics=METRICS)
 
 
-def named(model: QuantizedModel, name: str) -> QuantizedModel:
-    config = model.config.model_copy(update={"source": {**model.config.source, "name": name}})
-    return QuantizedModel(model.graph, model.weights, config, model.metrics)
+def named(artifact: Artifact, name: str) -> Artifact:
+    config = artifact.config.model_copy(update={"source": {**artifact.config.source, "name": name}})
+    return replace(artifact, config=config)
 
 
-def test_is_well_formed_and_holds_every_number(quantized: QuantizedModel) -> None:
+def test_is_well_formed_and_holds_every_number(quantized: Artifact) -> None:
     page = WellFormed(render(quantized))
     text = " ".join(page.text)
     for shown in ("Sequential, w3a5, rtn", "84.1 %", "79.3 %", "-4.8 points", "97.0 %", "95.3 %", "85.5 %"):
@@ -95,15 +100,15 @@ def test_is_well_formed_and_holds_every_number(quantized: QuantizedModel) -> Non
     assert quantized.config.versions["torch"] in text
 
 
-def test_scope_and_recipe_are_written_out(quantized: QuantizedModel) -> None:
+def test_scope_and_recipe_are_written_out(quantized: Artifact) -> None:
     text = " ".join(WellFormed(render(quantized)).text)
-    for row in quantized.scope_table():
+    for row in scope_rows(quantized.graph, quantized.weights):
         assert row.example in text and row.format in text
     assert "3 of 4 sites quantized" in text
     assert "only_uncalibrated: false" in text and "granularity: channel" in text
 
 
-def test_bars_are_relative_to_the_widest_and_in_the_order_of_the_model(quantized: QuantizedModel) -> None:
+def test_bars_are_relative_to_the_widest_and_in_the_order_of_the_model(quantized: Artifact) -> None:
     bars = error_bars({"blocks.10": 0.4, "blocks.2": 0.1}, ["blocks.2", "blocks.10"])
     assert [(bar.label, bar.width) for bar in bars] == [("blocks.2", 25.0), ("blocks.10", 100.0)]
     assert WellFormed(render(quantized)).attributes["width"] == ["25.0", "100.0"]
@@ -116,24 +121,24 @@ def test_a_broken_error_gets_a_full_bar(broken: float) -> None:
     assert error_bars({}, []) == [] and error_bars({"a": 0.0}, ["a"])[0].width == 0.0
 
 
-def test_what_was_not_measured_is_left_out(quantized: QuantizedModel) -> None:
-    bare = QuantizedModel(quantized.graph, quantized.weights, quantized.config, {"agreement": 75.0, "images": 8})
+def test_what_was_not_measured_is_left_out(quantized: Artifact) -> None:
+    bare = replace(quantized, metrics=RunMetrics(agreement=75.0, images=8))
     page = render(bare)
     text = " ".join(WellFormed(page).text)
     assert "No labelled images were given" in text and "8 calibration images" in text
     for absent in ("top-1", "peak memory", "Error per block", "Warnings", "None"):
         assert absent not in text
-    assert [line.label for line in result_lines({}, "w4a4")] == ["bits"]
+    assert [line.label for line in result_lines(RunMetrics(images=0), "w4a4")] == ["bits"]
 
 
-def test_names_are_escaped(quantized: QuantizedModel) -> None:
+def test_names_are_escaped(quantized: Artifact) -> None:
     page = render(named(quantized, "<script>alert('x')</script>&amp;"))
     assert "script" not in WellFormed(page).attributes
     assert "&lt;script&gt;alert(" in page
     assert "<script>alert('x')</script>&amp;, w3a5" in unescape(page)
 
 
-def test_needs_nothing_but_itself(quantized: QuantizedModel) -> None:
+def test_needs_nothing_but_itself(quantized: Artifact) -> None:
     page = render(quantized)
     attributes = WellFormed(page).attributes
     assert not {"src", "href", "srcset", "link", "script"} & attributes.keys()
@@ -141,28 +146,27 @@ def test_needs_nothing_but_itself(quantized: QuantizedModel) -> None:
     assert "prefers-color-scheme: dark" in page and "@media print" in page and "width=device-width" in page
 
 
-def test_the_same_model_gives_the_same_bytes(quantized: QuantizedModel, tmp_path: Path) -> None:
+def test_the_same_model_gives_the_same_bytes(quantized: Artifact, tmp_path: Path) -> None:
     first = write_report(tmp_path / "new" / "report.html", quantized)
     second = write_report(tmp_path / "again.html", quantized)
     assert first == tmp_path / "new" / "report.html"
     assert first.read_bytes() == second.read_bytes() == render(quantized).encode()
 
 
-def test_a_reloaded_model_has_the_same_results(quantized: QuantizedModel, tmp_path: Path) -> None:
-    model = QuantizedModel(quantized.graph, quantized.weights, quantized.config, dict(METRICS))
-    loaded = vitq.load(model.save(tmp_path / "artifact"))
-    text = " ".join(WellFormed(render(loaded)).text)
+def test_a_reloaded_model_has_the_same_results(quantized: Artifact, tmp_path: Path) -> None:
+    loaded = vitq.load(QuantizedModel(quantized).save(tmp_path / "artifact"))
+    text = " ".join(WellFormed(render(loaded.artifact)).text)
     assert "79.3 %" in text and "dead-channel" in text and "model.safetensors" in text
     assert "12 min 34 s" not in text  # costs are no part of an artifact
 
 
-def test_a_folder_that_cannot_be_written_is_an_artifact_error(quantized: QuantizedModel, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_artifact_error(quantized: Artifact, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ArtifactError, match="cannot write"):
         write_report(tmp_path / "file" / "report.html", quantized)
 
 
-def test_floating_point_rows_are_told_apart(quantized: QuantizedModel) -> None:
-    rows = quantized.scope_table()
+def test_floating_point_rows_are_told_apart(quantized: Artifact) -> None:
+    rows = scope_rows(quantized.graph, quantized.weights)
     assert replace(rows[0]).bits == 32  # the image
     assert render(quantized).count('<tr class="off">') == sum(row.bits == 32 for row in rows) == 1

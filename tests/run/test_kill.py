@@ -15,8 +15,8 @@ import torch
 
 from vitq.artifact import sealing
 from vitq.artifact.files import write_files
-from vitq.model import QuantizedModel, load
-from vitq.run import lock, workspace
+from vitq.model import QuantizedModel, finish, load
+from vitq.run import lock
 from vitq.run.events import Events
 from vitq.run.workspace import open_workspace
 
@@ -105,7 +105,7 @@ def work(out: Path, model: QuantizedModel, overwrite: bool = False) -> None:
         for piece in ("a", "b"):
             if store.load(piece) is None:
                 store.save(piece, {"w": torch.ones(3)}, {"loss": 0.5})
-        space.finish(QuantizedModel(model.graph, model.weights, model.config, model.metrics), store, events)
+        finish(QuantizedModel(model.artifact), out, store, events)
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["new", "overwritten"])
@@ -114,7 +114,7 @@ def test_a_run_that_is_killed_at_any_write_is_resumed_to_the_same_folder(
 ) -> None:
     model = load(small_artifact)
     monkeypatch.setattr(os, "fsync", lambda _: None)  # a kill loses nothing that the system has; it only takes time
-    monkeypatch.setattr(workspace, "write_report", lambda path, _: write_files(path.parent, {path.name: REPORT}))
+    monkeypatch.setattr("vitq.model.write_report", lambda path, _: write_files(path.parent, {path.name: REPORT}))
     work(tmp_path / "whole", model)
     names = {file.name for file in (tmp_path / "whole").iterdir()}
     assert names == {*FILES, "run.json", "events.jsonl"}

@@ -1,13 +1,13 @@
-"""The public verb ``bench``: speed, size and accuracy of what was exported, side by side."""
+"""The measurement behind ``vitq.bench``: speed, size and accuracy of what was exported, side by side."""
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
+from vitq.artifact.artifact import Artifact
 from vitq.bench.baselines import nncf_static, onnxruntime_static
 from vitq.bench.peak_memory import footprint
 from vitq.devices import supports_bfloat16
@@ -21,10 +21,6 @@ from vitq.export.targets import PROFILES, Cpu, Profile, cpu_of
 from vitq.graph import Graph
 from vitq.models import LoadedModel
 from vitq.run.events import Events
-
-if TYPE_CHECKING:
-    from vitq.model import QuantizedModel
-
 
 CPU = torch.device("cpu")
 FLOAT32, BFLOAT16, OWN, NNCF = "float32", "bfloat16", "onnxruntime's own int8", "NNCF's int8"
@@ -67,15 +63,15 @@ class Measured:
 
 
 def contenders(
-    models: dict[str, "QuantizedModel"],
+    artifacts: Mapping[str, Artifact],
     x_NCHW: torch.Tensor,
     threads: int,
     rivals: bool,
     floating: LoadedModel | None = None,
     cpu: Cpu = Cpu.ANY,
 ) -> list[Contender]:
-    """Compile floating point, bfloat16, every model and what the runtimes make themselves, per installed runtime."""
-    first, example = next(iter(models.values())), x_NCHW[:2]
+    """Compile floating point, bfloat16, every artifact and what the runtimes make themselves, per installed runtime."""
+    first, example = next(iter(artifacts.values())), x_NCHW[:2]
     bf16 = supports_bfloat16(CPU)
     plain = (
         build(without_quantizers(first.graph), {}, example, {})
@@ -85,7 +81,7 @@ def contenders(
     found: list[Contender] = []
     for runtime in (name for name in SESSIONS if runtime_version(name) is not None):
         mixed = runtime == "openvino" and bf16
-        files = {name: _file(model, PROFILES[runtime], example, cpu) for name, model in models.items()}
+        files = {name: _file(one, PROFILES[runtime], example, cpu) for name, one in artifacts.items()}
         field: dict[str, Content] = {FLOAT32: plain, **files}
         if rivals and runtime == "onnxruntime":
             field[OWN] = onnxruntime_static(plain, x_NCHW)
@@ -101,7 +97,7 @@ def contenders(
 
 
 def bench(
-    models: dict[str, "QuantizedModel"],
+    artifacts: Mapping[str, Artifact],
     x_NCHW: torch.Tensor,
     *,
     batches: Sequence[int] = (1, 16),
@@ -118,17 +114,17 @@ def bench(
     ``x_NCHW`` are preprocessed images, also the calibration data of the rivals. ``floating`` is the model that the
     first artifact was made of; without it float32 is that artifact's graph without quantizers, with its weights.
     ``cpu``: as in ``export``. Raises ExportError for a model that cannot be exported, for another ``floating``, and for
-    a name of ``models`` that another row has.
+    a name of ``artifacts`` that another row has.
     """
-    if taken := sorted(RESERVED & models.keys()):
+    if taken := sorted(RESERVED & artifacts.keys()):
         raise ExportError(f"a model cannot be named '{taken[0]}' here: that is the name of another row; choose another")
     events, wanted = events or Events(), cpu_of(cpu, PROFILES["onnxruntime"])
-    for name, model in models.items():
+    for name, artifact in artifacts.items():
         for runtime in (r for r in SESSIONS if runtime_version(r) is not None):
             profile = PROFILES[runtime]
-            if reason := cause(overflowing(model.graph, model.weights, profile), profile, wanted):
+            if reason := cause(overflowing(artifact.graph, artifact.weights, profile), profile, wanted):
                 events.warn("saturation", f"{name} in {runtime}: {reason}")
-    field = contenders(models, x_NCHW, threads, rivals, floating, wanted)
+    field = contenders(artifacts, x_NCHW, threads, rivals, floating, wanted)
     times: dict[tuple[int, int], list[float]] = {}
     with events.task("bench", len(batches) * rounds) as task:
         for batch in batches:
@@ -163,11 +159,11 @@ def bench(
     return rows
 
 
-def _file(model: "QuantizedModel", profile: Profile, example_BCHW: torch.Tensor, cpu: Cpu) -> bytes:
-    """Return the file of ``model`` that ``export`` writes."""
-    wide = overflowing(model.graph, model.weights, profile)
-    about = properties(model, "bench", cpu if wide else Cpu.ANY)
-    return build(model.graph, model.weights, example_BCHW, about, overflow=wide if cpu is Cpu.ANY else NONE)
+def _file(artifact: Artifact, profile: Profile, example_BCHW: torch.Tensor, cpu: Cpu) -> bytes:
+    """Return the file of ``artifact`` that ``export`` writes."""
+    wide = overflowing(artifact.graph, artifact.weights, profile)
+    about = properties(artifact, "bench", cpu if wide else Cpu.ANY)
+    return build(artifact.graph, artifact.weights, example_BCHW, about, overflow=wide if cpu is Cpu.ANY else NONE)
 
 
 def _logits(session: Session) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -52,9 +52,10 @@ def demo(
             overwrite=True,
             progress=not quiet,
         )
-        results[recipe] = {"path": folder, "bits": bits, **quantized.metrics}
+        results[recipe] = quantized.artifact
     if as_json:
-        print_json({"results": results})
+        heads = {recipe: {"path": Path(out) / f"{recipe}-{bits}", "bits": bits} for recipe in results}
+        print_json({"results": {name: {**heads[name], **one.metrics.to_dict()} for name, one in results.items()}})
         return
     from vitq.report import comparison_table
 

@@ -45,9 +45,9 @@ def granularity(
     if out is not None and not Path(out).parent.is_dir():
         raise RecipeError(f"--out {out}: there is no folder '{Path(out).parent}'")
 
-    from vitq.slicing import granularity as measure
+    import vitq
 
-    choice = measure(
+    choice = vitq.granularity(
         model,
         images,
         recipe=recipe,

@@ -111,14 +111,13 @@ def quantize(
         validation=validation,
         progress=not quiet,
     )
-    result = {"path": folder, "bits": bits, **quantized.metrics}
     if as_json:
-        print_json(result)
+        print_json({"path": folder, "bits": bits, **quantized.metrics.to_dict()})
         return
     from vitq.report import closing_table
 
     try:
-        show(closing_table(result))
+        show(closing_table(quantized.artifact))
     finally:
         use = f"vitq evaluate {folder} --images DIR, or in Python: vitq.load({str(folder)!r})"
         note(f"saved in {folder}; use it: {use}")

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
 import torch
 
+from vitq.artifact.artifact import Artifact
 from vitq.errors import ExportError
 from vitq.export.emit import to_onnx
 from vitq.export.lower import lower
@@ -16,9 +16,6 @@ from vitq.export.targets import NOT_RUN, OPSET, PROFILES, Carrier, Cpu
 from vitq.export.verify.segments import tensor_names
 from vitq.graph import Graph
 from vitq.quantizers import Quantizer
-
-if TYPE_CHECKING:
-    from vitq.model import QuantizedModel
 
 
 def build(
@@ -44,12 +41,12 @@ def build(
     return content
 
 
-def properties(model: "QuantizedModel", target: str, cpu: Cpu | None = None) -> dict[str, str]:
+def properties(artifact: Artifact, target: str, cpu: Cpu | None = None) -> dict[str, str]:
     """Return what the file says about itself: where it is from, the preprocessing of its input, what it is for.
 
     ``cpu`` are the CPUs that it is for, None where it is for none or was not run.
     """
-    config, profile = model.config, PROFILES.get(target)
+    config, profile = artifact.config, PROFILES.get(target)
     proof = {"vitq.proof": NOT_RUN} if profile and profile.runtime is None else {}
     return {
         **proof,

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
+from vitq.artifact.artifact import Artifact
 from vitq.errors import ExportError
 from vitq.export.build import build, properties
 from vitq.export.files import check_place, write
@@ -20,9 +20,6 @@ from vitq.export.verify.outputs import Batches, EndToEnd, Floating, compare, com
 from vitq.export.verify.segments import SegmentProof, prove
 from vitq.models import LoadedModel
 from vitq.run.events import Events
-
-if TYPE_CHECKING:
-    from vitq.model import QuantizedModel
 
 FLIPPED, ERROR = 1e-3, 1e-5
 """Bounds of the proof: share of a block's codes that differ, largest relative error of a block's end."""
@@ -59,7 +56,7 @@ def check_request(out: str | Path, target: str, opset: int, cpu: str, force: boo
 
 
 def export(
-    model: "QuantizedModel",
+    artifact: Artifact,
     out: str | Path,
     images_NCHW: torch.Tensor,
     *,
@@ -71,17 +68,17 @@ def export(
     force: bool = False,
     events: Events | None = None,
 ) -> Exported:
-    """Write ``model`` for ``target`` and prove on images that the file computes what the simulation does.
+    """Write ``artifact`` for ``target`` and prove on images that the file computes what the simulation does.
 
     ``out`` ends in .onnx or, for openvino, in .xml; its weights are then written beside it, into a .bin. ``cpu`` says
     which x86 CPUs the file is for: "any", or "vnni" for those that add int8 products in 32 bits. ``labelled`` adds
-    accuracies; ``floating``, the model that ``model`` was made of, is exported and compared too.
+    accuracies; ``floating``, the model that it was made of, is exported and compared too.
     Raises ExportError before any work for an impossible ``opset`` or place, what has no lowering, another ``floating``,
     a missing runtime or a comparison asked of a target that does not run here, and, unless ``force``, for a ``cpu``
     that this one is not, and instead of writing a file that fails its proof.
     """
     profile, path, wanted = check_request(out, target, opset, cpu, force)
-    refused = refusals(model.graph, model.weights, profile)
+    refused = refusals(artifact.graph, artifact.weights, profile)
     if refused:
         count = f"{len(refused)} site{'s' if len(refused) > 1 else ''}"
         raise ExportError(f"{count} cannot be exported to {target}, the first: {refused[0]}")
@@ -89,26 +86,26 @@ def export(
         raise ExportError(
             f"{target} does not run here, so nothing can be compared; leave --validation and --floating out"
         )
-    plain, wide, reason = None, overflowing(model.graph, model.weights, profile), ""
+    plain, wide, reason = None, overflowing(artifact.graph, artifact.weights, profile), ""
     if profile.runtime:
         require(profile.runtime)
         reason = cause(wide, profile, wanted)
         if reason and not force:
             raise ExportError(f"{path} was not written: {reason}; --force writes it all the same")
         if floating is not None:
-            plain = Floating(floating.module, SESSIONS[target](baseline(floating, model, images_NCHW[:2])))
+            plain = Floating(floating.module, SESSIONS[target](baseline(floating, artifact, images_NCHW[:2])))
     taken = None if profile.runtime is None else wanted if wide else Cpu.ANY  # elsewhere both are the same file
     avoided = wide if wanted is Cpu.ANY else NONE
-    about = properties(model, target, taken)
-    graph = build(model.graph, model.weights, images_NCHW[:2], about, profile.carrier, opset, avoided)
-    promised, notes = promises(model.graph, model.weights, profile, avoided.weights)
+    about = properties(artifact, target, taken)
+    graph = build(artifact.graph, artifact.weights, images_NCHW[:2], about, profile.carrier, opset, avoided)
+    promised, notes = promises(artifact.graph, artifact.weights, profile, avoided.weights)
     notes += () if profile.runtime else (profile.note,)
     content: Content = to_ir(graph) if path.suffix == IR else graph
     result = Exported(path, target, size_of(content), promised, None, (), None, notes, taken)
-    failed = split_operators(model.graph, graph, profile)
+    failed = split_operators(artifact.graph, graph, profile)
     if profile.runtime:
         batches = labelled or (lambda: ((x_BCHW, None) for x_BCHW in images_NCHW.split(32)))
-        result = _proven(result, model, content, images_NCHW, batches, plain, events or Events())
+        result = _proven(result, artifact, content, images_NCHW, batches, plain, events or Events())
         failed += failures(result)
     if failed and not force:
         raise ExportError(f"{path} was not written: {'; '.join(failed)}; --force writes it all the same")
@@ -133,7 +130,7 @@ def failures(result: Exported) -> list[str]:
 
 def _proven(
     result: Exported,
-    model: "QuantizedModel",
+    artifact: Artifact,
     content: Content,
     images_NCHW: torch.Tensor,
     batches: Batches,
@@ -142,6 +139,6 @@ def _proven(
 ) -> Exported:
     session = SESSIONS[result.target]
     whole = session(content)
-    segments = prove(content, model.graph, images_NCHW, session, events)
-    end = compare(model, whole, batches, floating)
+    segments = prove(content, artifact.graph, images_NCHW, session, events)
+    end = compare(artifact.graph, whole, batches, floating)
     return replace(result, integer_products=whole.integer_products(), segments=segments, end=end)

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from importlib.resources import files
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from vitq.artifact.artifact import write_files
+from vitq.artifact.artifact import Artifact
+from vitq.artifact.files import write_files
+from vitq.artifact.metrics import RunMetrics
 from vitq.bits import FLOATING_POINT
+from vitq.calibrate import scope_rows
 from vitq.recipes.document import write_yaml
 from vitq.report.units import duration, memory, number, percent, size
-
-if TYPE_CHECKING:
-    from vitq.model import QuantizedModel
 
 TEMPLATE = "report.html.j2"
 
@@ -39,22 +39,21 @@ class Bar:
     width: float
 
 
-def write_report(path: Path, model: "QuantizedModel") -> Path:
-    """Write the report of ``model`` to ``path`` and return it; raise ArtifactError where that fails.
+def write_report(path: Path, artifact: Artifact) -> Path:
+    """Write the report of ``artifact`` to ``path`` and return it; raise ArtifactError where that fails.
 
-    The same model gives the same bytes; time and memory are shown only where ``model.metrics`` holds them.
+    The same artifact gives the same bytes; time and memory are shown only where its metrics hold them.
     """
-    write_files(path.parent, {path.name: render(model).encode()})
+    write_files(path.parent, {path.name: render(artifact).encode()})
     return path
 
 
-def render(model: "QuantizedModel") -> str:
+def render(artifact: Artifact) -> str:
     """Return the report as HTML: results, error per block, scope, recipe, origin, warnings."""
-    config, metrics = model.config, model.metrics
+    config, metrics = artifact.config, artifact.metrics
     text = files("vitq.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    rows = model.scope_table()
-    warnings = [tuple(warning) for warning in metrics.get("warnings") or ()]
+    rows = scope_rows(artifact.graph, artifact.weights)
     quantized = sum(row.sites for row in rows if row.bits != FLOATING_POINT)
     return page.from_string(text).render(
         model=str(config.source.get("name", "model")),
@@ -62,44 +61,43 @@ def render(model: "QuantizedModel") -> str:
         recipe=str(config.recipe.get("name", "recipe")),
         summary=str(config.recipe.get("summary", "")).strip(),
         source=str(config.recipe.get("source", "")).strip(),
-        images=metrics.get("images"),
-        compared="outputs are compared" if metrics.get("relative_error") is not None else "agreement is measured",
-        measured_on="validation" if any(name == "no-labels" for name, _ in warnings) else "calibration",
-        labelled=metrics.get("top1") is not None,
+        images=metrics.images,
+        compared="outputs are compared" if metrics.relative_error is not None else "agreement is measured",
+        measured_on="validation" if any(name == "no-labels" for name, _ in metrics.warnings) else "calibration",
+        labelled=metrics.top1 is not None,
         results=result_lines(metrics, config.bits),
-        bars=error_bars(metrics.get("segment_errors") or {}, [s.name for s in model.graph.spans("block")]),
+        bars=error_bars(metrics.segment_errors, [s.name for s in artifact.graph.spans("block")]),
         scope=rows,
         scope_name=config.scope,
         floating_bits=FLOATING_POINT,
         quantized_sites=quantized,
         all_sites=sum(row.sites for row in rows),
         recipe_yaml=write_yaml(config.recipe),
-        origin=origin_groups(model),
-        warnings=warnings,
+        origin=origin_groups(artifact),
+        warnings=metrics.warnings,
     )
 
 
-def result_lines(metrics: Mapping[str, Any], bits: str) -> list[Line]:
+def result_lines(metrics: RunMetrics, bits: str) -> list[Line]:
     """Return the lines of the result table; what was not measured has no line."""
-    get = metrics.get
     lines = [Line("bits", "w32a32", bits)]
-    for label, key in (("top-1", "top1"), ("top-5", "top5")):
-        before, after = get(f"fp_{key}"), get(key)
+    for label, before, after in (("top-1", metrics.fp_top1, metrics.top1), ("top-5", metrics.fp_top5, metrics.top5)):
         if after is not None:
             lines.append(Line(label, percent(before), percent(after), _points(before, after)))
-    if get("agreement") is not None:
-        lines.append(Line("agreement with floating point", "", percent(get("agreement"))))
-    if get("relative_error") is not None:
-        lines.append(Line("relative error of the outputs", "", number(get("relative_error"))))
-        lines.append(Line("cosine with floating point", "", f"{get('cosine'):.4f}"))
-    if get("mean_segment_error") is not None:
-        lines.append(Line("mean segment error", "", number(get("mean_segment_error"))))
-    if get("size_bytes") is not None:
-        lines.append(Line("size on disk", size(get("fp_size_bytes")), size(get("size_bytes")), _ratio(metrics)))
-    if get("seconds") is not None:
-        lines.append(Line("time", "", duration(get("seconds"))))
-    if get("peak_memory_bytes") is not None:
-        lines.append(Line("peak memory", "", memory(get("peak_memory_bytes"))))
+    if metrics.agreement is not None:
+        lines.append(Line("agreement with floating point", "", percent(metrics.agreement)))
+    if metrics.relative_error is not None:
+        lines.append(Line("relative error of the outputs", "", number(metrics.relative_error)))
+        lines.append(Line("cosine with floating point", "", f"{metrics.cosine:.4f}"))
+    if metrics.mean_segment_error is not None:
+        lines.append(Line("mean segment error", "", number(metrics.mean_segment_error)))
+    if metrics.size_bytes is not None:
+        before, after = metrics.fp_size_bytes, metrics.size_bytes
+        lines.append(Line("size on disk", size(before), size(after), _ratio(before, after)))
+    if metrics.seconds is not None:
+        lines.append(Line("time", "", duration(metrics.seconds)))
+    if metrics.peak_memory_bytes is not None:
+        lines.append(Line("peak memory", "", memory(metrics.peak_memory_bytes)))
     return lines
 
 
@@ -113,9 +111,9 @@ def error_bars(errors: Mapping[str, float], order: Sequence[str]) -> list[Bar]:
     return [Bar(name, number(errors[name]), round(100 * widths[name], 2)) for name in names]
 
 
-def origin_groups(model: "QuantizedModel") -> list[tuple[str, list[tuple[str, str]]]]:
+def origin_groups(artifact: Artifact) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return (title, (key, value) pairs) of what the model was made from."""
-    config = model.config
+    config = artifact.config
     run: dict[str, Any] = {"seed": config.seed, "scope": config.scope, "schema": config.schema_version}
     calibration = {
         "images": config.calibration.get("images"),
@@ -146,6 +144,5 @@ def _points(floating: float | None, quantized: float) -> str:
     return "" if floating is None else f"{quantized - floating:+.1f} points"
 
 
-def _ratio(metrics: Mapping[str, Any]) -> str:
-    floating, quantized = metrics.get("fp_size_bytes"), metrics["size_bytes"]
+def _ratio(floating: int | None, quantized: int) -> str:
     return f"{floating / quantized:.1f} times smaller" if floating and quantized else ""

@@ -5,17 +5,12 @@ from contextlib import contextmanager
 
 import torch
 
-from vitq.activations import forward_all
-from vitq.artifact.artifact import freeze_weights
+from vitq.artifact.tensors import freeze_weights
 from vitq.bits import FLOATING_POINT, Bits
-from vitq.calibrate import scope_rows
 from vitq.errors import RecipeError
 from vitq.graph import Graph
 from vitq.graph.edit import quantizer_target
 from vitq.quantizers import Quantizer
-from vitq.reconstruct.data import count_held_out
-from vitq.reconstruct.objective.distances import relative_square
-from vitq.report import scope_table
 from vitq.run.run import Run
 from vitq.run.step import Step
 
@@ -48,14 +43,14 @@ def apply_steps(run: Run, steps: Sequence[Step]) -> None:
                 step.apply(run)
 
 
-def show_scope(run: Run, steps: Sequence[Step]) -> None:
-    """Show what ``steps`` will quantize; RecipeError, before any work, where an option names no site."""
+def preview(run: Run, steps: Sequence[Step]) -> Graph:
+    """Return a copy of the student with the quantizers that ``steps`` insert; RecipeError for an option of no site."""
     copy = Run(run.teacher, run.student.clone(), run.images_NCHW, run.bits, device=run.device, recipe=run.recipe)
     for step in steps:
         if step.step_name == "insert":
             with _named(copy, step):
                 step.apply(copy)
-    run.events.show(scope_table(scope_rows(copy.student), f"What is quantized ({run.bits})"))
+    return copy.student
 
 
 @contextmanager
@@ -92,18 +87,3 @@ def _parameters(graph: Graph) -> dict[str, torch.Tensor]:
         if isinstance(quantizer, Quantizer) and quantizer.calibrated
         for name, tensor in quantizer.parameters_dict().items()
     }
-
-
-@torch.no_grad()
-def segment_errors(run: Run, images: int = 64) -> dict[str, float]:
-    """Return, per block, the relative squared error of the student's activations.
-
-    They are of the last ``images`` calibration images, but at most of the fifth that is never trained on.
-    """
-    student = teacher = run.images_NCHW[-max(count_held_out(len(run.images_NCHW), images), 1) :]
-    errors: dict[str, float] = {}
-    for span in run.teacher.spans("block"):
-        student = forward_all(run.student.segment(span.start, span.end), student, run.device)
-        teacher = forward_all(run.teacher.segment(span.start, span.end), teacher, run.device)
-        errors[span.name] = float(relative_square(student, teacher))
-    return errors

@@ -1,28 +1,17 @@
 """The folder of one run, ``out``: claimed before any work, held while it runs, and left with a finished artifact."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitq.artifact.files import exists, reason, shown, sweep_drafts, to_json_bytes, write_files
+from vitq.artifact.files import exists, reason, shown, sweep_drafts
 from vitq.artifact.ownership import MARKS, is_own, require_own
 from vitq.artifact.sealing import FILES
 from vitq.errors import ArtifactError, VitqError
-from vitq.model import COSTS, QuantizedModel
-from vitq.report.html import write_report
 from vitq.run.checkpoints import Store, require_usable, sweep
-from vitq.run.events import Events
 from vitq.run.lock import locked
-
-
-class UnsavedError(ArtifactError):
-    """A finished model could not be saved: ``model`` is it, to be saved elsewhere."""
-
-    def __init__(self, message: str, model: QuantizedModel) -> None:
-        super().__init__(message)
-        self.model = model
 
 
 @dataclass(frozen=True)
@@ -44,39 +33,6 @@ class Workspace:
         """Return the checkpoints of the run with this fingerprint."""
         path = None if self.folder is None else _checkpoints(self.folder)
         return Store(path, fingerprint, self.resume, self.overwrite)
-
-    def finish(self, model: QuantizedModel, store: Store, events: Events) -> None:
-        """Save a finished model; what fails after that is a warning, for the model is whole.
-
-        Raises UnsavedError, which holds the model, where it cannot be saved; its checkpoints stay.
-        """
-        if self.folder is None:
-            return
-        try:
-            model.save(self.folder)
-        except VitqError as error:
-            raise UnsavedError(
-                f"{error}; the checkpoints are kept, go on with --resume (in Python, the finished model is the "
-                "error's .model)",
-                model,
-            ) from error
-        for name, work in self._extras(model, store).items():
-            try:
-                work()
-            except Exception as error:  # whatever it is, it must not take the model away
-                events.warn(name, f"{error if isinstance(error, VitqError) else reason(error)}; the artifact is saved")
-
-    def _extras(self, model: QuantizedModel, store: Store) -> dict[str, Callable[[], object]]:
-        assert self.folder is not None
-        folder, metrics = self.folder, model.metrics
-        costs = to_json_bytes({key: metrics[key] for key in COSTS if key in metrics})
-        shown = {key: value for key, value in metrics.items() if key not in COSTS}
-        page = QuantizedModel(model.graph, model.weights, model.config, shown)
-        return {
-            "run-costs": lambda: write_files(folder, {"run.json": costs}),
-            "report": lambda: write_report(folder / "report.html", page),
-            "leftovers": store.clear,
-        }
 
 
 @contextmanager
