@@ -108,7 +108,7 @@ def leads_to(node: fx.Node, targets: set[Any], through: Callable[[fx.Node], bool
     """Return the first user of ``node`` that calls one of ``targets``, reached by ``through`` nodes only."""
     frontier = [node]
     for _ in range(limit):
-        users = [user for n in frontier for user in n.users]
+        users = list(dict.fromkeys(user for n in frontier for user in n.users))
         for user in users:
             if is_op(user, targets):
                 return user
