@@ -58,7 +58,7 @@ class QuantizedModel:
 
     def to(self, device: torch.device | str) -> "QuantizedModel":
         """Move the model and return it."""
-        self.graph.module.to(device)
+        self.graph.to(torch.device(device))
         for quantizer in self.weights.values():
             quantizer.to(device)
         return self

@@ -104,6 +104,11 @@ def _check(member: Member, events: "Events") -> None:
     require_usable(member.site.name, member.x, weight=member.site.is_weight)
     quantizer = member.quantizer
     assert isinstance(quantizer, Quantizer)
+    if not quantizer.signed and float(member.x.min()) < 0:
+        raise CalibrationError(
+            f"site '{member.site.name}': format '{quantizer.format.name}' has no negative values, and its tensor goes "
+            f"down to {float(member.x.min()):.3g}; give its role a format with both signs, such as affine"
+        )
     if quantizer.axis is None:
         return
     dead = dead_channels(member.x, quantizer.axis)

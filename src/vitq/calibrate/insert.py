@@ -8,9 +8,10 @@ from torch import fx
 
 from vitq.bits import FLOATING_POINT
 from vitq.calibrate.scope import scope_sites
-from vitq.errors import RecipeError, did_you_mean
+from vitq.errors import ModelError, RecipeError, did_you_mean
 from vitq.graph import Graph, Role, Site
-from vitq.graph.ops import CONV, MATMUL, is_op, value
+from vitq.graph.ops import CONV, MATMUL, is_op, is_transposed, value
+from vitq.graph.unsupported import find_unsupported, floating_share
 from vitq.quantizers import (
     FORMATS,
     Format,
@@ -90,7 +91,10 @@ class Insert(Step):
     overrides: dict[str, SiteBits] = Field(default_factory=dict)
 
     def apply(self, run: "Run") -> None:
-        """Insert into ``run.student``; RecipeError for an override that names no site."""
+        """Insert into ``run.student``; RecipeError for an override that names no site, ModelError without any site."""
+        if not run.student.sites:
+            raise ModelError("the model has no linear, convolution or matmul, so there is nothing to quantize")
+        _warn_of_unsupported(run)
         sites = scope_sites(run.student, self.scope)
         for pattern in self.overrides:
             if not any(fnmatchcase(site.name, pattern) for site in sites):
@@ -123,6 +127,11 @@ class Insert(Step):
         axis = _axis(site, wanted.granularity, nodes)
         granularity = Granularity.TENSOR if axis is None else wanted.granularity
         quantizer = make_quantizer(wanted.at(bits, granularity), axis)
+        if site.is_weight and not quantizer.signed:
+            raise RecipeError(
+                f"insert.{site.role}.format: '{quantizer.format.name}' has no negative values, and the weights of "
+                f"'{site.name}' have both signs; take affine"
+            )
         quantizer.site = site.name
         return quantizer
 
@@ -130,16 +139,31 @@ class Insert(Step):
 def _axis(site: Site, granularity: Granularity, nodes: dict[str, fx.Node]) -> int | None:
     """Return the axis with parameters of its own; None (per tensor) where none of fixed size exists."""
     source, consumer = nodes[site.node], nodes[site.consumers[0]]
+    shape = value(source).shape
     if site.is_weight:
         axis = weight_axis(granularity)
-        if axis is None or not is_op(consumer, MATMUL):
-            return axis
-        return -2 if consumer.args[0] is source else -1
-    axis = activation_axis(granularity, channels_first=is_op(consumer, CONV))
-    shape = value(source).shape
+        if axis is not None and is_op(consumer, MATMUL):
+            return -2 if consumer.args[0] is source else -1
+        return axis if axis is None or not is_transposed(consumer) else 1 - len(shape)
+    axis = activation_axis(granularity)
+    if granularity is Granularity.CHANNEL and is_op(consumer, CONV):
+        axis = 1 - len(shape)
     if axis is None or len(shape) < -axis + (granularity is Granularity.HEAD):
         return None
     return axis if isinstance(shape[axis], int) else None
+
+
+def _warn_of_unsupported(run: "Run") -> None:
+    """Name the operations with weights that no site covers, and what share of the model they are."""
+    found = find_unsupported(run.student.module.graph)
+    if found and not any(name == "unsupported-operation" for name, _ in run.events.warnings):
+        weights, products = floating_share(run.student.module.graph)
+        names = ", ".join(f"{entry.operation} ({len(entry.nodes)})" for entry in found)
+        run.events.warn(
+            "unsupported-operation",
+            f"{names}: not supported, so {100 * weights:.1f} % of the weights and about {100 * products:.1f} % of the "
+            "multiplications stay in floating point",
+        )
 
 
 def quantizer_of(graph: Graph, site: str) -> Quantizer | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from vitq.errors import RecipeError, did_you_mean
 from vitq.graph import Graph, Role, Site
+from vitq.graph.unsupported import find_unsupported
 from vitq.quantizers import Quantizer
 
 SCOPES: Mapping[str, Callable[[Site], bool]] = {
@@ -16,6 +17,9 @@ SCOPES: Mapping[str, Callable[[Site], bool]] = {
 paper: every operand of linear, conv and matmul but the image. deploy: attention products stay in floating point, as
 integer ones are slower in OpenVINO and gain ONNX Runtime little (benchmarks/deploy.md).
 """
+
+
+NOT_SUPPORTED = "floating point, not supported"
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,11 @@ def scope_rows(graph: Graph, frozen: Mapping[str, Quantizer] | None = None) -> t
         else:
             key = (str(site.role), kind, "floating point", 32, "-")
         groups.setdefault(key, []).append(site.name)
-    return tuple(
+    sited = tuple(
         ScopeRow(role, kind, len(names), name, bits, granularity, names[0])
         for (role, kind, name, bits, granularity), names in groups.items()
+    )
+    return sited + tuple(
+        ScopeRow(entry.operation, "operation", len(entry.nodes), NOT_SUPPORTED, 32, "-", entry.nodes[0])
+        for entry in find_unsupported(graph.module.graph)
     )

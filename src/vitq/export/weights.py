@@ -24,6 +24,7 @@ def lower_weight(
     middle = 2 ** (bits - 1)
     codes = (quantizer.encode(attribute(module, str(source.target))).to(torch.int16) - middle).to(torch.int8)
     scale, zero = parameters["scale"], (parameters["zero_point"].round() - middle).to(torch.int8)
+    axis = (quantizer.axis or 0) % codes.ndim
     found: dict[str, int] = {}
 
     def values(name: str, held: torch.Tensor, rows: slice, axis: int) -> fx.Node:
@@ -36,7 +37,7 @@ def lower_weight(
     for user in list(source.users):
         if not is_op(user, LINEAR):
             with module.graph.inserting_before(user):
-                user.replace_input_with(source, values(f"{source.name}_codes", codes, WHOLE, 0))
+                user.replace_input_with(source, values(f"{source.name}_codes", codes, WHOLE, axis))
             continue
         parts = parts_of(user, keep)
         for part in parts:

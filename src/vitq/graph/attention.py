@@ -33,7 +33,7 @@ def _open(module: fx.GraphModule, node: fx.Node) -> None:
     if arguments.get("enable_gqa"):
         raise GraphError(f"attention '{node.name}' groups its queries (enable_gqa); vitq cannot open it yet")
     scale = arguments.get("scale") or 1.0 / math.sqrt(value(query).shape[-1])
-    emit = _Emitter(module, node)
+    emit = Emitter(module, node)
     scaled = emit(aten.mul.Tensor, query, scale)
     scores = emit(aten.matmul.default, scaled, emit(aten.transpose.int, key, -2, -1))
     if arguments.get("is_causal"):
@@ -57,13 +57,14 @@ def _always_true(module: fx.GraphModule, mask: fx.Node) -> bool:
     return bool(attribute(module, str(source.target)).all())
 
 
-class _Emitter:
+class Emitter:
     """Insert operations before a node, with the shapes and the module path that later passes read."""
 
     def __init__(self, module: fx.GraphModule, node: fx.Node) -> None:
         self.module, self.node = module, node
 
     def __call__(self, target: Any, *args: Any) -> fx.Node:
+        """Call ``target`` before the node."""
         with self.module.graph.inserting_before(self.node):
             new = self.module.graph.call_function(target, args)
         new.meta["nn_module_stack"] = self.node.meta.get("nn_module_stack")
@@ -71,6 +72,7 @@ class _Emitter:
         return new
 
     def constant(self, tensor: torch.Tensor) -> fx.Node:
+        """Read ``tensor`` from a new buffer."""
         name = f"{self.node.name}_constant_{len(list(self.module.buffers()))}"
         self.module.register_buffer(name, tensor)
         with self.module.graph.inserting_before(self.node):

@@ -13,6 +13,7 @@ from vitq.graph.granularity import Granularity
 from vitq.graph.insert import bypass, insert_quantizers, inserted_quantizers, without_quantizers
 from vitq.graph.masks import deepen_masks
 from vitq.graph.ops import attribute
+from vitq.graph.products import open_products
 from vitq.graph.segment import extract
 from vitq.graph.sites import Site, find_sites
 from vitq.graph.span import Span
@@ -108,11 +109,12 @@ class Graph:
 
 
 def capture(model: nn.Module, example_BCHW: torch.Tensor) -> Graph:
-    """Capture ``model`` with a dynamic batch, open its fused attention, deepen its masks; the model is not changed.
+    """Capture ``model`` with a dynamic batch, open its fused products, deepen its masks; the model is not changed.
 
     Raises ModelError where ``torch.export`` refuses the model.
     """
     module = capture_module(model, example_BCHW)
     open_attention(module)
+    open_products(module)
     deepen_masks(module)
     return Graph(module)

@@ -9,8 +9,17 @@ from torch import fx, nn
 aten = torch.ops.aten
 
 LINEAR = {aten.linear.default}
-CONV = {aten.conv2d.default, aten.conv2d.padding, aten.conv1d.default, aten.convolution.default}
-MATMUL = {aten.matmul.default, aten.bmm.default}
+TRANSPOSED = {aten.conv_transpose1d.default, aten.conv_transpose2d.input}
+"""Transposed convolutions: their weights have input channels first, output channels second."""
+
+CONV = TRANSPOSED | {
+    aten.conv1d.default,
+    aten.conv1d.padding,
+    aten.conv2d.default,
+    aten.conv2d.padding,
+    aten.convolution.default,
+}
+MATMUL = {aten.matmul.default, aten.bmm.default, aten.mm.default}
 ATTENTION = {aten.scaled_dot_product_attention.default}
 SOFTMAX = {aten.softmax.int, aten._softmax.default}
 NORM = {aten.layer_norm.default, aten.rms_norm.default}
@@ -21,7 +30,37 @@ ACTIVATION = {
     aten.relu6.default,
     aten.hardswish.default,
     aten.sigmoid.default,
+    aten.mish.default,
+    aten.leaky_relu.default,
+    aten.elu.default,
+    aten.prelu.default,
+    aten.softplus.default,
 }
+GATE = {
+    aten.sigmoid.default,
+    aten.erf.default,
+    aten.tanh.default,
+    aten.relu.default,
+    aten.relu6.default,
+    aten.hardtanh.default,
+    aten.hardsigmoid.default,
+    aten.softplus.default,
+}
+"""What bends inside an activation function."""
+
+ELEMENTWISE = {
+    aten.add.Tensor,
+    aten.sub.Tensor,
+    aten.rsub.Scalar,
+    aten.mul.Tensor,
+    aten.div.Tensor,
+    aten.neg.default,
+    aten.square.default,
+    aten.pow.Tensor_Scalar,
+}
+MOST_ELEMENTWISE = 16
+"""Operations of the longest activation function that is written out: GELU by tanh has eight."""
+
 ADD = {aten.add.Tensor}
 IDENTITY = {aten.clone.default, aten.alias.default, aten.detach.default, aten.dropout.default}
 """Operations that keep every value and every position."""
@@ -70,6 +109,11 @@ def is_op(node: Any, targets: set[Any]) -> bool:
     return isinstance(node, fx.Node) and node.op == "call_function" and node.target in targets
 
 
+def is_transposed(node: Any) -> bool:
+    """Tell whether ``node`` is a transposed convolution, whose weight has its output channels second."""
+    return is_op(node, TRANSPOSED) or (is_op(node, {aten.convolution.default}) and bool(node.args[6]))
+
+
 def is_move(node: fx.Node) -> bool:
     """Tell whether ``node`` only moves values (views, permutations, unpacking of a tuple)."""
     return is_op(node, MOVE) or (node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem")
@@ -87,15 +131,21 @@ def origin(node: fx.Node) -> fx.Node:
     return node
 
 
-def self_gated(node: fx.Node) -> bool:
-    """Tell whether ``node`` is x · sigmoid(c x): SiLU (c = 1) or QuickGELU (c = 1.702) written out."""
-    if not is_op(node, {aten.mul.Tensor}):
-        return False
-    for x, gate in (node.args, reversed(node.args)):
-        if is_op(gate, {aten.sigmoid.default}):
-            inner = cast(fx.Node, gate).args[0]
-            if inner is x or (is_op(inner, {aten.mul.Tensor}) and cast(fx.Node, inner).args[0] is x):
-                return True
+def is_written_activation(node: fx.Node) -> bool:
+    """Tell whether ``node`` is an activation function written out: GELU by erf or tanh, x · sigmoid(c x), relu(x)², …
+
+    So it is where it follows from one tensor by elementwise operations on numbers, one of them a gate. Walking back,
+    the latest node first, that tensor is where a single one is left, as at a cut.
+    """
+    ahead, gated = {node}, False
+    for _ in range(MOST_ELEMENTWISE):
+        latest = max(ahead)
+        if not is_op(latest, ELEMENTWISE | GATE) or constant_factor(latest):
+            return False
+        gated = gated or is_op(latest, GATE)
+        ahead = (ahead - {latest}) | set(latest.all_input_nodes)
+        if gated and len(ahead) == 1:
+            return latest is not node
     return False
 
 

@@ -19,10 +19,10 @@ from vitq.graph.ops import (
     constant_factor,
     first_input,
     is_op,
+    is_written_activation,
     leads_to,
     module_path,
     origin,
-    self_gated,
 )
 
 
@@ -117,4 +117,4 @@ def _role(node: fx.Node) -> Role:
     ):
         if is_op(source, targets):
             return role
-    return Role.POST_ACTIVATION if self_gated(source) else Role.OTHER
+    return Role.POST_ACTIVATION if is_written_activation(source) else Role.OTHER

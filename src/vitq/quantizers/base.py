@@ -24,6 +24,8 @@ class Quantizer(nn.Module):
 
     kernel: ClassVar[Kernel]
     lowering: ClassVar[str]
+    signed: ClassVar[bool] = True
+    """Whether it has codes for negative values."""
     parameter_names: ClassVar[tuple[str, ...]] = ("scale",)
 
     @classmethod

@@ -31,6 +31,8 @@ def log2_flush_values(
 class LogQuantizer(Quantizer):
     """Base of the logarithmic formats: a scale (the largest value), no zero point, non-negative x."""
 
+    signed = False
+
     def __init__(self, format: Format, axis: int | None = None) -> None:
         super().__init__(format, axis)
         if format.symmetric:

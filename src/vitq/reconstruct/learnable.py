@@ -8,7 +8,7 @@ from torch import fx, nn
 from vitq.errors import RecipeError
 from vitq.graph import Graph
 from vitq.graph.insert import quantizer_target
-from vitq.graph.ops import CONV, LINEAR, attribute, is_op
+from vitq.graph.ops import CONV, LINEAR, NORM, attribute, is_op, is_transposed
 from vitq.quantizers import AffineQuantizer, Quantizer
 from vitq.reconstruct.rounding import AdaRound
 from vitq.reconstruct.variables import Rescaled, Variables
@@ -59,8 +59,9 @@ def _floating_weights(segment: fx.GraphModule, rates: Mapping[str, float], varia
         weight = node.args[1] if is_op(node, LINEAR | CONV) else None
         if isinstance(weight, fx.Node) and weight.op == "get_attr" and "weights" in rates:
             tensor = attribute(segment, str(weight.target))
-            unit = FLOATING_STEP * tensor.detach().flatten(1).abs().amax(1).clamp(min=1e-6)
-            unit = unit.reshape(-1, *[1] * (tensor.ndim - 1)).expand_as(tensor).clone()
+            others = [dim for dim in range(tensor.ndim) if dim != int(is_transposed(node))]
+            unit = FLOATING_STEP * tensor.detach().abs().amax(others, keepdim=True).clamp(min=1e-6)
+            unit = unit.expand_as(tensor).clone()
             _add_rescaled(variables, str(weight.target), tensor, rates["weights"], unit)
 
 
@@ -96,9 +97,8 @@ def _vectors(segment: fx.GraphModule, rates: Mapping[str, float], variables: Var
             continue
         owner, _, name = str(node.target).rpartition(".")
         tensor = getattr(segment.get_submodule(owner), name)
-        uses = {getattr(user.target, "__name__", "").split(".")[0] for user in node.users}
-        kind = "norms" if uses & {"layer_norm", "rms_norm"} else "biases"
-        if tensor.ndim == 1 and uses & {"linear", "conv2d", "layer_norm", "rms_norm"}:
+        kind = "norms" if any(is_op(user, NORM) for user in node.users) else "biases"
+        if tensor.ndim == 1 and any(is_op(user, NORM | LINEAR | CONV) for user in node.users):
             _add(variables, str(node.target), tensor, rates.get(kind))
 
 

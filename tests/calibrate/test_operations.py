@@ -1,0 +1,110 @@
+"""Transposed and one-dimensional convolutions are quantized; what is not supported says so."""
+
+import pytest
+import torch
+from torch import nn
+
+import vitq
+from vitq.bits import Bits
+from vitq.calibrate import Insert, scope_rows
+from vitq.errors import CalibrationError, ModelError, RecipeError
+from vitq.graph import capture
+from vitq.reconstruct.learnable import learnable
+from vitq.run import Run
+from vitq.step import Step
+
+
+class Upsampler(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, 4)
+        self.up = nn.ConvTranspose2d(8, 6, 2, 2)
+        self.grouped = nn.ConvTranspose2d(6, 4, 3, padding=1, groups=2)
+        self.line = nn.Conv1d(4, 4, 3, padding="same")
+        self.back = nn.ConvTranspose1d(4, 5, 2, 2)
+        self.head = nn.Linear(5, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.grouped(torch.relu(self.up(self.stem(x)))).flatten(2)
+        return self.head(self.back(torch.relu(self.line(y))).mean(-1))
+
+
+class Mixing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mix, self.head = nn.Conv2d(3, 8, 4, 4), nn.Bilinear(8, 8, 8), nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.stem(x).mean((2, 3))
+        return self.head(self.mix(y, y))
+
+
+def _run(model: nn.Module, images: torch.Tensor) -> Run:
+    graph = capture(model.eval(), images[:2])
+    return Run(graph, graph.clone(), images, Bits.parse("w8a8"))
+
+
+def _apply(run: Run, step: Step) -> None:
+    step.apply(run)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("scope", ["paper", "deploy"])
+def test_transposed_and_one_dimensional_convolutions_are_sites(scope: str, images: torch.Tensor, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    model = Upsampler().eval()
+    quantized = vitq.quantize(
+        model, images, bits="w8a8", recipe="rtn", scope=scope, out=tmp_path / "up", progress=False
+    )
+    layers = ("stem", "up", "grouped", "line", "back", "head")
+    assert {f"{name}/weight" for name in layers} <= set(quantized.weights)
+    assert quantized.weights["up/weight"].get_parameter("scale").shape == (6, 1, 1)
+    assert quantized.weights["back/weight"].get_parameter("scale").shape == (5, 1)
+    assert quantized.weights["line/weight"].get_parameter("scale").shape == (4, 1, 1)
+    with torch.no_grad():
+        exact = model(images)
+    error = (quantized(images) - exact).norm() / exact.norm()
+    assert error < 0.03
+    assert torch.equal(vitq.load(tmp_path / "up")(images), quantized(images))
+
+
+def test_their_weights_and_biases_are_learnt(images: torch.Tensor) -> None:
+    model = Upsampler()
+    run = _run(model, images)
+    segment = run.student.segment(run.student.cuts[0], run.student.cuts[-1])
+    learnt = learnable(run.student, segment, {"biases": 1e-2, "weights": 1e-2}).tensors
+    assert set(learnt) == {name for name, _ in model.named_parameters()}
+
+
+def test_what_is_not_supported_has_a_row_and_a_warning(images: torch.Tensor) -> None:
+    run = _run(Mixing(), images)
+    _apply(run, Insert())
+    rows = [row for row in scope_rows(run.student) if row.kind == "operation"]
+    assert [(row.role, row.sites, row.format) for row in rows] == [("bilinear", 1, "floating point, not supported")]
+    (warning,) = [text for name, text in run.events.warnings if name == "unsupported-operation"]
+    share = 100 * 512 / (8 * 3 * 16 + 512 + 80)
+    assert f"bilinear (1): not supported, so {share:.1f} % of the weights" in warning
+
+
+def test_a_model_without_products_is_refused(images: torch.Tensor) -> None:
+    class Nothing(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3)).relu()
+
+    with pytest.raises(ModelError, match="nothing to quantize"):
+        vitq.quantize(Nothing(), images, bits="w8a8", recipe="rtn", progress=False)
+
+
+def test_a_format_without_negative_values_is_refused_where_there_are_some(images: torch.Tensor) -> None:
+    model = Upsampler().eval()
+    with pytest.raises(RecipeError, match=r"insert\.weight\.format: 'log2' has no negative values"):
+        vitq.quantize(
+            model, images, bits="w8a8", recipe="rtn", overrides={"insert.weight.format": "log2"}, progress=False
+        )
+    with pytest.raises(CalibrationError, match="'log_sqrt2' has no negative values"):
+        overrides = {"insert.activation.format": "log_sqrt2"}
+        vitq.quantize(model, images, bits="w8a8", recipe="rtn", overrides=overrides, progress=False)
