@@ -90,6 +90,8 @@ def _drop_unused(graph: fx.Graph) -> None:
 
 
 def _replace_by_buffer(module: fx.GraphModule, node: fx.Node, name: str, tensor: torch.Tensor) -> None:
+    while hasattr(module, name):  # the graph was folded before
+        name = f"{name}_"
     module.register_buffer(name, tensor.detach().clone())
     with module.graph.inserting_before(node):
         constant = module.graph.create_node("get_attr", name)

@@ -86,4 +86,5 @@ def is_allowed(overload: torch._ops.OpOverload) -> bool:
     gives = all(kind in _TENSORS for kind in returned) or (name in _SIZES.split() and returned in (["int"], ["SymInt"]))
     takes = not any(kind in str(argument.type) for argument in schema.arguments for kind in ("Storage", "Generator"))
     hangs_on_values = name not in _BOUNDED and any(tag in _UNKNOWN for tag in overload.tags)
-    return name in OPERATORS and bool(returned) and gives and takes and not schema.is_mutable and not hangs_on_values
+    packed = schema.overload_name == "data"  # sequences of a recurrence, whose lengths are trusted
+    return name in OPERATORS and bool(returned) and not packed and gives and takes and not schema.is_mutable and not hangs_on_values

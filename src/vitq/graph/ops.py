@@ -1,5 +1,6 @@
 """What the operations of a captured graph mean, and how to walk along them."""
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -116,7 +117,7 @@ def is_transposed(node: Any) -> bool:
 
 def is_move(node: fx.Node) -> bool:
     """Tell whether ``node`` only moves values (views, permutations, unpacking of a tuple)."""
-    return is_op(node, MOVE) or (node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem")
+    return is_op(node, MOVE) or (node.op == "call_function" and node.target is operator.getitem)
 
 
 def first_input(node: fx.Node) -> fx.Node:

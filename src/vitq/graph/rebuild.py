@@ -59,6 +59,8 @@ def _rebuild(
             _place_quantizer(root, saved["target"], modules)
         node = _node_from_json(graph, saved, nodes)
         if "stack" in saved:
+            if type(saved["stack"]) is not int or not 0 <= saved["stack"] < len(stacks):
+                raise ArtifactError(f"node '{node.name}' of the saved graph has no stack {saved['stack']!r}")
             node.meta["nn_module_stack"] = {str(i): (path, "") for i, path in enumerate(stacks[saved["stack"]])}
         nodes[node.name] = node
     ops = [node.op for node in graph.nodes]
