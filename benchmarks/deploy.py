@@ -16,7 +16,7 @@ from ceiling import ceiling
 from command import append, rows, run_or_table, vitq
 
 import vitq as library
-from vitq.cli.machine import processor
+from vitq.cli.doctor.machine import processor
 from vitq.graph.ops import LINEAR, is_op, value
 
 RESULTS = Path(__file__).parent / "results" / "deploy.jsonl"

@@ -22,7 +22,7 @@ from torch import nn
 
 import vitq
 from vitq.devices import choose_device
-from vitq.inputs import load_source
+from vitq.run.inputs import load_source
 
 RESULTS = Path(__file__).parent / "results" / "integer.jsonl"
 KINDS = ("float32", "half", "simulation", "integer")

@@ -26,23 +26,23 @@ import torch
 import yaml
 from command import append, rows, run_or_table
 
+from vitq.activations import forward_all
 from vitq.bits import Bits
 from vitq.data import load_labelled, open_images
 from vitq.devices import choose_device
-from vitq.events import Events
 from vitq.graph import Graph
-from vitq.inputs import capture_checked, draw_images, load_source
 from vitq.measure import measure
-from vitq.pipeline import apply_steps
 from vitq.recipes import load_recipe
 from vitq.reconstruct import Reconstruct
-from vitq.reconstruct.activations import forward_all
-from vitq.reconstruct.choose import Choose
-from vitq.reconstruct.distances import divergence, relative_square
-from vitq.reconstruct.schedule import plan
-from vitq.reconstruct.slicings import candidates
+from vitq.reconstruct.objective.distances import divergence, relative_square
+from vitq.reconstruct.slicing.choose import Choose
+from vitq.reconstruct.slicing.schedule import plan
+from vitq.reconstruct.slicing.slicings import candidates
 from vitq.reconstruct.sweep import sweep
-from vitq.run import Run
+from vitq.run.events import Events
+from vitq.run.inputs import capture_checked, draw_images, load_source
+from vitq.run.pipeline import apply_steps
+from vitq.run.run import Run
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "matrix.jsonl"

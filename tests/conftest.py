@@ -1,13 +1,17 @@
 """What all tests share: real data where it is present, and one thread each when tests run in parallel."""
 
+import copy
+import hashlib
+import io
 import os
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 from vitq.models.torchvision_shim import ensure_torchvision
 
@@ -54,6 +58,84 @@ def tiny() -> Callable[..., nn.Module]:
         return model
 
     return make
+
+
+class Small(nn.Module):
+    """The least that looks like a vision transformer: patches, one residual linear behind a norm, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.norm = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8)
+        self.fc, self.head = nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        x_BTC = self.patch(x_BCHW).flatten(2).transpose(1, 2)
+        x_BTC = x_BTC + self.fc(self.norm(x_BTC))
+        logits_BK: torch.Tensor = self.head(x_BTC.mean(1))
+        return logits_BK
+
+
+@pytest.fixture(scope="session")
+def small_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact of a very small model, of images 3x8x8 and 5 classes; to be copied, not changed."""
+    import vitq
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("artifact") / "small"
+    vitq.quantize(Small(), torch.randn(16, 3, 8, 8), recipe="rtn", out=folder, progress=False)
+    return folder
+
+
+class _Content(pickle.Pickler):
+    """Writes what a model is made of: classes by name, attributes by value, tensors by their bytes."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if not isinstance(obj, torch.Tensor):
+            return NotImplemented
+        values = hashlib.sha256(obj.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+        return str, (f"{type(obj)} {obj.dtype} {tuple(obj.shape)} {obj.stride()} {obj.requires_grad} {values}",)
+
+
+class Captures:
+    """Stands for ``vitq.graph.capture.capture``: captures equal models once, and gives a copy of the graph each time.
+
+    ``torch.export`` takes seconds even for a tiny model. Where ``anew`` is set, it works each time.
+    """
+
+    def __init__(self, capture: Callable[[nn.Module, torch.Tensor], fx.GraphModule]) -> None:
+        self.capture, self.anew = capture, False
+        self.known: dict[str, fx.GraphModule] = {}
+
+    def __call__(self, model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
+        key = None if self.anew else self.key(model, example_BCHW)
+        if key is None:
+            return self.capture(model, example_BCHW)
+        if key not in self.known:
+            self.known[key] = self.capture(model, example_BCHW)
+        return copy.deepcopy(self.known[key])
+
+    @staticmethod
+    def key(model: nn.Module, example_BCHW: torch.Tensor) -> str | None:
+        """Return equal texts for models and modes that are equal in all; None where that cannot be known."""
+        modes = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
+        example = (example_BCHW.shape, example_BCHW.dtype, str(example_BCHW.device), torch.get_default_dtype())
+        content = io.BytesIO()
+        try:
+            _Content(content).dump((model, str(example), modes))
+        except Exception:  # a class of the test's own, or anything else that no other process could read
+            return None
+        return hashlib.sha256(content.getvalue()).hexdigest()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def captures() -> Iterator[Captures]:
+    """Capture equal models once in all tests but those of the graph itself."""
+    import vitq.graph.graph
+
+    captures = Captures(vitq.graph.graph.capture_module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vitq.graph.graph, "capture_module", captures)
+        yield captures
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitq.api import evaluate, quantize
-    from vitq.quantized import QuantizedModel, load
+    from vitq.api import evaluate, quantize, seal
+    from vitq.model import QuantizedModel, load
     from vitq.slicing import granularity
 
-__all__ = ["QuantizedModel", "evaluate", "granularity", "load", "quantize"]
+__all__ = ["QuantizedModel", "evaluate", "granularity", "load", "quantize", "seal"]
 
 
 def __getattr__(name: str) -> Any:

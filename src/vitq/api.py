@@ -4,6 +4,7 @@ import hashlib
 import platform
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,27 +12,37 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitq.artifact import to_json_bytes, write_files
+from vitq.arguments import MODEL, checked
+from vitq.artifact.artifact import seal
+from vitq.artifact.schema import ArtifactConfig
+from vitq.artifact.sealing import is_artifact
 from vitq.bits import Bits
 from vitq.calibrate import Insert
-from vitq.config import ArtifactConfig
 from vitq.data import load_labelled, open_images
 from vitq.devices import choose_device, peak_memory
-from vitq.errors import ArtifactError, ExportError
-from vitq.events import Events
-from vitq.inputs import capture_checked, draw_images, load_source
-from vitq.judge import Judge
+from vitq.errors import ArgumentError, ArtifactError, ExportError
+from vitq.evaluation import Judge
+from vitq.export.targets import NARROWER, bits_for, profile_of
 from vitq.measure import Metrics, measure
+from vitq.model import QuantizedModel, as_mapping, load
 from vitq.models import LoadedModel, Preprocessing
-from vitq.pipeline import run_steps, segment_errors, show_scope
-from vitq.quantized import COSTS, QuantizedModel, as_mapping, load
+from vitq.modes import in_own_modes
 from vitq.recipes import ResolvedRecipe, load_recipe
-from vitq.report.html import write_report
-from vitq.run import Run
-from vitq.store import Store, require_same
-from vitq.targets import profile_of
+from vitq.run.checkpoints import require_same
+from vitq.run.events import Events
+from vitq.run.inputs import capture_checked, draw_images, load_source, settle_for
+from vitq.run.pipeline import run_steps, segment_errors, show_scope
+from vitq.run.run import Run
+from vitq.run.workspace import open_workspace
+
+__all__ = ["QuantizedModel", "evaluate", "load", "quantize", "seal"]
+
+NO_SCOPE = "none"
+"""Scope of a run whose recipe inserts nothing."""
 
 
+@checked()
+@in_own_modes
 def quantize(
     model: str | nn.Module | LoadedModel,
     images: Any,
@@ -59,40 +70,35 @@ def quantize(
 
     ``model`` is a timm name, a Hugging Face id or folder, or a module x_BCHW -> logits_BK, which is not changed.
     ``images`` is a folder, an ``.npz``, a preprocessed tensor x_NCHW or an iterable; ``validation`` likewise, with
-    labels. ``bits`` reads "w4a4"; ``scope`` is "paper" (the default) or "deploy"; ``target`` calibrates for a target of
-    ``QuantizedModel.export``, whose default scope is "deploy"; ``overrides`` changes recipe options
+    labels. ``bits`` reads "w4a4"; ``scope`` is "paper" or "deploy", by default the recipe's ("paper" where it has
+    none); ``target`` calibrates for a target of ``QuantizedModel.export``, whose default scope is "deploy";
+    ``overrides`` changes recipe options
     ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is checkpointed there, its artifact saved, and
     ``resume`` continues it after a kill; ``overwrite`` replaces what ``out`` holds.
     Raises a VitqError that names what is wrong with model, images, recipe or folder.
     """
     began = time.monotonic()
-    wanted = bits if isinstance(bits, Bits) else Bits.parse(bits)
-    chosen: dict[str, Any] = {"insert.scope": scope or "paper"}
+    wanted = asked = bits if isinstance(bits, Bits) else Bits.parse(bits)
+    if (resume or overwrite) and out is None:
+        raise ArgumentError("resume and overwrite are about a folder of a run; name it with out")
+    plan = _planned(recipe, budget, scope, target, overrides or {})
     if target is not None:
-        profile = profile_of(target)
-        if scope not in (None, *profile.scopes):
-            known = " or ".join(profile.scopes)
-            raise ExportError(f"target '{target}' is of scope {known}, not {scope}; leave one of them out")
-        chosen |= {**profile.overrides, "insert.scope": scope or profile.scopes[0]}
-    plan = load_recipe(recipe, budget=budget, overrides={**chosen, **(overrides or {})})
-    taken = next(step.scope for step in plan.steps if isinstance(step, Insert))
-    folder = None if out is None else Path(out)
-    checkpoints = None if folder is None else folder / "checkpoints"
-    ended = checkpoints is None or not Store.unfinished(checkpoints)
-    finished = folder is not None and (folder / "config.json").exists() and ended and not overwrite
-    if finished and not resume:
-        raise ArtifactError(f"{folder} already holds a finished artifact; choose another --out, or --overwrite it")
+        wanted = bits_for(asked, profile_of(target))
+    scopes = dict.fromkeys(step.scope for step in plan.steps if isinstance(step, Insert))
+    taken = "+".join(scopes) or NO_SCOPE
     place = choose_device(device)
     torch.manual_seed(seed)
-    with Events(None if folder is None else folder / "events.jsonl", console=progress) as events:
+    with open_workspace(out, resume, overwrite) as space, Events(space.log, console=progress) as events:
+        if wanted != asked:
+            events.warn("bits-for-target", f"{asked} is {wanted} for {target}: {NARROWER}")
         loaded = load_source(model, weights, num_classes, preprocessing)
         loaded, x_NCHW = draw_images(loaded, images, preprocessing is None, limit, views, seed, events)
         about = _about(loaded, x_NCHW, plan, wanted, taken, seed)
-        if folder is not None and finished:
-            return _finished(folder, about, place)
-        store = Store(checkpoints, about.model_dump(mode="json"), resume, overwrite)
+        if space.folder is not None and space.finished:
+            return _finished(space.folder, about, place)
+        store = space.store(about.model_dump(mode="json"))
         teacher = capture_checked(loaded, x_NCHW, place)
-        run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, store)
+        run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, store, recipe=plan.name)
         show_scope(run, plan.steps)
         judge = Judge(loaded, validation, x_NCHW, place, events)
         floating = judge(teacher, "floating point")
@@ -110,18 +116,15 @@ def quantize(
             "peak_memory_bytes": peak_memory(place),
         }
         result = QuantizedModel(run.student, frozen, about, metrics)
-        if folder is not None:
-            result.save(folder)
-            write_files(folder, {"run.json": to_json_bytes({key: metrics[key] for key in COSTS})})
-            shown = {key: value for key, value in result.metrics.items() if key not in COSTS}
-            write_report(folder / "report.html", QuantizedModel(run.student, frozen, result.config, shown))
-            store.clear()
+        space.finish(result, store, events)
         events.log("finished", **{k: v for k, v in metrics.items() if isinstance(v, float | int)})
     return result
 
 
+@checked(target=MODEL)
+@in_own_modes
 def evaluate(
-    target: str | Path | nn.Module,
+    target: str | Path | nn.Module | LoadedModel,
     images: Any,
     *,
     weights: str | Path | None = None,
@@ -138,14 +141,20 @@ def evaluate(
     ``integer`` runs an artifact's linears in integer arithmetic instead of simulating it.
     """
     place = choose_device(device)
-    if isinstance(target, str | Path) and (Path(target) / "graph.json").exists():
+    if isinstance(target, str | Path) and is_artifact(Path(target)):
+        given = {"weights": weights, "num_classes": num_classes, "preprocessing": preprocessing}
+        if ignored := [name for name, value in given.items() if value is not None]:
+            raise ArgumentError(f"'{target}' is an artifact, which has its own {' and '.join(ignored)}: leave them out")
         model = load(target, place)
         return model.evaluate(images, limit=limit, batch_size=batch_size, integer=integer, progress=progress)
     if integer:
         raise ArtifactError(f"{target} is no artifact, so it has no integer codes to run; quantize it first")
-    loaded = load_source(target if isinstance(target, nn.Module) else str(target), weights, num_classes, preprocessing)
+    loaded = load_source(str(target) if isinstance(target, Path) else target, weights, num_classes, preprocessing)
     source = open_images(images)
+    if preprocessing is None and source.shape and source.shape[0] != loaded.preprocessing.input_size[0]:
+        loaded = replace(loaded, preprocessing=loaded.preprocessing.of_tensors(source.shape))
     with Events(console=progress) as events:
+        loaded = settle_for(source, loaded, events.warn)
         batches = load_labelled(
             source,
             loaded.preprocessing,
@@ -156,6 +165,25 @@ def evaluate(
         )
         with events.task("evaluate", len(source) if limit is None else min(limit, len(source))) as task:
             return measure(loaded.module.to(place), batches, place, progress=task.advance)[0]
+
+
+def _planned(
+    recipe: str | Path, budget: str, scope: str | None, target: str | None, overrides: Mapping[str, Any]
+) -> ResolvedRecipe:
+    """Resolve a recipe for a target, its scope by the first that names one: overrides, ``scope``, recipe, target."""
+    profile = None if target is None else profile_of(target)
+    chosen = {} if profile is None else dict(profile.overrides)
+    chosen |= {} if scope is None else {"insert.scope": scope}
+    defaults = {} if profile is None else {"insert.scope": profile.scopes[0]}
+    plan = load_recipe(recipe, budget=budget, defaults=defaults, overrides={**chosen, **overrides})
+    for step in plan.steps:
+        if profile is not None and isinstance(step, Insert) and step.scope not in profile.scopes:
+            known = " or ".join(profile.scopes)
+            raise ExportError(
+                f"target '{target}' is of scope {known}, not {step.scope}; leave one of them out, "
+                f"or give scope {profile.scopes[0]} where the recipe says {step.scope}"
+            )
+    return plan
 
 
 def _finished(folder: Path, about: ArtifactConfig, device: torch.device) -> QuantizedModel:

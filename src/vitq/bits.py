@@ -17,15 +17,15 @@ class Bits:
 
     def __post_init__(self) -> None:
         for name, bits in (("weights", self.weights), ("activations", self.activations)):
-            if not (2 <= bits <= 8 or bits == FLOATING_POINT):
-                raise RecipeError(f"{name}: {bits} bits; vitq quantizes to 2 to 8 bits, 32 leaves floating point")
+            if isinstance(bits, bool) or not isinstance(bits, int) or not (2 <= bits <= 8 or bits == FLOATING_POINT):
+                raise RecipeError(f"{name}: {bits!r} bits; vitq quantizes to 2 to 8 bits, 32 leaves floating point")
 
     @classmethod
     def parse(cls, text: str) -> "Bits":
         """Read ``"w4a8"``; raise RecipeError for anything else."""
-        match = re.fullmatch(r"w(\d+)a(\d+)", text.strip().lower())
+        match = re.fullmatch(r"w([0-9]{1,3})a([0-9]{1,3})", text.strip().lower())
         if match is None:
-            raise RecipeError(f"bits '{text}' not understood; write for example w4a4, w8a8 or w4a8")
+            raise RecipeError(f"bits '{text[:40]}' not understood; write for example w4a4, w8a8 or w4a8")
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:

@@ -8,6 +8,14 @@ class VitqError(Exception):
     """Base of every error that vitq raises on purpose."""
 
 
+class ArgumentError(VitqError):
+    """An argument has a type or a value that no verb takes, or one that would be ignored."""
+
+
+class OutputError(VitqError):
+    """A result cannot be written to stdout."""
+
+
 class DataError(VitqError):
     """Images or labels cannot be used."""
 

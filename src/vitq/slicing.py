@@ -7,18 +7,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitq.arguments import checked
 from vitq.bits import Bits
 from vitq.devices import choose_device
 from vitq.errors import RecipeError
-from vitq.events import Events
-from vitq.inputs import capture_checked, draw_images, load_source
 from vitq.models import LoadedModel, Preprocessing
-from vitq.pipeline import apply_steps
+from vitq.modes import in_own_modes
 from vitq.recipes import load_recipe
 from vitq.reconstruct import Choice, Reconstruct
-from vitq.run import Run
+from vitq.run.events import Events
+from vitq.run.inputs import capture_checked, draw_images, load_source
+from vitq.run.pipeline import apply_steps
+from vitq.run.run import Run
 
 
+@checked()
+@in_own_modes
 def granularity(
     model: str | nn.Module | LoadedModel,
     images: Any,
@@ -50,7 +54,7 @@ def granularity(
         loaded = load_source(model, weights, num_classes, preprocessing)
         loaded, x_NCHW = draw_images(loaded, images, preprocessing is None, limit, 1, seed, events)
         teacher = capture_checked(loaded, x_NCHW, place)
-        run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events)
+        run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, recipe=plan.name)
         apply_steps(run, plan.steps[:last])
         step = plan.steps[last]
         assert isinstance(step, Reconstruct)

@@ -8,7 +8,7 @@ from torch import nn
 
 from vitq.bits import Bits
 from vitq.graph import Graph, capture
-from vitq.run import Run
+from vitq.run.run import Run
 
 MakeRun = Callable[..., Run]
 

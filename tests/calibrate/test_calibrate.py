@@ -13,7 +13,7 @@ from vitq.calibrate.statistics import sites_by_segment, walk
 from vitq.errors import CalibrationError, RecipeError
 from vitq.graph import Graph, Role
 from vitq.quantizers import Granularity, Quantizer
-from vitq.run import Run
+from vitq.run.run import Run
 
 MakeRun = Callable[..., Run]
 CHANNEL = SiteFormat(granularity=Granularity.CHANNEL)

@@ -9,7 +9,7 @@ from vitq.calibrate import Insert, SiteFormat, scope_rows
 from vitq.errors import CalibrationError, RecipeError
 from vitq.graph import Graph, Role
 from vitq.quantizers import Granularity, Quantizer
-from vitq.run import Run
+from vitq.run.run import Run
 
 MakeRun = Callable[..., Run]
 

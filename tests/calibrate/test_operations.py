@@ -9,9 +9,9 @@ from vitq.bits import Bits
 from vitq.calibrate import Insert, scope_rows
 from vitq.errors import CalibrationError, ModelError, RecipeError
 from vitq.graph import capture
-from vitq.reconstruct.learnable import learnable
-from vitq.run import Run
-from vitq.step import Step
+from vitq.reconstruct.variables.learnable import learnable
+from vitq.run.run import Run
+from vitq.run.step import Step
 
 
 class Upsampler(nn.Module):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from vitq.calibrate.grid import Grid, Target
+from vitq.calibrate.candidates import Grid, Target
 from vitq.calibrate.output_search import STEPS, product_score, weight_score
-from vitq.calibrate.rows import rows_of
+from vitq.calibrate.samples import rows_of
 from vitq.calibrate.searches import clip_grid, local_search, mse
 from vitq.quantizers import Format, Granularity
 

@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from vitq.calibrate.grid import Grid, Target
-from vitq.calibrate.rows import largest, quantiles, rows_of
+from vitq.calibrate.candidates import Grid, Target
+from vitq.calibrate.samples import largest, quantiles, rows_of
 from vitq.calibrate.searches import SEARCHES, best, clip_grid, ends, tensor_score
 from vitq.quantizers import Format, Granularity, make_quantizer
 

@@ -1,6 +1,7 @@
 """``vitq bench`` on a tiny artifact: what it runs, and the two ways to read it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_measure_is_in_the_json_and_every_row_in_the_table(
     vitq_cli: Any, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("vitq.bench.bench.footprint", lambda *_: 2**20)  # a process for each row takes seconds
     quick = ("--images", str(photos), "--limit", "4", "--rounds", "1", "--batch", "1", "--no-rivals", "--quiet")
+    monkeypatch.setattr("vitq.export.bench.footprint", lambda *_: 2**20)  # a process for each row takes seconds
     result = vitq_cli("bench", str(run), *quick, "--validation", str(photos), "--json")
     assert result.exit_code == 0, result.output
     data = json.loads(result.stdout)
@@ -49,7 +52,6 @@ def test_every_measure_is_in_the_json_and_every_row_in_the_table(
     assert rows["onnxruntime", "float32"]["ratios"] == {"1": 1.0}
     assert rows["onnxruntime", "w4a8"]["integer_products"] == 7
 
-    monkeypatch.setattr("vitq.export.bench.footprint", lambda *_: 2**20)  # a process for each row takes seconds
     table = vitq_cli("bench", str(run), *quick)
     assert table.exit_code == 0, table.output
     for text in ("median milliseconds a batch, 1 thread", "float32", "w4a8", "fastest at batch 1"):
@@ -58,3 +60,29 @@ def test_every_measure_is_in_the_json_and_every_row_in_the_table(
 
 def test_artifacts_that_do_not_exist_end_in_their_own_exit_code(vitq_cli: Any, photos: Path, tmp_path: Path) -> None:
     assert vitq_cli("bench", str(tmp_path / "none"), "--images", str(photos)).exit_code == 4
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Replace the measurement by one that remembers what it was given."""
+    seen: list[Any] = []
+    monkeypatch.setattr("vitq.bench.bench.bench", lambda models, *_, **options: seen.append((models, options)) or [])
+    return seen
+
+
+def test_two_runs_of_one_name_are_two_rows(
+    vitq_cli: Any, run: Path, photos: Path, tmp_path: Path, measured: list[Any]
+) -> None:
+    for folder in ("a/deit", "b/deit", "b/other", "float32"):
+        shutil.copytree(run, tmp_path / folder)
+    runs = [str(tmp_path / folder) for folder in ("a/deit", "b/deit", "b/other", "float32")]
+    result = vitq_cli("bench", *runs, "--images", str(photos), "--cpu", "vnni", "--quiet", "--json")
+    assert result.exit_code == 0, result.output
+    ((models, options),) = measured
+    assert list(models) == [str(Path("a/deit")), str(Path("b/deit")), "other", str(Path(tmp_path.name, "float32"))]
+    assert options["cpu"] == "vnni"
+
+
+def test_one_run_named_twice_is_refused(vitq_cli: Any, run: Path, photos: Path, measured: list[Any]) -> None:
+    result = vitq_cli("bench", str(run), str(run / ".." / run.name), "--images", str(photos))
+    assert result.exit_code == 3 and "is named twice" in result.output and not measured

@@ -1,19 +1,23 @@
 """``vitq export``: words in, one call, a table or JSON out."""
 
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import vitq
 
 pytest.importorskip("onnxscript")
 
 from vitq.export import Exported
-from vitq.export.accuracy import EndToEnd
-from vitq.export.parity import SegmentProof
+from vitq.export.targets import Cpu
+from vitq.export.verify.outputs import EndToEnd
+from vitq.export.verify.segments import SegmentProof
+from vitq.report.exported import export_table
 
 RUN = ("export", "runs/deit", "--images", "photos", "--out", "deit.onnx")
 
@@ -37,7 +41,7 @@ def test_options_reach_the_model(vitq_cli: Any, calls: list[Any]) -> None:
     result = vitq_cli(*RUN, *["--target", "openvino", "--opset", "22", "--limit", "8", "--force", "--quiet"])
     assert result.exit_code == 0, result.output
     none = {"validation": None, "floating": None, "weights": None}
-    options = {"target": "openvino", "opset": 22, "limit": 8, "force": True, "progress": False, **none}
+    options = {"target": "openvino", "opset": 22, "cpu": "any", "limit": 8, "force": True, "progress": False, **none}
     assert calls == [(Path("deit.onnx"), "photos", options)]
 
 
@@ -58,6 +62,24 @@ def test_the_table_says_what_is_proven(vitq_cli: Any, calls: list[Any]) -> None:
 def test_json(vitq_cli: Any, calls: list[Any]) -> None:
     data = json.loads(vitq_cli(*RUN, "--json").stdout)
     assert data["integer_products"] == 49 and data["segments"][0]["name"] == "blocks.0"
+
+
+def test_a_kind_of_cpu_is_told_apart(vitq_cli: Any, calls: list[Any]) -> None:
+    assert vitq_cli(*RUN, "--cpu", "vnni").exit_code == 0 and calls[0][2]["cpu"] == "vnni"
+    assert vitq_cli(*RUN, "--cpu", "avx9").exit_code == 2
+    result = vitq_cli(*RUN, "--target", "coreml", "--cpu", "vnni")
+    assert result.exit_code == 3 and "runs on no x86 CPU" in result.stderr
+    assert len(calls) == 1
+
+
+def test_one_output_and_the_cpus_of_a_file_stand_in_the_table() -> None:
+    proofs = (SegmentProof("blocks.0", 8, 0.0, 3e-8),)
+    single = EndToEnd(64, None, None, None, None, error=0.0012, cosine=0.99999, self_error=0.0003)
+    console = Console(file=io.StringIO(), width=160)
+    console.print(export_table(Exported(Path("m"), "onnxruntime", 1, 49, 49, proofs, single, (), Cpu.ANY)))
+    shown = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert "outputs 0.0012 off the simulation's on 64 images (cosine 1.0000; 0.0003 for the simulation" in shown
+    assert "for every CPU" in shown and "top-1" not in shown
 
 
 def test_an_unknown_target_is_told_before_anything_is_read(vitq_cli: Any, calls: list[Any]) -> None:

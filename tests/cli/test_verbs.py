@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import vitq
-from vitq.cli import environment, machine, packages
-from vitq.cli.check import Check, Status
+from vitq.cli.doctor import environment, machine, packages
+from vitq.cli.doctor.check import Check, Status
 from vitq.cli.models import is_tested
 
 

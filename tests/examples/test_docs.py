@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,25 +14,27 @@ import typer
 
 from vitq.bits import Bits
 from vitq.calibrate.assign import Member, search_alone
-from vitq.calibrate.grid import Target
-from vitq.calibrate.rows import rows_of
+from vitq.calibrate.candidates import Target
+from vitq.calibrate.samples import rows_of
 from vitq.calibrate.scope import SCOPES
 from vitq.calibrate.searches import SEARCHES
 from vitq.cli import app
+from vitq.export.targets import OPSET, OPSETS, PROFILES
 from vitq.graph import Graph, Role, Site, capture
 from vitq.quantizers import FORMATS, Format, make_quantizer
 from vitq.recipes import list_recipes, load_recipe, parse_assignments
 from vitq.recipes.known import known_steps
 from vitq.recipes.schema import option_keys
-from vitq.reconstruct.objectives import Batch
-from vitq.reconstruct.schedule import SCHEDULES, plan
-from vitq.run import Run
-from vitq.step import STEPS
-from vitq.targets import OPSET, OPSETS, PROFILES
+from vitq.reconstruct.objective.curvature import ESTIMATORS, make_estimator
+from vitq.reconstruct.objective.terms import TERMS, Batch, Fusion
+from vitq.reconstruct.slicing.schedule import SCHEDULES, plan
+from vitq.reconstruct.step import Reconstruct
+from vitq.run.run import Run
+from vitq.run.step import STEPS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-REGISTRIES: tuple[dict[str, Any], ...] = (STEPS, FORMATS, SCHEDULES, SEARCHES)
+REGISTRIES: tuple[dict[str, Any], ...] = (STEPS, FORMATS, SCHEDULES, SEARCHES, TERMS, ESTIMATORS)
 
 
 def page(name: str) -> str:
@@ -121,7 +124,38 @@ def test_the_term_is_zero_for_equal_directions_and_joins_a_fusion(example: dict[
     term = example["AngleTerm"]()
     assert float(term(Batch(3 * target, target, (), (), None, None))) < 1e-6
     assert float(term(Batch(other, target, (), (), None, None))) > 0.1
-    assert float(example["objective"](Batch(other, target, (), (), None, None))) == pytest.approx(1.5)
+    options = Reconstruct(extra={"angle": 0.5})
+    objective = Fusion(options.terms(reachable=False))
+    assert float(objective(Batch(other, target, (), (), None, None))) == pytest.approx(1.5)
+    assert options.model_dump(mode="json")["extra"] == {"angle": 0.5}
+    assert "extra" not in Reconstruct().model_dump(mode="json")
+
+
+@pytest.mark.parametrize("example", ["curvature"], indirect=True)
+def test_the_curvature_is_known_by_its_name_and_weighs_large_errors_more(example: dict[str, Any]) -> None:
+    options = Reconstruct.model_validate({"weigh": "error"})
+    target = torch.zeros(2, 3, 4)
+    gradients = SimpleNamespace(student_N=torch.arange(4.0) + target, target_N=target)
+    curvature = make_estimator(options.weigh)(gradients)  # type: ignore[arg-type]
+    assert curvature.diagonal_N.mean() == pytest.approx(1.0)
+    assert (curvature.diagonal_N[..., 1:] > curvature.diagonal_N[..., :-1]).all()
+
+
+def test_the_overview_names_every_option_that_a_verb_requires() -> None:
+    verbs: Any = typer.main.get_command(app)
+    rows = dict(re.findall(r"^\| `vitq (\w+) ([^`]*)`", page("docs/index.md"), re.MULTILINE))
+    for verb in ("quantize", "evaluate", "export", "bench", "granularity"):
+        for parameter in verbs.commands[verb].params:
+            if parameter.required and parameter.param_type_name == "option":
+                assert parameter.opts[0] in rows[verb], f"{verb} {parameter.opts[0]}"
+
+
+def test_recipes_in_docstrings_have_options_that_exist(tmp_path: Path) -> None:
+    import vitq.recipes.recipe as module
+
+    text = re.sub(r"^ {4}", "", str(module.__doc__).partition("::")[2], flags=re.MULTILINE)
+    (tmp_path / "own.yaml").write_text(text.strip().replace("…", "a"), encoding="utf-8")
+    assert load_recipe(tmp_path / "own.yaml").name == "brecq"
 
 
 @pytest.mark.parametrize("text", blocks(section("recipe") + page("docs/recipes.md"), "yaml"))
@@ -175,8 +209,8 @@ def test_every_option_of_the_command_is_documented(verb: str, text: str) -> None
 
 def test_the_export_page_states_the_bounds_of_the_proof_and_the_fields_of_its_result() -> None:
     pytest.importorskip("onnxscript")
-    from vitq.export.accuracy import DROP, MARGIN, NUDGE, EndToEnd, complaints
     from vitq.export.export import ERROR, FLIPPED, Exported
+    from vitq.export.verify.outputs import DROP, MARGIN, NUDGE, EndToEnd, complaints
 
     text = page("docs/export.md")
     for bound in (

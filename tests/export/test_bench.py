@@ -4,6 +4,7 @@ import io
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,22 +14,22 @@ from torch import nn
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-import vitq
+from vitq.bench import baselines as rivals
+from vitq.bench.bench import Measured, bench, contenders
+from vitq.bench.peak_memory import footprint
 from vitq.errors import ExportError
-from vitq.export import rivals
-from vitq.export.bench import Measured, bench, contenders
 from vitq.export.build import build
-from vitq.export.footprint import footprint
 from vitq.export.runtimes import compile_content
 from vitq.graph import capture
 from vitq.models import load_model
 from vitq.report.exported import bench_table
 
 
-def test_floating_point_artifacts_and_rivals_stand_side_by_side(tiny: Callable[..., nn.Module]) -> None:
-    vit = tiny("vit", depth=1)
-    images = torch.randn(16, 3, 32, 32)
-    model = vitq.quantize(vit, images, recipe="rtn", bits="w8a8", target="openvino", progress=False)
+def test_floating_point_artifacts_and_rivals_stand_side_by_side(
+    models: dict[str, nn.Module], quantized: Callable[..., Any], images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitq.bench.bench.footprint", lambda *_: 2**20)  # a process for each row takes seconds
+    vit, model = models["vit"], quantized("vit", "w8a8", target="openvino")
     labels = model(images).argmax(-1)
     rows = bench(
         {"mine": model}, images, batches=(1, 4), rounds=2, labelled=[(images, labels)], floating=load_model(vit)
@@ -38,7 +39,7 @@ def test_floating_point_artifacts_and_rivals_stand_side_by_side(tiny: Callable[.
         mine, plain = names[runtime, "mine"], names[runtime, "float32"]
         assert mine.integer_products == 7 and plain.integer_products == 0
         assert mine.size_bytes < plain.size_bytes
-        assert 0 < mine.memory_bytes < 1e9 and plain.memory_bytes > plain.size_bytes
+        assert mine.memory_bytes == 2**20
         assert mine.top1 == pytest.approx(100, abs=7)
         assert plain.ratios == {1: 1.0, 4: 1.0}
         assert all(time > 0 for time in mine.milliseconds.values())
@@ -47,7 +48,7 @@ def test_floating_point_artifacts_and_rivals_stand_side_by_side(tiny: Callable[.
 
 @pytest.mark.parametrize("flag", [None, "_is_avx512_bf16_supported", "_is_amx_tile_supported"])
 def test_bfloat16_runs_only_where_the_cpu_multiplies_it(
-    tiny: Callable[..., nn.Module], monkeypatch: pytest.MonkeyPatch, flag: str | None
+    quantized: Callable[..., Any], images: torch.Tensor, monkeypatch: pytest.MonkeyPatch, flag: str | None
 ) -> None:
     """Without hardware OpenVINO would emulate it, four times as slow as without the hint."""
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
@@ -57,9 +58,9 @@ def test_bfloat16_runs_only_where_the_cpu_multiplies_it(
     def compiled(runtime: str, content: object, threads: int = 0, bfloat16: bool = False) -> None:
         hints.append((runtime, bfloat16))
 
-    monkeypatch.setattr(sys.modules["vitq.export.bench"], "compile_content", compiled)
-    images = torch.randn(16, 3, 32, 32)
-    model = vitq.quantize(tiny("vit", depth=1), images, recipe="rtn", bits="w8a8", target="openvino", progress=False)
+    monkeypatch.setattr(sys.modules["vitq.bench.bench"], "compile_content", compiled)
+    monkeypatch.setattr(sys.modules["vitq.bench.bench"], "build", lambda *_, **__: b"")
+    model = quantized("vit", "w8a8", target="openvino")
     names = {(c.runtime, c.name) for c in contenders({"mine": model}, images, 1, rivals=False)}
     mixed = {("openvino", "bfloat16"), ("openvino", "mine + bfloat16")}
     assert {name for name in names if "bfloat16" in name[1]} == (mixed if flag else set())
@@ -76,6 +77,37 @@ def test_the_table_says_which_one_to_take_even_if_it_is_floating_point() -> None
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "fastest at batch 1: bfloat16 in openvino" in shown
     assert "fastest at batch 16: mine in onnxruntime" in shown
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_memory_is_what_a_process_of_its_own_takes(
+    exported: Callable[..., Any], images: torch.Tensor, runtime: str
+) -> None:
+    content = exported("vit", "w8a8", target="openvino", export={"target": "openvino"})[1].read_bytes()
+    assert len(content) < footprint(runtime, content, images, 1, False) < 1e9
+
+
+def test_a_name_of_another_row_is_refused(quantized: Callable[..., Any], images: torch.Tensor) -> None:
+    with pytest.raises(ExportError, match="'float32' here: that is the name of another row"):
+        bench({"float32": quantized("vit", "w8a8", target="openvino")}, images)
+
+
+def test_a_file_for_other_cpus_is_measured_with_a_warning(
+    quantized: Callable[..., Any], images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its speed is worth knowing, its accuracy here is not that of the CPUs that it is for."""
+    from vitq.export import saturation
+    from vitq.export.targets import Cpu
+    from vitq.run.events import Events
+
+    asked: list[Any] = []
+    monkeypatch.setattr(saturation, "saturates", lambda runtime: True)
+    monkeypatch.setattr(sys.modules["vitq.bench.bench"], "contenders", lambda *given: asked.append(given[-1]) or [])
+    with Events() as events:
+        model = quantized("vit", "w8a8", target="onnxruntime")
+        assert bench({"mine": model}, images, cpu="vnni", rounds=1, events=events) == []
+    assert asked == [Cpu.VNNI]
+    assert [name for name, text in events.warnings if "mine in onnxruntime: this CPU has no VNNI" in text]
 
 
 def test_a_process_that_fails_says_why() -> None:

@@ -1,5 +1,8 @@
 """What graph tests share: the least that a quantizer can be."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -14,6 +17,14 @@ class Rounding(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (x / self.step).round() * self.step
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _captured_anew(captures: Any) -> Iterator[None]:
+    """Capturing is what these tests are about."""
+    captures.anew = True
+    yield
+    captures.anew = False
 
 
 @pytest.fixture(scope="session")

@@ -80,9 +80,25 @@ class Positions(nn.Module):
         return self.fc(x_BN4) + self.position(self.grid)
 
 
+class AnyArguments(TwoOutputs):
+    def forward(self, *args: torch.Tensor, **options: object) -> torch.Tensor:
+        return self.fc(*args)
+
+
+class OptionalArguments(TwoOutputs):
+    def forward(self, x: torch.Tensor, mask: None = None, *rest: object, flag: bool = False) -> torch.Tensor:
+        return self.fc(x)
+
+
+class KeywordOnly(TwoOutputs):
+    def forward(self, *, pixels: torch.Tensor) -> torch.Tensor:
+        return self.fc(pixels)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
+        (KeywordOnly(), r"KeywordOnly\.forward\(\*, pixels.* cannot be called with one image tensor"),
         (TwoOutputs(), "returns 2 values"),
         (BranchOnValue(), "cannot capture BranchOnValue"),
         (BranchOnBatch(), "cannot capture BranchOnBatch"),
@@ -99,6 +115,28 @@ def test_unusable_models_are_refused_by_name(model: nn.Module, message: str) -> 
 def test_a_dict_with_one_tensor_is_one_output() -> None:
     model, x = DictOutput(), torch.randn(3, 4)
     assert torch.equal(capture(model, x)(x), model(x)["logits"])
+
+
+@pytest.mark.parametrize("kind", [AnyArguments, OptionalArguments])
+def test_the_image_may_come_in_any_argument(kind: type[TwoOutputs]) -> None:
+    model = kind()
+    graph = capture(model, torch.randn(2, 4))
+    x = torch.randn(5, 4)
+    assert torch.equal(graph(x), model(x))
+
+
+def test_the_callers_default_type_does_not_enter_the_graph() -> None:
+    class Grid(TwoOutputs):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x + torch.linspace(0, 1, 4))
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        graph = capture(Grid().float(), torch.randn(2, 4, dtype=torch.float32))
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert graph(torch.randn(3, 4)).dtype == torch.float32
 
 
 @pytest.mark.parametrize("example_batch", [1, 2, 7])

@@ -1,5 +1,6 @@
 from collections.abc import Mapping
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from PIL import Image
 
 from vitq.errors import ModelError
-from vitq.models import load_model
-from vitq.models.huggingface import LogitsOf, processor_preprocessing
+from vitq.models import Preprocessing, load_model
+from vitq.models.huggingface import LogitsOf
+from vitq.models.processors import processor_preprocessing
 from vitq.models.torchvision_shim import ensure_torchvision
 
 
@@ -95,7 +97,9 @@ def test_unknown_id_without_network(monkeypatch: pytest.MonkeyPatch, transformer
         load_model("nobody/nothing")
 
 
+PLAIN = {"do_resize": True, "do_rescale": True, "do_normalize": True, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
 CLIP = {
+    **PLAIN,
     "size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224},
     "resample": 3, "image_mean": [0.4, 0.4, 0.4], "image_std": [0.2, 0.2, 0.2],
 }  # fmt: skip
@@ -109,13 +113,16 @@ CLIP = {
             {
                 "input_size": (3, 224, 224),
                 "crop_pct": 0.875,
-                "crop_mode": "center",
+                "crop_mode": "shortest_edge",
                 "interpolation": "bicubic",
             },
         ),
         ({"size": 8, "resample": 0}, {"interpolation": "nearest"}),
         ({"size": 384}, {"input_size": (3, 384, 384), "crop_pct": 1.0, "mean": (0.0, 0.0, 0.0)}),
-        ({"size": {"shortest_edge": 224}, "crop_pct": 0.9}, {"crop_pct": 0.9, "crop_mode": "center"}),
+        (
+            {"size": {"shortest_edge": 224}, "crop_pct": 0.9, "image_processor_type": "ConvNextImageProcessorFast"},
+            {"input_size": (3, 224, 224), "crop_pct": 224 / 248, "crop_mode": "shortest_edge"},
+        ),
         ({"size": {"height": 96, "width": 64}}, {"input_size": (3, 96, 64), "crop_mode": "squash"}),
         (
             {"size": 8, "do_rescale": False, "image_mean": [127.5] * 3, "image_std": [127.5] * 3},
@@ -124,7 +131,7 @@ CLIP = {
     ],
 )
 def test_processors_are_translated(processor: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    preprocessing = processor_preprocessing(processor)
+    preprocessing = processor_preprocessing({**PLAIN, **processor})
 
     assert {name: getattr(preprocessing, name) for name in expected} == expected
 
@@ -137,10 +144,42 @@ def test_crop_share_gives_back_the_short_side(short_side: int) -> None:
 
 
 def test_unknown_interpolation_is_named() -> None:
-    with pytest.raises(ModelError, match="resample 5"):
-        processor_preprocessing({"size": 8, "resample": 5})
+    with pytest.raises(ModelError, match="resample of 6"):
+        processor_preprocessing({**PLAIN, "size": 8, "resample": 6})
 
 
 def test_unknown_size_is_named() -> None:
     with pytest.raises(ModelError, match="longest_edge"):
-        processor_preprocessing({"size": {"longest_edge": 512}})
+        processor_preprocessing({**PLAIN, "size": {"longest_edge": 512}})
+
+
+def test_a_folder_whose_processor_vitq_cannot_follow_needs_preprocessing(
+    transformers: Any, folder: Path, tmp_path: Path
+) -> None:
+    copytree(folder, tmp_path, dirs_exist_ok=True)
+    transformers.ViTImageProcessor(do_resize=False).save_pretrained(tmp_path)
+    own = Preprocessing((3, 32, 32), 1.0)
+
+    with pytest.raises(ModelError, match=r"do_resize.*preprocessing=Preprocessing"):
+        load_model(tmp_path)
+    with pytest.raises(ModelError, match="do_resize"):
+        load_model(tmp_path, preprocessing={"crop_pct": 0.9})
+    assert load_model(tmp_path, preprocessing=own).preprocessing == own
+    assert load_model(tmp_path, preprocessing=own.to_dict()).preprocessing == own
+
+
+@pytest.mark.parametrize("text", ["3", "{", '{"image_processor_type": "Zzz"}', '{"image_processor_type": 3}'])
+def test_a_damaged_processor_file_is_not_taken_for_an_absent_one(folder: Path, tmp_path: Path, text: str) -> None:
+    copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "preprocessor_config.json").write_text(text)
+
+    with pytest.raises(ModelError, match=r"image processor of .* cannot be read"):
+        load_model(tmp_path)
+
+
+def test_a_folder_without_a_processor_assumes_and_says_so(folder: Path, tmp_path: Path) -> None:
+    copytree(folder, tmp_path, dirs_exist_ok=True)
+    for file in tmp_path.glob("*processor_config.json"):
+        file.unlink()
+
+    assert load_model(tmp_path).preprocessing == Preprocessing((3, 32, 32), assumed=True)

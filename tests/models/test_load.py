@@ -8,6 +8,8 @@ from torch import nn
 from vitq.data import load_labelled, open_images
 from vitq.errors import ModelError
 from vitq.models import Preprocessing, list_models, load_model
+from vitq.models.torchvision_shim import ensure_torchvision
+from vitq.models.weights import read_state_dict
 
 SMALL = "test_vit"
 
@@ -216,3 +218,124 @@ def test_real_weights_recognise_real_images(shared_data: Path, name: str, at_lea
         )
 
     assert correct >= at_least
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".safetensors"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "an empty file"),
+        (POINTER, "git-LFS pointer.*git lfs pull"),
+        (b"\n<!DOCTYPE html><html><head>", "a web page"),
+        (b"<html>404</html>", "a web page"),
+        (b"epoch,loss\n1,2.5\n", "are text"),
+        (b'{"weights": [1, 2]}', "are text|not a readable"),
+        (b"\x80\x04K\x05.", "damaged or not a PyTorch file|hold no state dict|not a readable"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(64), "damaged|not a readable"),
+        (b"PK\x03\x04" + bytes(64), "damaged|not a readable"),
+    ],
+)
+def test_files_that_are_no_weights_say_what_they_are(tmp_path: Path, suffix: str, content: bytes, said: str) -> None:
+    path = tmp_path / f"tuned{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=said) as refused:
+        read_state_dict(path)
+    assert "tuned" in str(refused.value) and "would run code" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "said"),
+    [
+        ({1: torch.zeros(2)}, "keys that are no names: 1"),
+        ({("a",): torch.zeros(2), "b": torch.zeros(1)}, "keys that are no names"),
+        ({"a": 3}, "entries that are no tensors: a"),
+        ({"a": torch.zeros(2).to_sparse()}, r"a \(sparse\)"),
+        ({"a": torch.zeros(2, dtype=torch.complex64)}, r"a \(complex\)"),
+        ([torch.zeros(2)], "hold no state dict but a list"),
+        ({}, "hold no state dict"),
+        (torch.zeros(3), "hold no state dict but a Tensor"),
+    ],
+)
+def test_checkpoints_that_are_no_state_dict_are_named(tmp_path: Path, checkpoint: object, said: str) -> None:
+    torch.save(checkpoint, tmp_path / "tuned.pth")
+    with pytest.raises(ModelError, match=said):
+        read_state_dict(tmp_path / "tuned.pth")
+
+
+def test_torchscript_archives_are_named(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "tuned.pt")
+    with pytest.raises(ModelError, match="TorchScript archive"):
+        read_state_dict(tmp_path / "tuned.pt")
+
+
+ODD_CONFIGURATIONS = [
+    "3", "null", "[]", '"vit"', "", "{", "[" * 5000, "{}", '{"architecture": 3}', '{"architecture": "zzz"}',
+    '{"architecture": "test_vit", "num_classes": "x"}', '{"architecture": "test_vit", "model_args": 3}',
+    '{"architecture": "test_vit", "model_args": {"checkpoint_path": "/etc/passwd"}}',
+    '{"architecture": "test_vit", "model_args": {"pretrained": true}}',
+    '{"architecture": "test_vit", "model_args": {"embed_dim": 1000000000000}}',
+    '{"architecture": "test_vit", "model_args": {"img_size": {"a": 1}}}',
+    '{"architecture": "test_vit", "pretrained_cfg": 3}', '{"architecture": "test_vit", "global_pool": "zzz"}',
+    '{"model_type": 3}', '{"model_type": "zzz"}', '{"model_type": "vit", "hidden_size": "x"}',
+    '{"model_type": "vit", "num_labels": -1}', '{"model_type": "vit", "id2label": 3}', '{"model_type": "vit"}',
+    '{"model_type": "zzz", "auto_map": {"AutoConfig": "evil.Evil"}}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("config", ODD_CONFIGURATIONS)
+def test_odd_model_folders_end_in_a_named_error(tmp_path: Path, config: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    (tmp_path / "evil.py").write_text("raise SystemExit('code of the folder ran')")
+    with pytest.raises(ModelError, match=r"config\.json|cannot be loaded|timm has no model|weights") as refused:
+        load_model(tmp_path)
+    assert "fetched from the hub" not in str(refused.value)
+
+
+def test_a_configuration_that_is_not_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe{\x00}\x00")
+    with pytest.raises(ModelError, match=r"no readable config\.json"):
+        load_model(tmp_path)
+
+
+def test_model_arguments_of_a_transformer_are_passed_on(tmp_path: Path) -> None:
+    ensure_torchvision()
+    import timm
+
+    module = timm.create_model("test_vit", num_classes=3, img_size=32, depth=1)
+    save_file(module.state_dict(), tmp_path / "model.safetensors")
+    config = '{"architecture": "test_vit", "num_classes": 3, "model_args": {"img_size": 32, "depth": 1}}'
+    (tmp_path / "config.json").write_text(config)
+    assert len(load_model(tmp_path).module.blocks) == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("graph", "said"), [(True, "quantized already.*'deit'"), (False, r"without its graph\.json.*'deit'")]
+)
+def test_artifacts_are_no_models(tmp_path: Path, graph: bool, said: str) -> None:
+    config = '{"schema_version": 1, "source": {"name": "deit"}, "recipe": {}, "sites": {}}'
+    (tmp_path / "config.json").write_text(config)
+    if graph:
+        (tmp_path / "graph.json").write_text("{}")
+    with pytest.raises(ModelError, match=said):
+        load_model(tmp_path)
+
+
+def test_the_callers_default_type_changes_nothing() -> None:
+    expected = load_model(SMALL, weights="random").source["sha256"]
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert load_model(SMALL, weights="random").source["sha256"] == expected
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_mapping_changes_the_values_that_it_names() -> None:
+    loaded = load_model(SMALL, weights="random", preprocessing={"crop_pct": 0.5})
+    assert loaded.preprocessing.crop_pct == 0.5
+    assert loaded.preprocessing.input_size == (3, 160, 160)
+    with pytest.raises(ModelError, match="preprocessing is a int"):
+        load_model(SMALL, weights="random", preprocessing=3)  # type: ignore[arg-type]

@@ -64,7 +64,26 @@ def test_round_trip_through_json() -> None:
         ({"crop_mode": "middle"}, "crop_mode"),
         ({"input_size": [2, 8, 8]}, "channels"),
         ({"mean": [0.5]}, "means"),
-        ({"crop": 1}, "unknown crop"),
+        ({"crop": 1}, "unknown crop; did you mean 'crop_pct'"),
+        ({"crop_pct": float("nan")}, "crop_pct"),
+        ({"crop_pct": "0.9"}, "crop_pct"),
+        ({"crop_pct": 1e-6}, "enlarges"),
+        ({"crop_mode": None}, "crop_mode"),
+        ({"interpolation": "cubic"}, "interpolation 'cubic'; did you mean 'bicubic'"),
+        ({"interpolation": 3}, "interpolation 3"),
+        ({"interpolation": "random"}, "interpolation"),
+        ({"std": [0.2, 0.0, 0.2]}, "std .* divided by it"),
+        ({"std": [0.2, -0.1, 0.2]}, "std"),
+        ({"std": 0.5}, "std 0.5"),
+        ({"mean": ["a", "b", "c"]}, "mean"),
+        ({"mean": [float("inf"), 0.0, 0.0]}, "mean"),
+        ({"input_size": [3, 0, 8]}, "input_size"),
+        ({"input_size": [3, -8, 8]}, "input_size"),
+        ({"input_size": [3, 8]}, "input_size"),
+        ({"input_size": [3, 8.0, 8]}, "input_size"),
+        ({"input_size": [3, 10**9, 8]}, "input_size"),
+        ({"input_size": 224}, "input_size"),
+        ({"input_size": None}, "input_size"),
     ],
 )
 def test_wrong_values_are_named(values: dict[str, object], said: str) -> None:
@@ -100,3 +119,19 @@ def test_crop_boxes_lie_inside_and_are_half_to_whole(height: int, width: int) ->
         square = min(height, width) ** 2
         rounding = crop_height + crop_width
         assert crop_height * crop_width == square or crop_height * crop_width >= 0.5 * height * width - rounding
+
+
+def test_the_callers_default_type_changes_no_pixel(picture: Image.Image) -> None:
+    preprocessing = Preprocessing((3, 16, 16))
+    expected = preprocessing.transform()(picture)
+    torch.set_default_dtype(torch.float64)
+    try:
+        got = preprocessing.transform()(picture)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert got.dtype == torch.float32
+    assert torch.equal(got, expected)
+
+
+def test_an_assumed_preprocessing_says_how_to_change_it() -> None:
+    assert "preprocessing=" in Preprocessing(assumed=True).describe()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from vitq.step import STEPS, Step, register_step
+from vitq.run.step import STEPS, Step, register_step
 
 
 class Frozen(BaseModel):

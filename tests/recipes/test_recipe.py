@@ -7,7 +7,7 @@ import pytest
 
 from vitq.errors import RecipeError
 from vitq.recipes import ResolvedRecipe, list_recipes, load_recipe
-from vitq.step import STEPS, Step, register_step
+from vitq.run.step import STEPS, Step, register_step
 
 pytestmark = pytest.mark.usefixtures("dummy_steps")
 

@@ -8,10 +8,10 @@ from torch import nn
 
 from vitq.bits import Bits
 from vitq.calibrate import Calibrate, Insert
-from vitq.events import Events
 from vitq.graph import Graph, capture
-from vitq.run import Run
-from vitq.store import Store
+from vitq.run.checkpoints import Store
+from vitq.run.events import Events
+from vitq.run.run import Run
 
 IMAGES = 48
 
@@ -41,23 +41,36 @@ def kill_after() -> Callable[[Run, int], list[str]]:
     return arm
 
 
+@pytest.fixture(scope="session")
+def calibrated(teachers: dict[str, Graph]) -> Callable[[str, str], Run]:
+    """Return a function that gives a calibrated run, each made once: whoever changes its student clones it."""
+    done: dict[tuple[str, str], Run] = {}
+
+    def make(model: str, bits: str) -> Run:
+        if (model, bits) not in done:
+            images = torch.randn(IMAGES, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+            run = Run(teachers[model], teachers[model].clone(), images, Bits.parse(bits))
+            Insert().apply(run)
+            Calibrate(images=8, weights="mse", activations="mse").apply(run)
+            done[model, bits] = run
+        return done[model, bits]
+
+    return make
+
+
 @pytest.fixture
-def make_run(teachers: dict[str, Graph]) -> Callable[..., Run]:
+def make_run(calibrated: Callable[[str, str], Run]) -> Callable[..., Run]:
     """Return a function that makes a calibrated run at 3 bits."""
 
     def make(model: str = "vit", store: Path | None = None, resume: bool = False, bits: str = "w3a3") -> Run:
-        images = torch.randn(IMAGES, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-        teacher = teachers[model]
-        run = Run(
-            teacher,
-            teacher.clone(),
-            images,
-            Bits.parse(bits),
+        start = calibrated(model, bits)
+        return Run(
+            start.teacher,
+            start.student.clone(),
+            start.images_NCHW.clone(),
+            start.bits,
             events=Events(),
             store=Store(store, {"a": 1}, resume),
         )
-        Insert().apply(run)
-        Calibrate(images=8, weights="mse", activations="mse").apply(run)
-        return run
 
     return make

@@ -9,7 +9,7 @@ import torch
 
 from vitq.quantizers import DropMask
 from vitq.reconstruct import Reconstruct, replay
-from vitq.run import Run
+from vitq.run.run import Run
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 MGRQ = {"batch": 16, "held_out": 16, "global": 1.0, "local": 0.1, "steps": 24}

@@ -3,9 +3,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from vitq.reconstruct.distances import image_moments, pooled_moments
+from vitq.reconstruct.objective.distances import image_moments, pooled_moments
 from vitq.reconstruct.segment import prepare
-from vitq.run import Run
+from vitq.run.run import Run
 
 
 @pytest.mark.parametrize("model", ["vit", "swin"])

@@ -9,10 +9,10 @@ from vitq.quantizers import Quantizer
 from vitq.recipes import load_recipe
 from vitq.reconstruct import Reconstruct
 from vitq.reconstruct.loop import Loop
-from vitq.reconstruct.objectives import Fusion
-from vitq.run import Run
+from vitq.reconstruct.objective.terms import Fusion
+from vitq.run.run import Run
 
-QUICK = {"steps": 30, "batch": 16, "held_out": 16, "precision": "float32"}
+QUICK = {"steps": 12, "batch": 16, "held_out": 16, "precision": "float32"}
 TRIALS = {"among": ["unit", "block"], "outlier_quantiles": [], "steps": 2, "images": 24, "held_out": 8}
 MGRQ = {**QUICK, "global": 1.0, "local": 0.1}
 
@@ -145,7 +145,7 @@ def test_levels_and_chosen_slicings_take_any_objective(
 ) -> None:
     run = make_run()
     before = feature_error(run)
-    Reconstruct.model_validate({**QUICK, **path, **objective, "steps": 10}).apply(run)
+    Reconstruct.model_validate({**QUICK, **path, **objective, "steps": 6}).apply(run)
     assert feature_error(run) < before
 
 
@@ -194,7 +194,7 @@ def test_biases_that_capture_joined_are_learnt(make_run: Callable[..., Run]) -> 
 def test_a_killed_run_resumes_to_the_same_bits(
     make_run: Callable[..., Run], kill_after: Callable[..., list[str]], tmp_path: Path, segments: int, cache: str
 ) -> None:
-    step = Reconstruct.model_validate({**MGRQ, "schedule": ["unit", "block"], "steps": 8, "cache": cache})
+    step = Reconstruct.model_validate({**MGRQ, "schedule": ["unit", "block"], "steps": 4, "cache": cache})
     whole = make_run()
     step.apply(whole)
 

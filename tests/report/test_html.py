@@ -12,7 +12,7 @@ from torch import nn
 
 import vitq
 from vitq.errors import ArtifactError
-from vitq.quantized import QuantizedModel
+from vitq.model import QuantizedModel
 from vitq.report.html import error_bars, render, result_lines, write_report
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}

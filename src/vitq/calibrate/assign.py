@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from vitq.calibrate.grid import Grid, Target
+from vitq.calibrate.candidates import Grid, Target
 from vitq.calibrate.groups import Group, input_matrix, weight_matrix
 from vitq.calibrate.output_search import STEPS, product_score, weight_score
-from vitq.calibrate.rows import rows_of
+from vitq.calibrate.samples import rows_of
 from vitq.calibrate.searches import SEARCHES, Steps, local_search
 from vitq.graph import Role, Site
 from vitq.quantizers import Granularity, Quantizer, parameter_shape

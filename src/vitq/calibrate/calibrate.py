@@ -2,25 +2,34 @@
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from vitq.calibrate.assign import Member, search_alone, search_output
 from vitq.calibrate.groups import Group, find_groups
 from vitq.calibrate.insert import quantizer_of
+from vitq.calibrate.searches import OUTPUT, SEARCHES
 from vitq.calibrate.statistics import dead_channels, require_usable, sites_by_segment, walk
 from vitq.errors import CalibrationError, RecipeError, did_you_mean
 from vitq.graph import Graph
 from vitq.quantizers import Quantizer
-from vitq.step import Step, register_step
+from vitq.run.step import Step, register_step
 
 if TYPE_CHECKING:
-    from vitq.events import Events
-    from vitq.run import Run
+    from vitq.run.events import Events
+    from vitq.run.run import Run
 
-Search = Literal["minmax", "percentile", "mse", "output"]
+
+def _known(search: str) -> str:
+    if search not in (OUTPUT, *SEARCHES):
+        raise ValueError(f"search '{search}' does not exist{did_you_mean(search, (OUTPUT, *SEARCHES))}")
+    return search
+
+
+Search = Annotated[str, AfterValidator(_known)]
+"""A name of ``SEARCHES``, or "output"."""
 
 
 @register_step("calibrate")
@@ -88,7 +97,7 @@ class Calibrate(Step):
             member = members[name]
             search: str = self.weights if member.site.is_weight else self.activations
             _check(member, events)
-            if search == "output":
+            if search == OUTPUT:
                 by_output.append(name)
                 search = "mse"
             search_alone(member, search)

@@ -21,10 +21,10 @@ from vitq.quantizers import (
     make_quantizer,
     weight_axis,
 )
-from vitq.step import Step, register_step
+from vitq.run.step import Step, register_step
 
 if TYPE_CHECKING:
-    from vitq.run import Run
+    from vitq.run.run import Run
 
 
 class SiteFormat(BaseModel):

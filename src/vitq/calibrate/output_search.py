@@ -9,7 +9,7 @@ N: tokens, I: input channels, O: output channels, K: candidates, L: leading axes
 
 import torch
 
-from vitq.calibrate.grid import Grid, Score, Target
+from vitq.calibrate.candidates import Grid, Score, Target
 from vitq.calibrate.searches import BUDGET
 from vitq.quantizers import parameter_shape
 

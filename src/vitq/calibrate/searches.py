@@ -4,12 +4,14 @@ All return one candidate per group. Percentile tries min-max too, and MSE tries 
 tensor's error never grows from one to the next.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
-from vitq.calibrate.grid import Grid, Score, Target
-from vitq.calibrate.rows import Rows, quantiles
+from vitq.calibrate.candidates import Grid, Score, Target
+from vitq.calibrate.samples import Rows, quantiles
+from vitq.errors import RecipeError
 
 PERCENTILES = (0.99, 0.995, 0.999, 0.9999, 0.99999, 1.0)
 """RepQ-ViT's levels and two lower ones for 3 and 4 bits; 1 is min-max."""
@@ -22,6 +24,9 @@ FINE = tuple(tuple((a * step, b * step) for a in (-1, 0, 1) for b in (-1, 0, 1))
 
 Steps = Sequence[Sequence[tuple[float, float]]]
 """Per pass, the moves of both ends that a local search tries."""
+
+OUTPUT = "output"
+"""The search that needs a whole layer, by its output's error; see output_search.py."""
 
 BUDGET = 1 << 22
 """Elements simulated at once."""
@@ -130,4 +135,17 @@ def where(chosen_G: torch.Tensor, first: Grid, second: Grid) -> Grid:
     return Grid(scale, torch.where(chosen_G, first.zero_KG, second.zero_KG))
 
 
-SEARCHES = {"minmax": minmax, "percentile": percentile, "mse": mse}
+SearchType = TypeVar("SearchType", bound=Callable[[Target, Rows], Grid])
+SEARCHES: dict[str, Callable[[Target, Rows], Grid]] = {"minmax": minmax, "percentile": percentile, "mse": mse}
+
+
+def register_search(name: str) -> Callable[[SearchType], SearchType]:
+    """Register a search under the name that recipes use; raise RecipeError where it is taken."""
+
+    def register(search: SearchType) -> SearchType:
+        if name in SEARCHES or name == OUTPUT:
+            raise RecipeError(f"search '{name}' is already registered; choose another name")
+        SEARCHES[name] = search
+        return search
+
+    return register

@@ -1,19 +1,25 @@
 """The vitq command: one verb per file, nothing heavy imported before a verb runs."""
 
+import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated
+from typing import Annotated, TextIO, cast
 
 import typer
 
 from vitq.cli.bench import bench
+from vitq.cli.console import note
 from vitq.cli.demo import demo
-from vitq.cli.doctor import doctor
+from vitq.cli.doctor.doctor import doctor
+from vitq.cli.errors import RUN_FAILED
 from vitq.cli.evaluate import evaluate
 from vitq.cli.export import export
 from vitq.cli.granularity import granularity
 from vitq.cli.models import models
 from vitq.cli.quantize import quantize
 from vitq.cli.recipes import recipes_app
+from vitq.cli.seal import seal
+from vitq.run.streams import Lasting, open_missing, silence
 
 HELP = """Quantize vision transformers to 2-8 bits after training, from a few hundred unlabeled images.
 
@@ -54,6 +60,7 @@ def _vitq(
 app.command()(quantize)
 app.command()(evaluate)
 app.command()(export)
+app.command()(seal)
 app.command()(bench)
 app.command()(granularity)
 app.command()(models)
@@ -64,4 +71,20 @@ app.command()(doctor)
 
 def main() -> None:
     """Run the command line; the process ends with the verb's exit code."""
-    app(prog_name="vitq")
+    open_missing()
+    stderr = sys.stderr
+    sys.stderr = cast(TextIO, Lasting(lambda: stderr))  # warnings and tracebacks of libraries too
+    with suppress(AttributeError):
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        app(prog_name="vitq")
+    except OSError as error:  # of a help text or a version, which no verb prints
+        silence(sys.stdout)
+        note(f"OutputError: cannot write to stdout: {error.strerror}", style="bold red")
+        sys.exit(RUN_FAILED)
+    finally:
+        for stream in (sys.stdout, stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                silence(stream)

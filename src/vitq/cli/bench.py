@@ -1,5 +1,6 @@
 """``vitq bench``: accuracy, size and speed of exported artifacts in one table."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -7,8 +8,10 @@ from typing import Annotated
 import typer
 
 from vitq.cli.console import print_json, show
-from vitq.cli.guard import guarded
-from vitq.cli.options import AsJson, FloatingWeights, Quiet
+from vitq.cli.errors import guarded
+from vitq.cli.options import AsJson, FloatingWeights, ForCpu, Quiet
+from vitq.errors import ExportError
+from vitq.export.targets import Cpu
 
 
 @guarded
@@ -32,6 +35,7 @@ def bench(
     threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved repetitions; medians are shown.")] = 20,
     limit: Annotated[int, typer.Option(min=1, help="How many of --images to take.")] = 64,
+    cpu: ForCpu = Cpu.ANY,
     rivals: Annotated[bool, typer.Option(help="Also the runtimes' own int8 models (NNCF where installed).")] = True,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -42,20 +46,23 @@ def bench(
     """
     import vitq
     from vitq.data import draw_calibration, load_labelled, open_images
-    from vitq.events import Events
-    from vitq.inputs import load_source
+    from vitq.export.targets import require_export
     from vitq.models import Preprocessing
-    from vitq.targets import require_export
+    from vitq.run.events import Events
+    from vitq.run.inputs import load_source
 
     require_export()
-    from vitq.export.bench import bench as measure
+    from vitq.bench.bench import RESERVED
+    from vitq.bench.bench import bench as measure
 
-    models = {run.name: vitq.load(run) for run in runs}
+    models = {name: vitq.load(run) for name, run in names(runs, RESERVED).items()}
     first = next(iter(models.values())).config
     classes = first.source.get("num_classes")
     preprocessing = Preprocessing.from_dict(first.preprocessing)
     with Events(console=not quiet) as events:
-        x_NCHW = draw_calibration(open_images(images), preprocessing, limit=limit, warn=events.warn)
+        x_NCHW = draw_calibration(
+            open_images(images, labels=False, limit=limit), preprocessing, limit=limit, warn=events.warn
+        )
         labelled = []
         if validation is not None:
             source = open_images(validation)
@@ -68,6 +75,7 @@ def bench(
             rounds=rounds,
             rivals=rivals,
             labelled=labelled,
+            cpu=cpu,
             floating=None if floating is None else load_source(floating, weights, classes, None),
             events=events,
         )
@@ -77,3 +85,22 @@ def bench(
     from vitq.report.exported import bench_table
 
     show(bench_table(rows, threads))
+
+
+def names(runs: Sequence[Path], reserved: Collection[str]) -> dict[str, Path]:
+    """Return each run by the shortest end of its path that no other run and no ``reserved`` name has.
+
+    Raises ExportError for a run that is named twice.
+    """
+    places = [run.resolve() for run in runs]
+    for run, place in zip(runs, places, strict=True):
+        if places.count(place) > 1:
+            raise ExportError(f"{run} is named twice; a run is measured once")
+    parts = [run.absolute().parts for run in runs]
+    found: dict[str, Path] = {}
+    for run, own in zip(runs, parts, strict=True):
+        ends = (own[-length:] for length in range(1, len(own) + 1))
+        alone = (end for end in ends if sum(other[-len(end) :] == end for other in parts) == 1)
+        name = next((str(Path(*end)) for end in alone if str(Path(*end)) not in reserved), str(Path(*own)))
+        found[name] = run
+    return found

@@ -1,25 +1,62 @@
 """Where a verb writes: results to stdout, everything else to stderr."""
 
+import io
 import json
-from collections.abc import Mapping
-from typing import Any
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TextIO, cast
 
 from rich.console import Console, RenderableType
 
-from vitq.plain import plain
-from vitq.progress import wide_console
+from vitq.errors import OutputError
+from vitq.run.jsonable import plain
+from vitq.run.progress import wide_console
+from vitq.run.streams import lasting_stderr, silence
 
 
 def show(renderable: RenderableType) -> None:
     """Print a result for people to stdout."""
-    wide_console().print(renderable)
+    with _results():
+        wide_console().print(renderable)
 
 
-def note(text: str, style: str | None = None) -> None:
-    """Print one remark to stderr, unwrapped, so that paths and commands can be copied."""
-    Console(stderr=True, highlight=False).print(text, style=style, markup=False, soft_wrap=True)
+def write(text: str) -> None:
+    """Print a result to stdout as it is."""
+    with _results():
+        print(text)
 
 
 def print_json(data: Mapping[str, Any]) -> None:
     """Print one JSON object to stdout."""
-    print(json.dumps(plain(data), indent=2, ensure_ascii=False))
+    write(json.dumps(plain(data), indent=2, ensure_ascii=False))
+
+
+def flush() -> None:
+    """Write out what is still to be written of the results."""
+    with _results():
+        sys.stdout.flush()
+
+
+def note(text: str, style: str | None = None) -> None:
+    """Print one remark to stderr, unwrapped, so that paths and commands can be copied."""
+    console = Console(file=cast(TextIO, lasting_stderr()), highlight=False)
+    console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _results() -> Iterator[None]:
+    """Write to stdout, if there is one; raise OutputError, or BrokenPipeError where its reader has left."""
+    if sys.stdout is None or sys.stdout.closed:
+        sys.stdout = io.StringIO()
+    try:
+        yield
+    except BrokenPipeError:
+        silence(sys.stdout)
+        raise
+    except OSError as error:
+        silence(sys.stdout)
+        reason = error.strerror or type(error).__name__
+        raise OutputError(
+            f"the result cannot be written to stdout: {reason}; files that were saved are there"
+        ) from error

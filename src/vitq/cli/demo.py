@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vitq.cli.console import note, print_json, show
-from vitq.cli.guard import guarded
+from vitq.cli.errors import guarded
 from vitq.cli.options import AsJson, Quiet
 
 RECIPES = ("rtn", "mgrq")
@@ -18,7 +18,7 @@ STEPS = {"reconstruct.steps": 60}
 
 @guarded
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the two artifacts.")] = Path("runs/demo"),
+    out: Annotated[str, typer.Option(help="Folder of the two artifacts.")] = "runs/demo",
     bits: Annotated[str, typer.Option(help="Bits of weights and activations.")] = BITS,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     quiet: Quiet = False,
@@ -28,15 +28,17 @@ def demo(
     import torch
 
     from vitq import api
+    from vitq.arguments import PATH, check
     from vitq.demo import digits
 
     torch.set_num_threads(1)  # a second one saves 6 of 30 s, and costs minutes where another program has the core
+    check("out", out, PATH)
     model, calibration, validation = digits()
     results = {}
     for recipe in RECIPES:
         if not quiet:
             note(f"{recipe}, {bits}: {IMAGES} calibration images, {len(validation[0])} to measure on")
-        folder = out / f"{recipe}-{bits}"
+        folder = Path(out) / f"{recipe}-{bits}"
         quantized = api.quantize(
             model,
             calibration,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vitq.cli.console import print_json, show
-from vitq.cli.guard import guarded
+from vitq.cli.errors import guarded
 from vitq.cli.options import (
     AsJson,
     BatchSize,
@@ -41,7 +41,7 @@ def evaluate(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure top-1 and top-5 accuracy in percent.
+    """Measure top-1 and top-5 accuracy in percent; of a model with one output, the accuracy of its sign.
 
     Example: vitq evaluate runs/deit --images validation/
     """
@@ -67,4 +67,5 @@ def evaluate(
 
     words = {"top1": "top-1", "top5": "top-5", "agreement": "agreement with floating point"}
     measured = [f"{word} {percent(result[key])}" for key, word in words.items() if result.get(key) is not None]
-    show(f"{', '.join(measured) or 'no labels, nothing to measure'} ({result['images']:,} images)")
+    said = ", ".join(measured) or "nothing to measure: the output is no row of class scores"
+    show(f"{said} ({result['images']:,} images)")

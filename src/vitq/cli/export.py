@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from vitq.cli.console import note, print_json, show
-from vitq.cli.guard import guarded
-from vitq.cli.options import AsJson, FloatingWeights, Quiet
-from vitq.targets import OPSET, check_opset, profile_of
+from vitq.cli.errors import guarded
+from vitq.cli.options import AsJson, FloatingWeights, ForCpu, Quiet
+from vitq.export.targets import OPSET, Cpu, check_opset, cpu_of, profile_of
 
 
 @guarded
@@ -23,6 +23,7 @@ def export(
         str, typer.Option(help="onnxruntime, openvino; tensorrt, coreml, qnn are written but not run here.")
     ] = "onnxruntime",
     opset: Annotated[int, typer.Option(help="ONNX opset of the file, 21 to 25.")] = OPSET,
+    cpu: ForCpu = Cpu.ANY,
     limit: Annotated[int, typer.Option(min=2, help="How many images the proof takes.")] = 64,
     validation: Annotated[
         str | None, typer.Option(metavar="DIR", help="Labelled images: also compare accuracies, file and simulation.")
@@ -40,13 +41,14 @@ def export(
 
     Example: vitq export runs/deit --images photos/ --target openvino --out deit.onnx
     """
-    profile_of(target)  # a typing error is told before anything slow is imported
+    cpu_of(cpu, profile_of(target))  # a typing error is told before anything slow is imported
     check_opset(opset)
 
     import vitq
 
     options: dict[str, Any] = {"limit": limit, "validation": validation, "floating": floating, "weights": weights}
-    result = vitq.load(run).export(out, images, target=target, opset=opset, **options, force=force, progress=not quiet)
+    kind: dict[str, Any] = {"target": target, "opset": opset, "cpu": cpu}
+    result = vitq.load(run).export(out, images, **kind, **options, force=force, progress=not quiet)
     if as_json:
         print_json(asdict(result))
         return

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vitq.cli.console import note, print_json, show
-from vitq.cli.guard import guarded
+from vitq.cli.errors import guarded
 from vitq.cli.options import AsJson, CropPct, Device, NumClasses, Quiet, Weights, preprocessing_from
 
 
@@ -20,7 +20,7 @@ def granularity(
     bits: Annotated[str, typer.Option(help="Bits of weights and activations in the trials.")] = "w3a3",
     budget: Annotated[str, typer.Option(help="The recipe's budget: quick or full.")] = "quick",
     limit: Annotated[int, typer.Option(min=1, help="How many calibration images to draw.")] = 1000,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also save the plots as an .svg file.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Also save the plots as an .svg file.")] = None,
     override: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's key: reconstruct.choose.steps=50."),
@@ -40,8 +40,10 @@ def granularity(
     from vitq.recipes import parse_assignments
 
     overrides = parse_assignments(override or [])
-    if out is not None and out.suffix != ".svg":
+    if out is not None and Path(out).suffix != ".svg":
         raise RecipeError(f"--out {out}: the plots are saved as .svg; name a file that ends so")
+    if out is not None and not Path(out).parent.is_dir():
+        raise RecipeError(f"--out {out}: there is no folder '{Path(out).parent}'")
 
     from vitq.slicing import granularity as measure
 
@@ -63,7 +65,7 @@ def granularity(
     from vitq.report.slicing import plots, save_svg
 
     if out is not None:
-        save_svg(out, choice)
+        save_svg(Path(out), choice)
     if as_json:
         segments = [piece.span.name for piece in choice.best.pieces]
         outliers = [asdict(place) for place in choice.profile]

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from vitq.cli.console import note, print_json
-from vitq.cli.guard import guarded
+from vitq.cli.console import note, print_json, write
+from vitq.cli.errors import guarded
 from vitq.cli.options import AsJson
 
 TESTED = (
@@ -50,7 +50,7 @@ def models(
     if not names:
         raise ModelError(f"no timm model matches '{pattern}'; try a shorter part of the name")
     for name in names:
-        print(f"{'*' if is_tested(name) else ' '} {name}")
+        write(f"{'*' if is_tested(name) else ' '} {name}")
     note(f"{len(names)} models; * belongs to a family that vitq's tests cover")
 
 

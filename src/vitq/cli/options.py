@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from vitq.export.targets import Cpu
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result (or the error) as one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no scope table, only the result.")]
 Device = Annotated[str, typer.Option(help="Where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:1.")]
@@ -17,6 +19,10 @@ Weights = Annotated[
 ]
 FloatingWeights = Annotated[
     str | None, typer.Option(metavar="FILE", help="Weights of --floating. Default: the model's published ones.")
+]
+ForCpu = Annotated[
+    Cpu,
+    typer.Option(help="The x86 CPUs that the file is for: any, or vnni, where 8-bit weights then run fastest."),
 ]
 NumClasses = Annotated[
     int | None, typer.Option(min=1, help="Outputs of a fine-tuned head. Default: as in the published model.")

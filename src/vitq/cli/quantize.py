@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vitq.cli.console import note, print_json, show
-from vitq.cli.guard import guarded
+from vitq.cli.errors import guarded
 from vitq.cli.options import AsJson, CropPct, Device, NumClasses, Quiet, Weights, preprocessing_from
 
 
@@ -35,7 +35,8 @@ def quantize(
     scope: Annotated[
         str | None,
         typer.Option(
-            help="Which tensors are quantized: paper (linears, convs, matmuls; the default) or deploy (no matmuls)."
+            help="Which tensors are quantized: paper (linears, convs, matmuls) or deploy (no matmuls). "
+            "Default: the recipe's, else the target's, else paper."
         ),
     ] = None,
     target: Annotated[
@@ -51,7 +52,7 @@ def quantize(
         typer.Option(metavar="DIR", help="Labelled images to measure accuracy on, before and after."),
     ] = None,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="Folder of the artifact, the log and the checkpoints. Default: runs/MODEL-RECIPE-BITS."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the stopped run in --out.")] = False,
@@ -82,7 +83,9 @@ def quantize(
 
     overrides = parse_assignments(override or [])
     Bits.parse(bits)  # a typing error is told before anything slow is imported
-    folder = out or default_out(model, recipe, bits)
+    folder: str | Path = default_out(model, recipe, bits)
+    if out is not None:
+        folder = Path(out) if out.strip() else out  # Path("") is the working directory, which nobody asked for
 
     from vitq import api
 
@@ -114,9 +117,11 @@ def quantize(
         return
     from vitq.report import closing_table
 
-    show(closing_table(result))
-    use = f"vitq evaluate {folder} --images DIR, or in Python: vitq.load({str(folder)!r})"
-    note(f"saved in {folder}; use it: {use}")
+    try:
+        show(closing_table(result))
+    finally:
+        use = f"vitq evaluate {folder} --images DIR, or in Python: vitq.load({str(folder)!r})"
+        note(f"saved in {folder}; use it: {use}")
 
 
 def default_out(model: str, recipe: str, bits: str) -> Path:

@@ -6,8 +6,8 @@ import typer
 from rich import box
 from rich.table import Table
 
-from vitq.cli.console import print_json, show
-from vitq.cli.guard import guarded
+from vitq.cli.console import print_json, show, write
+from vitq.cli.errors import guarded
 from vitq.cli.options import AsJson
 
 recipes_app = typer.Typer(help="List the recipes, or show one with every default written out.", rich_markup_mode=None)
@@ -56,4 +56,4 @@ def show_one(
     if as_json:
         print_json(recipe.to_dict())
     else:
-        print(recipe.to_yaml(), end="")
+        write(recipe.to_yaml().rstrip("\n"))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vitq.data.sources import ImageItem, ImageSource
-from vitq.data.stream import Prepared, Warn, check_shape, forward_notes, prepare, warn_by_default
+from vitq.data.stream import Prepared, Warn, check_shape, check_values, forward_notes, prepare, warn_by_default
 from vitq.errors import DataError
 from vitq.models.preprocessing import Preprocessing
 
@@ -22,15 +22,16 @@ def load_batches(
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Walk through ``limit`` evenly spaced images (all where None): x (B, C, H, W), and labels (B,) or None.
 
-    Raises DataError at once for a label outside the model's classes, and on the way for unusable images
-    above 5 %.
+    Raises DataError at once for a label outside the model's classes, and on the way for unusable images above 5 % and
+    for an image that holds NaN, infinity or values above 1e9. A model of one output takes the labels 0 and 1;
+    ``num_classes`` 0, timm's word for no head, is unknown too.
     """
     count = len(source) if limit is None else min(limit, len(source))
     if count < 1 or batch_size < 1:
         raise DataError(f"evaluation: {count} images in batches of {batch_size}; both must be at least 1")
     items = [source.items[index * len(source) // count] for index in range(count)]
     forward_notes(source, warn)
-    if num_classes is not None:
+    if num_classes:
         _check_labels(source, items, num_classes, warn)
     return _batches(items, source.labelled, preprocessing, batch_size, warn)
 
@@ -45,10 +46,17 @@ def load_labelled(
     warn: Warn = warn_by_default,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Walk through labelled images as ``load_batches`` does; raise DataError where labels are missing."""
-    if not source.labelled:
-        raise DataError(f"the images ({source.layout}) have no labels; use class folders, a labels.csv, or pairs")
+    require_labels(source)
     batches = load_batches(source, preprocessing, limit, batch_size=batch_size, num_classes=num_classes, warn=warn)
     return ((x_BCHW, labels_B) for x_BCHW, labels_B in batches if labels_B is not None)
+
+
+def require_labels(source: ImageSource) -> None:
+    """Raise DataError where an image has no label."""
+    missing = sum(item.label is None for item in source.items)
+    if missing:
+        some = "the images" if missing == len(source) else f"{missing} of {len(source)} images"
+        raise DataError(f"{some} ({source.layout}) have no labels; use class folders, a labels.csv, or pairs")
 
 
 def _batches(
@@ -60,6 +68,7 @@ def _batches(
     for prepared in prepare(items, lambda _, image: evaluate(image), wanted=len(items), warn=warn):
         batch.append(prepared)
         check_shape(prepared, batch[0].x.shape, preprocessing)
+        check_values(prepared)
         if len(batch) == batch_size:
             yield _collate(batch, labelled)
             batch = []
@@ -73,10 +82,11 @@ def _collate(batch: list[Prepared], labelled: bool) -> tuple[Tensor, Tensor | No
 
 
 def _check_labels(source: ImageSource, items: list[ImageItem], num_classes: int, warn: Warn) -> None:
+    limit = max(num_classes, 2)  # one output knows two classes, by its sign
     for item in items:
-        if item.label is not None and item.label >= num_classes:
-            raise DataError(f"{item.name}: label {item.label}, but the model has only {num_classes} classes, from 0")
-    if source.class_names is not None and len(source.class_names) < num_classes:
+        if item.label is not None and item.label >= limit:
+            raise DataError(f"{item.shown}: label {item.label}, but the model has only {limit} classes, from 0")
+    if source.class_names is not None and len(source.class_names) < limit:
         text = f"{len(source.class_names)} class folders for a model of {num_classes} classes"
         warn(
             "few-classes",

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitq.data.sources import ImageItem, ImageSource
-from vitq.data.stream import Prepared, Warn, check_shape, forward_notes, prepare, warn_by_default
+from vitq.data.stream import Prepared, Warn, bad_values, check_shape, forward_notes, prepare, warn_by_default
 from vitq.errors import CalibrationError, DataError
 from vitq.models.preprocessing import Preprocessing
 
@@ -51,15 +51,15 @@ def draw_calibration(
 
 
 def check_images(x_NCHW: Tensor, warn: Warn = warn_by_default) -> None:
-    """Raise CalibrationError for no images, NaN or infinity, or nothing but constant or equal images; warn
-    of a few constant ones.
+    """Raise CalibrationError for no images, NaN, infinity or values above 1e9, or nothing but constant or equal images;
+    warn of a few constant ones.
     """
     if len(x_NCHW) == 0:
         raise CalibrationError("no calibration images")
-    finite_N = torch.stack([torch.isfinite(x_CHW).all() for x_CHW in x_NCHW])
-    if not bool(finite_N.all()):
-        bad = (~finite_N).nonzero().flatten().tolist()
-        raise CalibrationError(f"{len(bad)} calibration images hold NaN or infinity, the first is number {bad[0]}")
+    wrong = {number: text for number, x_CHW in enumerate(x_NCHW) if (text := bad_values(x_CHW))}
+    if wrong:
+        number, text = next(iter(wrong.items()))
+        raise CalibrationError(f"{len(wrong)} calibration images hold {text}, the first is number {number}")
     constant_N = (x_NCHW.amax((2, 3)) == x_NCHW.amin((2, 3))).all(1)
     constant = constant_N.nonzero().flatten().tolist()
     if len(constant) == len(x_NCHW):
@@ -83,7 +83,7 @@ def _gather(drawn: Iterator[Prepared], wanted: int, views: int, preprocessing: P
     filled: list[int] = []
     for number, one in enumerate(chain([first], drawn)):
         if one.x.ndim != first.x.ndim and views > 1:
-            raise DataError(f"{one.item.name}: pictures and preprocessed tensors cannot be mixed with several views")
+            raise DataError(f"{one.item.shown}: pictures and preprocessed tensors cannot be mixed with several views")
         check_shape(one, first.x.shape[-3:], preprocessing)
         rows = _rows(number, wanted, views)
         x_NCHW[rows] = one.x
@@ -101,5 +101,5 @@ def _rows(number: int, images: int, views: int) -> list[int]:
 
 def _generator(seed: int, name: str) -> torch.Generator:
     """A generator for one image, the same whatever thread or turn it falls to."""
-    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    digest = hashlib.sha256(f"{seed} {name}".encode("utf-8", "backslashreplace")).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -1,11 +1,13 @@
 """Folders of images: with labels.csv, with one folder a class, or flat."""
 
-import csv
 from functools import partial
 from pathlib import Path
 
 from vitq.data.decode import open_picture
+from vitq.data.files import reason
+from vitq.data.names import shown
 from vitq.data.sources import ImageItem, ImageSource
+from vitq.data.table import read_table
 from vitq.errors import DataError
 
 SUFFIXES = frozenset(
@@ -33,65 +35,52 @@ SUFFIXES = frozenset(
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "calibration"}
 
 
-def open_folder(folder: Path) -> ImageSource:
-    """Open a folder of images by what lies in it; raise DataError when no layout fits or labels.csv is
-    malformed.
+def open_folder(folder: Path, labels: bool = True) -> ImageSource:
+    """Open a folder of images by what lies in it, without its labels where they are not wanted; raise DataError when
+    no layout fits, labels.csv is malformed or a folder cannot be read.
     """
-    table = folder / "labels.csv"
-    if table.is_file():
-        return _from_table(folder, table)
-    pictures = _pictures(folder)
-    subfolders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if pictures:
-        return _flat(folder, pictures, subfolders)
-    return _class_folders(folder, subfolders)
+    try:
+        table = folder / "labels.csv"
+        if table.is_symlink() or (table.exists() and not table.is_dir()):
+            rows = read_table(table, labels)
+            return ImageSource("labels.csv", tuple(_item(folder / name, name, label) for name, label in rows))
+        pictures = _pictures(folder)
+        subfolders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        if pictures:
+            return _flat(folder, pictures, subfolders)
+        return _class_folders(folder, subfolders, labels)
+    except OSError as error:
+        where = shown(error.filename or folder)
+        raise DataError(f"'{where}': the folder cannot be read ({reason(error)})") from error
 
 
 def _flat(folder: Path, pictures: list[Path], subfolders: list[Path]) -> ImageSource:
     items = tuple(_item(path, path.name, None) for path in pictures)
-    note = f"{len(subfolders)} folders inside '{folder.name}' are left out: images lie beside them"
+    note = f"{len(subfolders)} folders inside '{shown(folder.name)}' are left out: images lie beside them"
     return ImageSource("flat folder", items, (("subfolders-ignored", note),) if subfolders else ())
 
 
-def _class_folders(folder: Path, subfolders: list[Path]) -> ImageSource:
+def _class_folders(folder: Path, subfolders: list[Path], labels: bool) -> ImageSource:
     names = [entry.name for entry in subfolders]
     if names and set(map(str.lower, names)) <= _SPLITS:
         raise DataError(
-            f"'{folder}' holds the splits {', '.join(names)}; point to one of them, such as '{subfolders[0]}'"
+            f"'{shown(folder)}' holds the splits {shown(', '.join(names))}; point to one of them, such as "
+            f"'{shown(subfolders[0])}'"
         )
     items = tuple(
-        _item(path, str(path.relative_to(folder)), label)
+        _item(path, str(path.relative_to(folder)), label if labels else None)
         for label, subfolder in enumerate(subfolders)
         for path in _pictures(subfolder, recursive=True)
     )
     notes: tuple[tuple[str, str], ...] = ()
-    if all(name.isdecimal() for name in names) and names != sorted(names, key=int):
+    if labels and all(name.isdecimal() and len(name) < 10 for name in names) and names != sorted(names, key=int):
         text = f"class folders sorted as text, as torchvision does: {', '.join(names[:3])} are classes 0, 1, 2"
         notes = (("class-order", f"{text}; where the numbers are the classes, write a labels.csv"),)
-    return ImageSource("class folders", items, notes, tuple(names))
-
-
-def _from_table(folder: Path, table: Path) -> ImageSource:
-    items: list[ImageItem] = []
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        columns = reader.fieldnames or []
-        if "filename" not in columns or "label" not in columns:
-            raise DataError(
-                f"'{table}': the first line must name the columns filename,label; it has {','.join(columns)}"
-            )
-        for row in reader:
-            name, label = (row["filename"] or "").strip(), (row["label"] or "").strip()
-            if not name or not label.isdecimal():
-                raise DataError(
-                    f"'{table}', line {reader.line_num}: expected filename,class index, not '{name},{label}'"
-                )
-            items.append(_item(folder / name, name, int(label)))
-    return ImageSource("labels.csv", tuple(items))
+    return ImageSource("class folders", items, notes, tuple(map(shown, names)))
 
 
 def _item(path: Path, name: str, label: int | None) -> ImageItem:
-    return ImageItem(name, partial(open_picture, path), label)
+    return ImageItem(name, partial(open_picture, path), label, path=path)
 
 
 def _pictures(folder: Path, recursive: bool = False) -> list[Path]:

@@ -1,119 +1,119 @@
-"""Images that are in memory or in one array file: tensors, arrays, pictures, batches."""
+"""Images in memory: tensors, arrays, pictures, paths and bytes, alone or in batches, become items."""
 
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
-from vitq.data.decode import open_picture
+from vitq.data.decode import decode_picture, load_picture, open_picture
+from vitq.data.entries import is_encoded
+from vitq.data.labels import class_indices
+from vitq.data.names import shown
 from vitq.data.sources import ImageItem, ImageSource, Pixels
 from vitq.errors import DataError
 
+_CHANNELS = (1, 2, 3, 4)
 
-def open_tensor(images_NCHW: Tensor, labels_N: Tensor | None) -> ImageSource:
-    """Take images that are already preprocessed; raise DataError for another rank, integers, or another
-    number of labels.
+
+def open_batch(images: Tensor | np.ndarray, labels: Any) -> ImageSource:
+    """Take a batch of images, float (N, C, H, W) and preprocessed or uint8 arrays (N, H, W, C), and labels or None;
+    raise DataError for another rank or type, or another number of labels.
     """
-    return ImageSource("tensor", tuple(_tensor_items(images_NCHW, labels_N, first=0)))
+    layout = "tensor" if isinstance(images, Tensor) else "array"
+    if images.ndim != 4:
+        raise DataError(_unusable("images", images))
+    return ImageSource(layout, tuple(items_of(images, labels, 0)))
 
 
-def open_npz(path: Path) -> ImageSource:
-    """Read ``images`` (N, H, W, C) or (N, H, W), uint8, and optional ``labels`` (N,); raise DataError for
-    anything else.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if "images" not in arrays:
-                raise DataError(f"'{path}' has no array 'images' but: {', '.join(arrays.files)}")
-            images, labels = arrays["images"], arrays.get("labels")
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"'{path}' is not a readable .npz without pickled objects: {error}") from error
-    gray, coloured = images.ndim == 3, images.ndim == 4 and images.shape[-1] in (1, 3, 4)
-    if images.dtype != np.uint8 or not (gray or coloured):
-        raise DataError(
-            f"'{path}': images are {images.dtype} {images.shape}; expected uint8 (N, H, W), or (N, H, W, C) "
-            "with 1, 3 or 4 channels"
-        )
-    pictures_NHWC = images[..., 0] if images.shape[-1] == 1 and coloured else images
-    checked = _labels(labels, len(images), str(path))
-    items = (
-        ImageItem(f"image {index}", partial(Image.fromarray, picture), label)
-        for index, (picture, label) in enumerate(zip(pictures_NHWC, checked, strict=True))
-    )
-    return ImageSource("npz", tuple(items))
+def items_of(pixels: Any, label: Any, first: int) -> Iterator[ImageItem]:
+    """Yield the items of one image or one batch, named from number ``first`` on; labels None for none."""
+    name = f"image {first}"
+    if isinstance(pixels, Tensor | np.ndarray) and pixels.ndim == 4:
+        where = f"images from number {first} on" if first else "images"
+        rows = _checked(pixels, where).float().cpu() if isinstance(pixels, Tensor) else pixels
+        labels = class_indices(label, len(rows), where)
+        for index, (row, one) in enumerate(zip(rows, labels, strict=True)):
+            yield _item(f"image {first + index}", row, one)
+        return
+    (checked,) = class_indices(label, 1, name)
+    yield _item(name, pixels, checked)
 
 
-def open_iterable(entries: Iterable[Any]) -> ImageSource:
-    """Take pictures, paths, arrays (H, W, C), preprocessed tensors or batches, alone or with labels; all are
-    kept in memory.
-    """
-    items: list[ImageItem] = []
-    for entry in entries:
-        pixels, label = _split(entry)
-        if isinstance(pixels, Tensor) and pixels.ndim == 4:
-            items.extend(_tensor_items(pixels, label, first=len(items)))
-        else:
-            items.append(_single_item(pixels, label, len(items)))
-    return ImageSource("iterable", tuple(items))
-
-
-def _split(entry: Any) -> tuple[Any, Any]:
-    """An entry to its pixels and label: a pair, a row of a Hugging Face data set, or pixels alone."""
-    if isinstance(entry, Mapping):
-        if "image" not in entry:
-            raise DataError(f"an image entry has the keys {', '.join(map(str, entry))}; expected 'image' (and 'label')")
-        return entry["image"], entry.get("label")
-    if isinstance(entry, tuple | list) and len(entry) == 2:
-        return entry[0], entry[1]
-    return entry, None
-
-
-def _single_item(pixels: Any, label: Any, index: int) -> ImageItem:
-    name = f"image {index}"
-    (checked,) = _labels(None if label is None else [label], 1, name)
+def _item(name: str, pixels: Any, label: int | None) -> ImageItem:
+    if is_encoded(pixels):
+        pixels = pixels["bytes"] if pixels.get("bytes") else pixels.get("path")
     match pixels:
-        case str() | Path():
-            return ImageItem(str(pixels), partial(open_picture, Path(pixels)), checked)
+        case str() | os.PathLike():
+            path = Path(os.fsdecode(pixels))
+            return ImageItem(str(pixels), partial(open_picture, path), label, path=path)
+        case bytes():
+            return ImageItem(name, partial(decode_picture, pixels, name), label)
         case Image.Image():
-            return ImageItem(name, partial(_same, pixels), checked)
-        case Tensor() if pixels.ndim == 3 and pixels.is_floating_point():
-            return ImageItem(name, partial(_same, pixels.detach().float().cpu()), checked)
-        case np.ndarray() if pixels.dtype == np.uint8 and pixels.ndim in (2, 3):
-            return ImageItem(name, partial(Image.fromarray, pixels), checked)
+            return ImageItem(name, partial(load_picture, pixels, name), label)
+        case Tensor() if pixels.ndim == 3:
+            x_CHW = _checked(pixels, name).float().cpu()
+            return ImageItem(name, partial(_same, x_CHW), label, tuple(x_CHW.shape))
+        case np.ndarray():
+            shape = tuple(pixels.shape) if pixels.dtype.kind == "f" else None
+            return ImageItem(name, _as_pixels(pixels, name), label, shape)
         case _:
-            shape = f" {pixels.dtype} {tuple(pixels.shape)}" if hasattr(pixels, "shape") else ""
-            raise DataError(
-                f"{name} is a {type(pixels).__name__}{shape}; expected a picture, a path, "
-                "a uint8 array (H, W, C) or a preprocessed float tensor (C, H, W)"
-            )
+            raise DataError(_unusable(name, pixels))
 
 
-def _tensor_items(images_NCHW: Tensor, labels: Any, first: int) -> Iterator[ImageItem]:
-    if images_NCHW.ndim != 4 or not images_NCHW.is_floating_point():
+def _as_pixels(array: np.ndarray, name: str) -> Callable[[], Pixels]:
+    """How to read an array: uint8 (H, W) or (H, W, C) is a picture, float (C, H, W) is already preprocessed."""
+    if array.dtype == np.uint8 and (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in _CHANNELS)):
+        return partial(_picture, array, name)
+    if array.dtype.kind == "f" and array.ndim == 3:
+        _refuse_channels_last(array.shape, name)
+        return partial(_tensor, array)
+    raise DataError(_unusable(name, array))
+
+
+def _checked(x: Tensor, name: str) -> Tensor:
+    plain = x.layout is torch.strided and not x.is_nested and not x.is_meta and x.is_floating_point()
+    if not plain:
+        raise DataError(_unusable(name, x))
+    _refuse_channels_last(x.shape, name)
+    return x.detach()
+
+
+def _refuse_channels_last(shape: tuple[int, ...], name: str) -> None:
+    channels, height, width = shape[-3:]
+    if width in (1, 3, 4) and min(channels, height) > 4:
         raise DataError(
-            f"a tensor of images must be preprocessed float (N, C, H, W), not {images_NCHW.dtype} "
-            f"{tuple(images_NCHW.shape)}; raw pixels go in as pictures or .npz"
+            f"{name}: floating point of shape {tuple(shape)} looks like (H, W, C); give preprocessed (C, H, W), "
+            "or uint8 (H, W, C)"
         )
-    x_NCHW = images_NCHW.detach().float().cpu()
-    for index, (x_CHW, label) in enumerate(zip(x_NCHW, _labels(labels, len(x_NCHW), "tensor"), strict=True)):
-        yield ImageItem(f"image {first + index}", partial(_same, x_CHW), label)
 
 
-def _labels(labels: Any, count: int, where: str) -> list[int | None]:
-    """Class indices as plain integers, or a None for each image."""
-    if labels is None:
-        return [None] * count
-    values = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
-    if values.shape != (count,) or values.dtype.kind not in "iu" or (count and values.min() < 0):
-        raise DataError(
-            f"{where}: labels must be {count} class indices (integers from 0), not {values.dtype} {values.shape}"
-        )
-    return [int(value) for value in values]
+def _picture(array: np.ndarray, name: str) -> Image.Image:
+    try:
+        return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array)
+    except Exception as error:
+        raise DataError(f"{name}: an array of {array.shape} is no picture ({error})") from error
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(array, dtype=np.float32))
+
+
+def _unusable(name: str, pixels: Any) -> str:
+    shape = ""
+    if isinstance(pixels, Tensor) and (pixels.is_meta or pixels.is_nested or pixels.layout is not torch.strided):
+        shape = " that is meta, nested or sparse"
+    elif isinstance(pixels, Tensor | np.ndarray):
+        shape = f" {pixels.dtype} {tuple(pixels.shape)}"
+    return (
+        f"{name} is a {shown(type(pixels).__name__)}{shape}; expected a picture, a path, a uint8 array (H, W, C) with "
+        "1, 3 or 4 channels, or preprocessed float (C, H, W), in batches (N, C, H, W)"
+    )
 
 
 def _same(pixels: Pixels) -> Pixels:

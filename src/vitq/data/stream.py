@@ -1,18 +1,19 @@
 """Decode and preprocess many images at once, in order, naming what is broken."""
 
+import math
 import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from vitq.data.decode import to_rgb
+from vitq.data import decode
 from vitq.data.sources import ImageItem, ImageSource
 from vitq.errors import DataError
 from vitq.models.preprocessing import Preprocessing
@@ -20,9 +21,8 @@ from vitq.models.preprocessing import Preprocessing
 Warn = Callable[[str, str], None]
 """Takes a warning's name and its message; ``Events.warn`` is one."""
 
-In = TypeVar("In")
-Out = TypeVar("Out")
-
+LARGEST_VALUE = 1e9
+"""Larger values of a preprocessed image are damage; their fourth powers leave float32."""
 BROKEN_SHARE = 0.05
 WORKERS = min(8, os.cpu_count() or 1)
 _SHOWN = 5
@@ -52,19 +52,20 @@ def prepare(
     """Yield the first ``wanted`` usable images of ``items`` in order; ``transform`` runs in a few threads.
 
     Tensors pass as they are. Unusable images are skipped and named in one warning at the end; raises
-    DataError when they are more than 5 % of ``wanted`` (one is always let pass), or when nothing is usable.
+    DataError when they are more than 5 % of ``wanted`` (one is always let pass), or when nothing is usable. One that
+    takes longer than ``decode.SECONDS`` is unusable too; its thread is left to end by itself.
     """
     broken: list[str] = []
     noted: dict[str, list[str]] = {}
     done = 0
-    for outcome in _in_order(items, lambda item: _read(item, transform)):
+    for outcome in _in_order(items, transform):
         if isinstance(outcome, DataError):
             broken.append(str(outcome))
             if len(broken) > max(1.0, BROKEN_SHARE * wanted):
                 raise DataError(f"too many unusable images ({len(broken)} of {done + len(broken)}): {_listed(broken)}")
             continue
         for note in outcome.notes:
-            noted.setdefault(note, []).append(outcome.item.name)
+            noted.setdefault(note, []).append(outcome.item.shown)
         done += 1
         yield outcome
         if done == wanted:
@@ -82,7 +83,7 @@ def check_shape(one: Prepared, others: torch.Size, preprocessing: Preprocessing)
     expected = others if preprocessing.assumed else torch.Size(preprocessing.input_size)
     if one.x.shape[-3:] != expected:
         shape, fitting = ("x".join(map(str, sizes)) for sizes in (one.x.shape[-3:], expected))
-        raise DataError(f"{one.item.name}: a tensor of {shape}, expected {fitting}; give preprocessing= to change it")
+        raise DataError(f"{one.item.shown}: a tensor of {shape}, expected {fitting}; give preprocessing= to change it")
 
 
 def forward_notes(source: ImageSource, warn: Warn) -> None:
@@ -91,31 +92,71 @@ def forward_notes(source: ImageSource, warn: Warn) -> None:
         warn(name, message)
 
 
+def bad_values(x: Tensor) -> str | None:
+    """Return what is wrong with the values of preprocessed images: NaN, infinity or far too large; None if nothing."""
+    largest = float(x.abs().amax()) if x.numel() else 0.0
+    if not math.isfinite(largest):
+        return "NaN or infinity"
+    return None if largest <= LARGEST_VALUE else f"values up to {largest:.3g}, which no preprocessing gives"
+
+
+def check_values(one: Prepared) -> None:
+    """Raise DataError naming an image whose values are NaN, infinite or far too large."""
+    if wrong := bad_values(one.x):
+        raise DataError(f"{one.item.shown} holds {wrong}")
+
+
+def _fetched(item: ImageItem) -> ImageItem:
+    if item.fetch is None:
+        return item
+    try:
+        return item.fetch()
+    except DataError as error:
+        return replace(item, read=_raising(error), fetch=None)
+
+
+def _raising(error: DataError) -> Callable[[], Tensor]:
+    def read() -> Tensor:
+        raise error
+
+    return read
+
+
 def _read(item: ImageItem, transform: Callable[[ImageItem, Image.Image], Tensor]) -> Prepared | DataError:
     try:
         pixels = item.read()
         if isinstance(pixels, Tensor):
             return Prepared(item, pixels, ())
-        decoded = to_rgb(pixels, item.name)
+        decoded = decode.to_rgb(pixels, item.shown)
         return Prepared(item, transform(item, decoded.image), decoded.notes)
     except DataError as error:
         return error
 
 
-def _in_order(items: Iterable[In], function: Callable[[In], Out]) -> Iterator[Out]:
-    """Map in threads with a bounded number of results in flight, so that memory stays small."""
-    waiting: deque[Future[Out]] = deque()
-    with ThreadPoolExecutor(WORKERS) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 4 * WORKERS:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+def _in_order(
+    items: Iterable[ImageItem], transform: Callable[[ImageItem, Image.Image], Tensor]
+) -> Iterator[Prepared | DataError]:
+    """Read in threads with a bounded number of results in flight, so that memory stays small."""
+    waiting: deque[tuple[ImageItem, Future[Prepared | DataError]]] = deque()
+    pool, late = ThreadPoolExecutor(WORKERS), False
+    try:
+        for item in chain(map(_fetched, items), [None] * 4 * WORKERS):  # None: nothing more to read
+            if item is not None:
+                waiting.append((item, pool.submit(_read, item, transform)))
+            if waiting and (item is None or len(waiting) > 4 * WORKERS):
+                first, future = waiting.popleft()  # all before it are done, so it is being read by now
+                outcome = _within(first, future)
+                late |= not future.done()
+                yield outcome
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        running = [future for _, future in waiting if not future.cancelled()]
+        wait(running, timeout=0 if late else decode.SECONDS)  # threads end before the caller goes on, if they end
+
+
+def _within(item: ImageItem, future: Future[Prepared | DataError]) -> Prepared | DataError:
+    done, _ = wait([future], timeout=decode.SECONDS)
+    return future.result() if done else DataError(f"{item.shown}: not decoded within {decode.SECONDS:g} s")
 
 
 def _listed(texts: list[str]) -> str:

@@ -11,13 +11,14 @@ import torch
 from vitq.errors import ExportError
 from vitq.export.emit import to_onnx
 from vitq.export.lower import lower
-from vitq.export.parity import tensor_names
+from vitq.export.saturation import NONE, Overflow
+from vitq.export.targets import NOT_RUN, OPSET, PROFILES, Carrier, Cpu
+from vitq.export.verify.segments import tensor_names
 from vitq.graph import Graph
 from vitq.quantizers import Quantizer
-from vitq.targets import NOT_RUN, OPSET, PROFILES, Carrier
 
 if TYPE_CHECKING:
-    from vitq.quantized import QuantizedModel
+    from vitq.model import QuantizedModel
 
 
 def build(
@@ -27,9 +28,10 @@ def build(
     metadata: Mapping[str, str],
     carrier: Carrier = Carrier.UINT8,
     opset: int = OPSET,
+    overflow: Overflow = NONE,
 ) -> bytes:
     """Return the checked ONNX file of a student graph; raise ExportError where a site has no lowering."""
-    lowered = lower(graph, weights, carrier)
+    lowered = lower(graph, weights, carrier, overflow)
     model = to_onnx(lowered.module, example_BCHW, lowered.weight_codes, tensor_names(graph), opset)
     model.metadata_props.update(metadata)
     proto = ir.to_proto(model)
@@ -42,12 +44,16 @@ def build(
     return content
 
 
-def properties(model: "QuantizedModel", target: str) -> dict[str, str]:
-    """Return what the file says about itself: where it is from, the preprocessing of its input, that it was not run."""
+def properties(model: "QuantizedModel", target: str, cpu: Cpu | None = None) -> dict[str, str]:
+    """Return what the file says about itself: where it is from, the preprocessing of its input, what it is for.
+
+    ``cpu`` are the CPUs that it is for, None where it is for none or was not run.
+    """
     config, profile = model.config, PROFILES.get(target)
     proof = {"vitq.proof": NOT_RUN} if profile and profile.runtime is None else {}
     return {
         **proof,
+        **({} if cpu is None else {"vitq.cpu": str(cpu)}),
         "vitq.target": target,
         "vitq.bits": config.bits,
         "vitq.model": str(config.source.get("name", "model")),

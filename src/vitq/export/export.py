@@ -6,22 +6,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vitq.artifact import write_files
 from vitq.errors import ExportError
-from vitq.events import Events
-from vitq.export.accuracy import Batches, EndToEnd, Floating, compare, complaints
-from vitq.export.baseline import baseline
 from vitq.export.build import build, properties
+from vitq.export.files import check_place, write
+from vitq.export.floating import baseline
 from vitq.export.lower import refusals
 from vitq.export.openvino_ir import named, to_ir
-from vitq.export.parity import SegmentProof, prove
-from vitq.export.promises import promises, saturation, split_operators
 from vitq.export.runtimes import SESSIONS, Content, require, size_of
+from vitq.export.saturation import NONE, cause, overflowing
+from vitq.export.targets import IR, OPSET, Cpu, Profile, check_opset, cpu_of, profile_of
+from vitq.export.verify.integer_products import promises, split_operators
+from vitq.export.verify.outputs import Batches, EndToEnd, Floating, compare, complaints
+from vitq.export.verify.segments import SegmentProof, prove
 from vitq.models import LoadedModel
-from vitq.targets import IR, OPSET, check_opset, profile_of
+from vitq.run.events import Events
 
 if TYPE_CHECKING:
-    from vitq.quantized import QuantizedModel
+    from vitq.model import QuantizedModel
 
 FLIPPED, ERROR = 1e-3, 1e-5
 """Bounds of the proof: share of a block's codes that differ, largest relative error of a block's end."""
@@ -32,7 +33,7 @@ class Exported:
     """What was written and what is proven of it.
 
     ``integer_products`` of ``promised`` run in integer kernels; ``end`` compares whole models; both None where the
-    target does not run here.
+    target does not run here. ``cpu``: the x86 CPUs on which the file computes that, None where it is for none.
     """
 
     path: Path
@@ -43,6 +44,18 @@ class Exported:
     segments: tuple[SegmentProof, ...]
     end: EndToEnd | None
     notes: tuple[str, ...]
+    cpu: Cpu | None = None
+
+
+def check_request(out: str | Path, target: str, opset: int, cpu: str, force: bool) -> tuple[Profile, Path, Cpu]:
+    """Return what was asked for, checked without the model; ExportError for what cannot be, or be written."""
+    profile, path = profile_of(target), Path(out)
+    check_opset(opset)
+    wanted = cpu_of(cpu, profile)
+    if path.suffix not in profile.suffixes:
+        raise ExportError(f"--out {path}: name a file that ends in {' or '.join(profile.suffixes)} for {target}")
+    check_place(path, force)
+    return profile, path, wanted
 
 
 def export(
@@ -52,6 +65,7 @@ def export(
     *,
     target: str,
     opset: int = OPSET,
+    cpu: str = Cpu.ANY,
     labelled: Batches | None = None,
     floating: LoadedModel | None = None,
     force: bool = False,
@@ -59,33 +73,38 @@ def export(
 ) -> Exported:
     """Write ``model`` for ``target`` and prove on images that the file computes what the simulation does.
 
-    ``out`` ends in .onnx or, for openvino, in .xml; its weights are then written beside it, into a .bin. ``labelled``
-    adds accuracies; ``floating``, the model that ``model`` was made of, is exported and compared too.
-    Raises ExportError before any work for an impossible ``opset``, what has no lowering, another ``floating``, a
-    missing runtime or a comparison asked of a target that does not run here, and, unless ``force``, instead of writing
-    a file that fails its proof.
+    ``out`` ends in .onnx or, for openvino, in .xml; its weights are then written beside it, into a .bin. ``cpu`` says
+    which x86 CPUs the file is for: "any", or "vnni" for those that add int8 products in 32 bits. ``labelled`` adds
+    accuracies; ``floating``, the model that ``model`` was made of, is exported and compared too.
+    Raises ExportError before any work for an impossible ``opset`` or place, what has no lowering, another ``floating``,
+    a missing runtime or a comparison asked of a target that does not run here, and, unless ``force``, for a ``cpu``
+    that this one is not, and instead of writing a file that fails its proof.
     """
-    profile, path = profile_of(target), Path(out)
-    check_opset(opset)
-    if path.suffix not in profile.suffixes:
-        raise ExportError(f"--out {path}: name a file that ends in {' or '.join(profile.suffixes)} for {target}")
+    profile, path, wanted = check_request(out, target, opset, cpu, force)
     refused = refusals(model.graph, model.weights, profile)
     if refused:
-        raise ExportError(f"{len(refused)} sites cannot be exported to {target}, the first: {refused[0]}")
+        count = f"{len(refused)} site{'s' if len(refused) > 1 else ''}"
+        raise ExportError(f"{count} cannot be exported to {target}, the first: {refused[0]}")
     if profile.runtime is None and (labelled or floating):
         raise ExportError(
             f"{target} does not run here, so nothing can be compared; leave --validation and --floating out"
         )
-    plain = None
+    plain, wide, reason = None, overflowing(model.graph, model.weights, profile), ""
     if profile.runtime:
         require(profile.runtime)
+        reason = cause(wide, profile, wanted)
+        if reason and not force:
+            raise ExportError(f"{path} was not written: {reason}; --force writes it all the same")
         if floating is not None:
             plain = Floating(floating.module, SESSIONS[target](baseline(floating, model, images_NCHW[:2])))
-    graph = build(model.graph, model.weights, images_NCHW[:2], properties(model, target), profile.carrier, opset)
-    promised, notes = promises(model.graph, model.weights, profile)
-    notes += saturation(model.weights) if profile.runtime else (profile.note,)
+    taken = None if profile.runtime is None else wanted if wide else Cpu.ANY  # elsewhere both are the same file
+    avoided = wide if wanted is Cpu.ANY else NONE
+    about = properties(model, target, taken)
+    graph = build(model.graph, model.weights, images_NCHW[:2], about, profile.carrier, opset, avoided)
+    promised, notes = promises(model.graph, model.weights, profile, avoided.weights)
+    notes += () if profile.runtime else (profile.note,)
     content: Content = to_ir(graph) if path.suffix == IR else graph
-    result = Exported(path, target, size_of(content), promised, None, (), None, notes)
+    result = Exported(path, target, size_of(content), promised, None, (), None, notes, taken)
     failed = split_operators(model.graph, graph, profile)
     if profile.runtime:
         batches = labelled or (lambda: ((x_BCHW, None) for x_BCHW in images_NCHW.split(32)))
@@ -93,8 +112,8 @@ def export(
         failed += failures(result)
     if failed and not force:
         raise ExportError(f"{path} was not written: {'; '.join(failed)}; --force writes it all the same")
-    result = replace(result, notes=(*failed, *result.notes))
-    write_files(path.parent, named(content, path))
+    result = replace(result, notes=(*failed, *filter(None, (reason,)), *result.notes))
+    write(path.parent, named(content, path))
     return result
 
 

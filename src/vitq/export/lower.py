@@ -9,10 +9,12 @@ import torch
 from torch import fx
 
 from vitq.errors import ExportError
+from vitq.export.saturation import NONE, Overflow
+from vitq.export.targets import Carrier, Profile
 from vitq.export.weights import constant, lower_weight
 from vitq.graph import Graph, Site
+from vitq.graph.edit import replace
 from vitq.quantizers import Quantizer
-from vitq.targets import Carrier, Profile
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,16 @@ def _refusal(site: Site, quantizer: Quantizer, profile: Profile) -> str:
     return ""
 
 
-def lower(graph: Graph, weights: Mapping[str, Quantizer], carrier: Carrier = Carrier.UINT8) -> Lowered:
+def lower(
+    graph: Graph,
+    weights: Mapping[str, Quantizer],
+    carrier: Carrier = Carrier.UINT8,
+    overflow: Overflow = NONE,
+) -> Lowered:
     """Return a copy of ``graph`` in which quantizers are vitq's export operations; ``graph`` stays as it is.
 
-    Raises ExportError for a quantizer without a lowering.
+    ``overflow`` is written so that it cannot: its weights as uint8, all others as int8, its activations in floating
+    point. Raises ExportError for a quantizer without a lowering.
     """
     module = copy.deepcopy(graph.module)
     targets = {id(m): path for path, m in graph.module.named_modules()}
@@ -64,10 +72,13 @@ def lower(graph: Graph, weights: Mapping[str, Quantizer], carrier: Carrier = Car
     sites: dict[str, str] = {}
     for name, quantizer in graph.quantizers.items():
         assert isinstance(quantizer, Quantizer)
-        sites[name] = _activation(module, calls[targets[id(quantizer)]], name, quantizer, carrier)
+        call = calls[targets[id(quantizer)]]
+        sites[name] = _activation(module, call, name, quantizer, None if name in overflow.activations else carrier)
     codes: dict[str, int] = {}
     for name in (name for name in graph.sites if name in weights):  # an order that loading does not change
-        codes |= lower_weight(module, nodes[graph.sites[name].node], weights[name], graph.cuts)
+        codes |= lower_weight(
+            module, nodes[graph.sites[name].node], weights[name], graph.cuts, name in overflow.weights
+        )
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
@@ -111,25 +122,24 @@ LOWERINGS: dict[str, tuple[str, Callable[[Quantizer, Mapping[str, torch.Tensor]]
 }
 
 
-def _activation(module: fx.GraphModule, node: fx.Node, site: str, quantizer: Quantizer, carrier: Carrier) -> str:
+def _activation(module: fx.GraphModule, node: fx.Node, site: str, quantizer: Quantizer, carrier: Carrier | None) -> str:
+    """Write a quantizer, in floating point where it has parameters for each part or no ``carrier``."""
     if quantizer.format.name not in LOWERINGS:
         raise ExportError(f"site '{site}': format '{quantizer.format.name}' has no lowering")
     operation, arguments = LOWERINGS[quantizer.format.name]
-    if quantizer.axis is not None and operation == "affine":
+    floating = quantizer.axis is not None or carrier is None
+    if floating and operation == "affine":
         operation, arguments = "affine_float", _affine_float
-    elif quantizer.axis is not None and operation == "piecewise":
+    elif floating and operation == "piecewise":
         operation = "piecewise_float"
     elif carrier is Carrier.INT8:
         operation, arguments = "affine", _affine_signed
+    given = [
+        constant(module, f"{node.name}_{i}", a, node) if isinstance(a, torch.Tensor) else a
+        for i, a in enumerate(arguments(quantizer, quantizer.parameters_dict()))
+    ]
+    target = getattr(torch.ops.vitq, operation).default
     with module.graph.inserting_before(node):
-        given = [
-            constant(module, f"{node.name}_{i}", a) if isinstance(a, torch.Tensor) else a
-            for i, a in enumerate(arguments(quantizer, quantizer.parameters_dict()))
-        ]
-        new = module.graph.call_function(getattr(torch.ops.vitq, operation).default, (node.args[0], *given))
-    name = node.name
-    node.replace_all_uses_with(new)
-    module.graph.erase_node(node)
-    new.name = name
-    new.meta = dict(node.meta)
-    return name
+        new = module.graph.call_function(target, (node.args[0], *given))
+    replace(module, node, new)
+    return new.name

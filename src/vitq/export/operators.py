@@ -1,8 +1,8 @@
 """The operations that stand for quantizers in a lowered graph: what they compute, and how ONNX says it.
 
 Each is a torch custom operation, so that ``torch.onnx`` sees one node, with an ONNX translation made of standard
-operators. Codes travel as uint8 (activations) and int8 (weights) whatever their bits: both ONNX Runtime and OpenVINO
-then use their integer kernels.
+operators. Codes travel as uint8 (activations) and int8 or, where that would saturate, uint8 (weights) whatever their
+bits: ONNX Runtime then uses its integer kernels, and OpenVINO does where all weights are int8.
 """
 
 import math
@@ -122,7 +122,7 @@ def _logarithm(x: Any, scale: Any, values: Any, octave: int) -> Any:
 
 @torch.library.custom_op("vitq::weight", mutates_args=())
 def weight(codes: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
-    """Return the values of int8 ``codes`` with a scale and zero point per ``axis``, or one for all."""
+    """Return the values of int8 or uint8 ``codes`` with a scale and zero point per ``axis``, or one for all."""
     shape = [1] * codes.ndim
     if scale.ndim:
         shape[axis] = -1

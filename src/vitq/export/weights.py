@@ -6,6 +6,7 @@ import torch
 from torch import fx
 
 from vitq.export.parts import parts_of, read
+from vitq.graph.edit import insert_constant, replace
 from vitq.graph.ops import LINEAR, attribute, is_op, value
 from vitq.quantizers import Quantizer
 
@@ -13,46 +14,43 @@ WHOLE = slice(None)
 
 
 def lower_weight(
-    module: fx.GraphModule, source: fx.Node, quantizer: Quantizer, keep: Collection[str]
+    module: fx.GraphModule, source: fx.Node, quantizer: Quantizer, keep: Collection[str], unsigned: bool = False
 ) -> dict[str, int]:
-    """Replace a weight by its codes, offset to be signed; return the bits of each buffer of codes.
+    """Replace a weight by its codes, offset to be signed or ``unsigned``; return the bits of each buffer of codes.
 
     Linears that read it become products with its transpose, one for each part where the result is taken apart; nodes
     to ``keep`` stay.
     """
     bits, parameters = quantizer.format.bits, quantizer.parameters_dict()
-    middle = 2 ** (bits - 1)
-    codes = (quantizer.encode(attribute(module, str(source.target))).to(torch.int16) - middle).to(torch.int8)
-    scale, zero = parameters["scale"], (parameters["zero_point"].round() - middle).to(torch.int8)
+    middle, carrier = (0, torch.uint8) if unsigned else (2 ** (bits - 1), torch.int8)
+    codes = (quantizer.encode(attribute(module, str(source.target))).to(torch.int16) - middle).to(carrier)
+    scale, zero = parameters["scale"], (parameters["zero_point"].round() - middle).to(carrier)
     axis = (quantizer.axis or 0) % codes.ndim
     found: dict[str, int] = {}
 
-    def values(name: str, held: torch.Tensor, rows: slice, axis: int) -> fx.Node:
+    def values(name: str, held: torch.Tensor, rows: slice, axis: int, before: fx.Node) -> fx.Node:
         found[name] = bits
         ends = [t.flatten()[rows] if t.ndim else t for t in (scale, zero)]
         tensors = zip((name, f"{name}_scale", f"{name}_zero"), (held, *ends), strict=True)
-        given = [constant(module, key, tensor) for key, tensor in tensors]
+        given = [constant(module, key, tensor, before) for key, tensor in tensors]
         return module.graph.call_function(torch.ops.vitq.weight.default, (*given, axis))
 
     for user in list(source.users):
         if not is_op(user, LINEAR):
             with module.graph.inserting_before(user):
-                user.replace_input_with(source, values(f"{source.name}_codes", codes, WHOLE, axis))
+                user.replace_input_with(source, values(f"{source.name}_codes", codes, WHOLE, axis, user))
             continue
         parts = parts_of(user, keep)
         for part in parts:
             with module.graph.inserting_before(part.reader):
                 name = f"{source.name}_codes_{part.rows.start}_t"
-                held = values(name, codes[part.rows].T.contiguous(), part.rows, 1)
+                held = values(name, codes[part.rows].T.contiguous(), part.rows, 1, part.reader)
                 read(module.graph, part, _product(module.graph, user, held, part.rows))
         if not parts:
             with module.graph.inserting_before(user):
-                held = values(f"{source.name}_codes_t", codes.T.contiguous(), WHOLE, 1)
+                held = values(f"{source.name}_codes_t", codes.T.contiguous(), WHOLE, 1, user)
                 product = _product(module.graph, user, held, WHOLE)
-            name = user.name
-            user.replace_all_uses_with(product)
-            module.graph.erase_node(user)
-            product.name = name
+            replace(module, user, product)
     return found
 
 
@@ -74,8 +72,9 @@ def _product(graph: fx.Graph, linear: fx.Node, values: fx.Node, rows: slice) -> 
     return graph.call_function(torch.ops.aten.squeeze.dim, (product, 1)) if flat else product
 
 
-def constant(module: fx.GraphModule, name: str, tensor: torch.Tensor) -> fx.Node:
+def constant(module: fx.GraphModule, name: str, tensor: torch.Tensor, before: fx.Node) -> fx.Node:
     """Read a new buffer, made once."""
-    if not hasattr(module, name):
-        module.register_buffer(name, tensor.detach().clone())
-    return module.graph.get_attr(name)
+    if hasattr(module, name):
+        with module.graph.inserting_before(before):
+            return module.graph.get_attr(name)
+    return insert_constant(module, name, tensor.detach().clone(), before=before)

@@ -7,8 +7,8 @@ import torch
 from torch import fx
 
 from vitq.errors import GraphError
+from vitq.graph.edit import insert_call, insert_constant, replace
 from vitq.graph.ops import ATTENTION, aten, attribute, is_op, origin, value
-from vitq.graph.values import fake_result
 
 _NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 
@@ -45,8 +45,7 @@ def _open(module: fx.GraphModule, node: fx.Node) -> None:
         else:
             scores = emit(aten.add.Tensor, scores, mask)
     probabilities = emit(aten.softmax.int, scores, -1)
-    node.replace_all_uses_with(emit(aten.matmul.default, probabilities, arguments["value"]))
-    module.graph.erase_node(node)
+    replace(module, node, emit(aten.matmul.default, probabilities, arguments["value"]), keep_name=False)
 
 
 def _always_true(module: fx.GraphModule, mask: fx.Node) -> bool:
@@ -58,24 +57,16 @@ def _always_true(module: fx.GraphModule, mask: fx.Node) -> bool:
 
 
 class Emitter:
-    """Insert operations before a node, with the shapes and the module path that later passes read."""
+    """Insert operations and constants before a node."""
 
     def __init__(self, module: fx.GraphModule, node: fx.Node) -> None:
         self.module, self.node = module, node
 
     def __call__(self, target: Any, *args: Any) -> fx.Node:
         """Call ``target`` before the node."""
-        with self.module.graph.inserting_before(self.node):
-            new = self.module.graph.call_function(target, args)
-        new.meta["nn_module_stack"] = self.node.meta.get("nn_module_stack")
-        new.meta["val"] = fake_result(value(self.node).fake_mode, target, *fx.node.map_arg(args, value))
-        return new
+        return insert_call(self.module, target, args, before=self.node)
 
     def constant(self, tensor: torch.Tensor) -> fx.Node:
         """Read ``tensor`` from a new buffer."""
         name = f"{self.node.name}_constant_{len(list(self.module.buffers()))}"
-        self.module.register_buffer(name, tensor)
-        with self.module.graph.inserting_before(self.node):
-            new = self.module.graph.create_node("get_attr", name)
-        new.meta["val"] = value(self.node).fake_mode.from_tensor(tensor)
-        return new
+        return insert_constant(self.module, name, tensor, before=self.node)

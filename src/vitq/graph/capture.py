@@ -1,7 +1,10 @@
 """Capture any model as one flat graph of ATen operations with a dynamic batch."""
 
 import copy
+import inspect
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,7 +23,10 @@ def capture(model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     example = example_BCHW if len(example_BCHW) > 1 else torch.cat((example_BCHW, example_BCHW))
     try:
-        module = _export(frozen, example)
+        with _float32():
+            module = _export(frozen, example)
+    except ModelError:
+        raise
     except Exception as error:  # torch.export raises many unrelated types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
@@ -29,19 +35,45 @@ def capture(model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
         ) from error
     _check_signature(module, type(model).__name__)
     plain = fx.GraphModule(module, _without_guards(module.graph))
-    fold_constants(plain)
+    with _float32():
+        fold_constants(plain)
     simplify(plain)
     return plain.eval()
 
 
+@contextmanager
+def _float32() -> Iterator[None]:
+    """Make tensors without a type float32, whatever the caller's default is."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
+
+
 def _export(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
     """Export with a dynamic batch and nothing in place, without torch's remarks about its own inside."""
-    batch = torch.export.Dim("batch", min=1, max=65536)
+    shapes = _dynamic_batch(model, example)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+        program = torch.export.export(model, (example,), dynamic_shapes=shapes)
         module: fx.GraphModule = program.run_decompositions({}).module()
     return module
+
+
+def _dynamic_batch(model: nn.Module, example: torch.Tensor) -> dict[str, Any]:
+    """Name the image's argument as the model's ``forward`` does, inside ``*args`` where it takes those."""
+    batch = {0: torch.export.Dim("batch", min=1, max=65536)}
+    signature = inspect.signature(model.forward)
+    try:
+        bound = signature.bind(example).arguments
+    except TypeError as error:
+        raise ModelError(
+            f"{type(model).__name__}.forward{signature} cannot be called with one image tensor ({error}); "
+            "wrap the model in a module whose forward(self, x) calls it"
+        ) from error
+    return {name: (batch,) if isinstance(value, tuple) else batch for name, value in bound.items()}
 
 
 def _check_signature(module: fx.GraphModule, name: str) -> None:

@@ -5,6 +5,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 
+from vitq.graph.edit import delete_unused_tensors, insert_constant, replace
 from vitq.graph.ops import IDENTITY, PAD, VIEW, aten, attribute, is_op, is_size, is_tensor, value
 
 UNWRITTEN: dict[Any, Any] = {
@@ -50,10 +51,12 @@ def fold_constants(module: fx.GraphModule) -> None:
                 constants[node] = node.target(*args, **kwargs)
     for number, node in enumerate(n for n in list(graph.nodes) if n in constants and n.op == "call_function"):
         if any(user in dependent for user in node.users) and isinstance(constants[node], torch.Tensor):
-            _replace_by_buffer(module, node, f"folded_{number}", constants[node])
+            buffer = insert_constant(module, f"folded_{number}", constants[node].detach().clone(), before=node)
+            buffer.meta = dict(node.meta)
+            replace(module, node, buffer, keep_name=False)
     _drop_unused(graph)
     module.delete_all_unused_submodules()
-    _delete_unused_tensors(module)
+    delete_unused_tensors(module)
     module.recompile()
 
 
@@ -65,8 +68,7 @@ def simplify(module: fx.GraphModule) -> None:
         _spell_out(node)
         empty_pad = is_op(node, PAD) and not any(node.args[1])
         if empty_pad or (is_op(node, IDENTITY) and "memory_format" not in node.kwargs and is_tensor(node)):
-            node.replace_all_uses_with(node.args[0])
-            module.graph.erase_node(node)
+            replace(module, node, node.args[0], keep_name=False)
     module.recompile()
 
 
@@ -87,20 +89,3 @@ def _spell_out(node: fx.Node) -> None:
 def _drop_unused(graph: fx.Graph) -> None:
     """Erase what nobody reads, with its effects: assertions on devices, updates of counters, unused noise."""
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
-
-
-def _replace_by_buffer(module: fx.GraphModule, node: fx.Node, name: str, tensor: torch.Tensor) -> None:
-    while hasattr(module, name):  # the graph was folded before
-        name = f"{name}_"
-    module.register_buffer(name, tensor.detach().clone())
-    with module.graph.inserting_before(node):
-        constant = module.graph.create_node("get_attr", name)
-    constant.meta = dict(node.meta)
-    node.replace_all_uses_with(constant)
-
-
-def _delete_unused_tensors(module: fx.GraphModule) -> None:
-    used = {node.target for node in module.graph.nodes if node.op == "get_attr"}
-    for name in [n for n, _ in (*module.named_parameters(), *module.named_buffers()) if n not in used]:
-        owner, _, leaf = name.rpartition(".")
-        delattr(module.get_submodule(owner), leaf)

@@ -9,14 +9,21 @@ from torch import fx, nn
 from vitq.errors import GraphError, did_you_mean
 from vitq.graph.attention import open_attention
 from vitq.graph.capture import capture as capture_module
-from vitq.graph.granularity import Granularity
-from vitq.graph.insert import bypass, insert_quantizers, inserted_quantizers, without_quantizers
+from vitq.graph.edit import (
+    finish,
+    insert_quantizer,
+    inserted_quantizers,
+    remove_quantizer,
+    replace_quantizer,
+    without_quantizers,
+)
 from vitq.graph.masks import deepen_masks
 from vitq.graph.ops import attribute
 from vitq.graph.products import open_products
 from vitq.graph.segment import extract
 from vitq.graph.serialize import require_savable
 from vitq.graph.sites import Site, find_sites
+from vitq.graph.slicing import Granularity
 from vitq.graph.span import Span
 
 
@@ -71,15 +78,27 @@ class Graph:
                 raise GraphError(f"no site '{name}' in the graph{did_you_mean(name, self.sites)}")
             if name in self.quantizers:
                 raise GraphError(f"site '{name}' is already quantized; remove its quantizer first")
-        insert_quantizers(self.module, self.sites, quantizers)
+        for name, quantizer in quantizers.items():
+            site = self.sites[name]
+            insert_quantizer(self.module, name, site.node, site.consumers, quantizer)
+        finish(self.module)
         self.quantizers |= dict(quantizers)
 
     def remove(self, site: str) -> None:
         """Leave ``site`` in floating point again."""
+        self._require_quantized(site)
+        remove_quantizer(self.module, site)
+        del self.quantizers[site]
+
+    def replace(self, site: str, quantizer: nn.Module) -> None:
+        """Let ``quantizer`` take the place of the one on ``site``; raise GraphError where there is none."""
+        self._require_quantized(site)
+        replace_quantizer(self.module, site, quantizer)
+        self.quantizers[site] = quantizer
+
+    def _require_quantized(self, site: str) -> None:
         if site not in self.quantizers:
             raise GraphError(f"site '{site}' is not quantized{did_you_mean(site, self.quantizers)}")
-        bypass(self.module, site)
-        del self.quantizers[site]
 
     def parameter(self, node: str) -> tuple[str, torch.Tensor]:
         """Return path and tensor of the parameter that node ``node`` (a ``get_attr``) reads."""

@@ -2,6 +2,7 @@
 
 from torch import fx, nn
 
+from vitq.graph.edit import replace_tensor
 from vitq.graph.ops import ADD, SOFTMAX, attribute, is_move, is_op
 
 SUBNORMAL, HIDDEN = -87.0, -200.0
@@ -27,8 +28,7 @@ def deepen_masks(module: fx.GraphModule) -> None:
         hides = (constant >= HIDDEN) & (constant <= SUBNORMAL)
         deep = bool(hides.any()) and not bool(hides.all(-1).any())
         if deep and all(_only_added_to_scores(node) for node in nodes):
-            owner, _, name = path.rpartition(".")
-            setattr(module.get_submodule(owner), name, constant.masked_fill(hides, HIDDEN))
+            replace_tensor(module, path, constant.masked_fill(hides, HIDDEN))
 
 
 def _only_added_to_scores(node: fx.Node) -> bool:

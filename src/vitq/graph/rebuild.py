@@ -7,6 +7,7 @@ import torch
 from torch import fx, nn
 
 from vitq.errors import ArtifactError, GraphError
+from vitq.graph.edit import quantizer_target, without_quantizers
 from vitq.graph.encoding import SYMBOLIC, decode_argument, decode_target
 from vitq.graph.grammar import (
     MOST_NODES,
@@ -16,7 +17,6 @@ from vitq.graph.grammar import (
     require_same_globals,
     require_stack,
 )
-from vitq.graph.insert import quantizer_target, without_quantizers
 from vitq.graph.serialize import BATCH
 from vitq.graph.sites import find_sites
 from vitq.graph.values import annotate

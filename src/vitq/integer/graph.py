@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from vitq.errors import ExportError
 from vitq.graph import Graph
+from vitq.graph.edit import replace
 from vitq.graph.ops import LINEAR, MATMUL, aten, attribute, is_op, value
 from vitq.integer.modules import IntegerConvolution, IntegerLinear, IntegerProduct
 from vitq.quantizers import Quantizer
@@ -51,8 +52,7 @@ def integer_graph(graph: Graph, weights: Mapping[str, Quantizer]) -> IntegerGrap
         module.add_submodule(f"integer_{node.name}", operation)
         with module.graph.inserting_before(node):
             new = module.graph.call_module(f"integer_{node.name}", arguments)
-        node.replace_all_uses_with(new)
-        module.graph.erase_node(node)
+        replace(module, node, new, keep_name=False)
         counts[type(operation)] += 1
     if not counts:
         raise ExportError("no product of this model has integer codes on both sides, so there is nothing to run")

@@ -2,7 +2,8 @@
 
 from vitq.models.load import load_model
 from vitq.models.loaded import LoadedModel
+from vitq.models.outputs import settle
 from vitq.models.preprocessing import Preprocessing
 from vitq.models.timm_models import list_models
 
-__all__ = ["LoadedModel", "Preprocessing", "list_models", "load_model"]
+__all__ = ["LoadedModel", "Preprocessing", "list_models", "load_model", "settle"]

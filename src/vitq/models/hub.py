@@ -33,6 +33,21 @@ def hub(what: str) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = was_offline
 
 
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Read a model from local files: whatever goes wrong there is a ModelError that names ``what``."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # a stranger's configuration ends in any type
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise ModelError(
+            f"{what} cannot be loaded ({type(error).__name__}: {reason}); give a folder that timm or transformers "
+            "saved, or the model itself as a module"
+        ) from error
+
+
 def _hub_resolves() -> bool:
     """Whether the hub's name is known here; behind a proxy that cannot be told and is taken for granted."""
     host = urlparse(constants.ENDPOINT).hostname

@@ -1,8 +1,8 @@
 """One door to every model: a timm name, a Hugging Face id, a local folder, or a module from Python."""
 
-import copy
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 from vitq.errors import ModelError
 from vitq.models.huggingface import LogitsOf, assumed_preprocessing, load_huggingface
 from vitq.models.loaded import LoadedModel
+from vitq.models.modules import not_a_model, plain_copy
 from vitq.models.preprocessing import Preprocessing
 from vitq.models.timm_models import load_timm, load_timm_folder, timm_preprocessing
 from vitq.models.torchvision_shim import ensure_torchvision
@@ -19,64 +20,108 @@ from vitq.models.weights import check_finite, load_weights, state_sha256
 
 
 def load_model(
-    spec: str | nn.Module,
+    spec: str | Path | nn.Module,
     *,
     weights: Path | str | None = None,
     num_classes: int | None = None,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """Load a classifier in eval mode and float32 on the CPU; a given ``nn.Module`` is copied and never
     changed.
 
     ``spec`` is a timm name (also ``timm/...`` and ``hf-hub:...``), a Hugging Face id ``owner/name``, a local
-    folder with ``config.json``, or a module. ``weights`` is a file, ``"random"`` (seeded; for speed tests),
-    or None for the pretrained ones. ``preprocessing`` replaces the model's own. Raises ModelError when the
-    model or its weights cannot be used.
+    folder with ``config.json``, or a module, which is taken out of DataParallel, AveragedModel and
+    ``torch.compile``. ``weights`` is a file, ``"random"`` (seeded; for speed tests), or None for the pretrained
+    ones. ``preprocessing`` replaces the model's own, or the values of it that a mapping names. Raises ModelError
+    when the model or its weights cannot be used.
     """
+    _check_arguments(spec, weights, num_classes)
+    given = Preprocessing.whole(preprocessing)
     if isinstance(spec, nn.Module):
         loaded = _copy_of_module(spec, weights, num_classes)
-    elif Path(spec).is_dir():
-        loaded = _load_folder(Path(spec), weights, num_classes)
-    elif "/" in spec and not spec.startswith(("timm/", "hf-hub:", "hf_hub:")):
-        if spec.count("/") > 1 or spec[0] in "/.~":
-            raise ModelError(f"there is no folder '{spec}', and a Hugging Face id has the form owner/name")
-        loaded = load_huggingface(spec, weights, num_classes)
     else:
-        loaded = load_timm(spec, weights, num_classes)
+        loaded = _load_named(str(spec), weights, num_classes, given)
 
     module = loaded.module.float().cpu().eval()
     check_finite(module, f"'{loaded.name}'")
     source = loaded.source | {"sha256": state_sha256(module), "num_classes": loaded.num_classes}
-    return replace(loaded, module=module, source=source, preprocessing=preprocessing or loaded.preprocessing)
+    own = given or loaded.preprocessing.changed(preprocessing)
+    return replace(loaded, module=module, source=source, preprocessing=own)
 
 
-def _load_folder(folder: Path, weights: Path | str | None, num_classes: int | None) -> LoadedModel:
+def _load_named(
+    spec: str, weights: Path | str | None, num_classes: int | None, given: Preprocessing | None
+) -> LoadedModel:
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
+        folder = Path(spec).is_dir()
+    except (OSError, ValueError):  # a name that is too long, or holds NUL
+        raise ModelError(f"model '{spec[:80]}' is neither a name nor a folder") from None
+    if folder:
+        return _load_folder(Path(spec), weights, num_classes, given)
+    if "/" in spec and not spec.startswith(("timm/", "hf-hub:", "hf_hub:")):
+        if spec.count("/") > 1 or spec[0] in "/.~":
+            raise ModelError(f"there is no folder '{spec}', and a Hugging Face id has the form owner/name")
+        return load_huggingface(spec, weights, num_classes, given)
+    return load_timm(spec, weights, num_classes)
+
+
+def _load_folder(
+    folder: Path, weights: Path | str | None, num_classes: int | None, given: Preprocessing | None
+) -> LoadedModel:
+    try:
+        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"folder '{folder}' holds no readable config.json of a timm or Hugging Face model") from error
+    if not isinstance(config, dict):
+        raise ModelError(
+            f"folder '{folder}': config.json holds {json.dumps(config)[:40]}, not the configuration of a timm or "
+            "Hugging Face model"
+        )
+    _check_no_artifact(folder, config)
     if "architecture" in config and "model_type" not in config:
         return load_timm_folder(folder, weights, num_classes)
-    return load_huggingface(str(folder), weights, num_classes)
+    return load_huggingface(str(folder), weights, num_classes, given)
+
+
+def _check_no_artifact(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise ModelError for the artifact of a run, whole or not."""
+    if not ((folder / "graph.json").exists() or {"schema_version", "recipe", "sites"} <= set(config)):
+        return
+    source = config.get("source")
+    made_of = source.get("name") if isinstance(source, Mapping) else None
+    original = f" ('{made_of}')" if isinstance(made_of, str) else ""
+    if not (folder / "graph.json").exists():
+        raise ModelError(
+            f"folder '{folder}' is a vitq artifact without its graph.json: copy it whole, or quantize the model that "
+            f"it was made of{original} again"
+        )
+    raise ModelError(
+        f"folder '{folder}' is a vitq artifact, which is quantized already: give the model that it was made "
+        f"of{original}, or the artifact to evaluate, export or bench"
+    )
+
+
+def _check_arguments(spec: Any, weights: Any, num_classes: Any) -> None:
+    if not isinstance(spec, str | Path | nn.Module) or spec == "":
+        raise not_a_model(spec)
+    if weights is not None and not isinstance(weights, str | Path):
+        raise ModelError(f"weights is a {type(weights).__name__}; give a file (.safetensors, .pth) or 'random'")
+    whole = isinstance(num_classes, int) and not isinstance(num_classes, bool) and num_classes > 0
+    if num_classes is not None and not whole:
+        raise ModelError(f"num_classes is {num_classes!r}; give a whole number from 1, or leave it out")
 
 
 def _copy_of_module(module: nn.Module, weights: Path | str | None, num_classes: int | None) -> LoadedModel:
-    name = type(module).__name__
+    mine = plain_copy(module)
+    name = type(mine).__name__
     if weights == "random":
         raise ModelError(f"weights='random' is for models given by name; this {name} already has weights")
-    try:
-        mine = copy.deepcopy(module)
-    except (RuntimeError, TypeError) as error:
-        raise ModelError(f"the {name} cannot be copied ({error}); give a module in its plain, untraced form") from error
     source: dict[str, Any] = {"kind": "module", "name": name, "weights": "module"}
     if weights is not None:
         source |= load_weights(mine, Path(weights))
-    config = getattr(mine, "config", None)
     if _is_huggingface(mine):
-        classes = num_classes or getattr(config, "num_labels", None)
-        return LoadedModel(LogitsOf(mine), assumed_preprocessing(config), name, source, classes)
-    classes = num_classes or getattr(mine, "num_classes", None)
-    return LoadedModel(mine, _module_preprocessing(mine), name, source, classes)
+        return LoadedModel(LogitsOf(mine), assumed_preprocessing(mine.config), name, source, num_classes)
+    return LoadedModel(mine, _module_preprocessing(mine), name, source, num_classes)
 
 
 def _is_huggingface(module: nn.Module) -> bool:

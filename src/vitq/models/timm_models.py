@@ -1,6 +1,7 @@
 """timm as a source of models: by registry name, by hub id, or from a folder that timm saved."""
 
 import json
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
@@ -8,11 +9,26 @@ from typing import Any, cast
 from torch import nn
 
 from vitq.errors import ModelError
-from vitq.models.hub import hub
+from vitq.models.hub import hub, reading
 from vitq.models.loaded import LoadedModel
 from vitq.models.preprocessing import Preprocessing
 from vitq.models.torchvision_shim import ensure_torchvision
 from vitq.models.weights import RANDOM_WEIGHTS_SEED, load_weights, seeded_weights
+
+PRETRAINED_VALUES = (
+    "architecture", "tag", "num_classes", "input_size", "fixed_input_size", "pool_size", "crop_pct", "crop_mode",
+    "interpolation", "mean", "std", "first_conv", "classifier", "test_input_size", "test_crop_pct", "license",
+)  # fmt: skip
+MODEL_ARGUMENTS = frozenset({
+    "act_layer", "attn_drop_rate", "class_token", "depth", "depths", "drop_path_rate", "drop_rate", "dynamic_img_pad",
+    "dynamic_img_size", "embed_dim", "embed_dims", "embed_layer_norm", "fc_norm", "final_norm", "global_pool",
+    "img_size", "in_chans", "init_values", "input_size", "mlp_ratio", "mlp_ratios", "no_embed_class", "norm_layer",
+    "num_heads", "num_prefix_tokens", "out_chans", "patch_drop_rate", "patch_size", "pos_drop_rate", "pos_embed",
+    "pre_norm", "pretrained_window_sizes", "proj_bias", "proj_drop_rate", "qk_norm", "qkv_bias", "ref_feat_shape",
+    "reg_tokens", "rope_type", "scale_attn_norm", "scale_mlp", "sr_ratios", "strict_img_size", "swiglu_mlp",
+    "use_abs_pos_emb", "use_fc_norm", "use_post_norm", "use_rel_pos", "use_rel_pos_bias", "use_rot_pos_emb",
+    "use_shared_rel_pos_bias", "window_ratio", "window_size",
+})  # fmt: skip
 
 
 def list_models(pattern: str = "") -> list[str]:
@@ -54,15 +70,18 @@ def load_timm_folder(folder: Path, weights: Path | str | None, num_classes: int 
     ensure_torchvision()
     import timm
 
-    config = json.loads((folder / "config.json").read_text())
-    _check_known(config["architecture"])
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    architecture = config["architecture"]
+    if not isinstance(architecture, str):
+        raise ModelError(f"folder '{folder}': config.json names the architecture {architecture!r}")
+    _check_known(architecture)
     classes = num_classes if num_classes is not None else config.get("num_classes")
-    with seeded_weights():
+    with seeded_weights(), reading(f"folder '{folder}'"):
         module = timm.create_model(
-            config["architecture"],
-            pretrained_cfg_overlay=config.get("pretrained_cfg"),
+            architecture,
+            pretrained_cfg_overlay=_known_values(config.get("pretrained_cfg")),
             **_given(num_classes=classes, global_pool=config.get("global_pool")),
-            **config.get("model_args", {}),
+            **_model_arguments(config.get("model_args", {}), folder),
         )
     return _finish(module, folder.name, weights if weights is not None else folder / "model.safetensors", "folder")
 
@@ -88,8 +107,36 @@ def _finish(module: nn.Module, name: str, weights: Path | str | None, origin: st
         source |= {"weights": "random", "weights_seed": RANDOM_WEIGHTS_SEED}
     elif weights is not None:
         source |= load_weights(module, Path(weights))
-    num_classes = getattr(module, "num_classes", None)
+    num_classes = getattr(module, "num_classes", None) or None
     return LoadedModel(module, timm_preprocessing(module), name, source, num_classes)
+
+
+def _model_arguments(arguments: Any, folder: Path) -> dict[str, Any]:
+    """Return a folder's ``model_args``: numbers, names and lists of what a transformer is built of, nothing else.
+
+    Others of ``timm.create_model`` read files (``checkpoint_path``), download, or take code.
+    """
+    if not isinstance(arguments, Mapping):
+        raise ModelError(f"folder '{folder}': model_args of config.json is {arguments!r}, no table of arguments")
+    for name, value in arguments.items():
+        if name not in MODEL_ARGUMENTS or not _is_plain(value):
+            raise ModelError(
+                f"folder '{folder}': model_args of config.json has {name}={str(value)[:40]!r}, which vitq does not "
+                f"pass on; it takes numbers and names for {', '.join(sorted(MODEL_ARGUMENTS))}: "
+                "build the model in Python and give it as a module"
+            )
+    return dict(arguments)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return len(value) <= 64 and all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, str | float) or (isinstance(value, int) and abs(value) <= 65536)
+
+
+def _known_values(config: Any) -> dict[str, Any] | None:
+    """Return what a folder's ``pretrained_cfg`` says of images; its addresses and files are left out."""
+    return {name: config[name] for name in PRETRAINED_VALUES if name in config} if isinstance(config, dict) else None
 
 
 def _check_known(name: str) -> None:

@@ -4,13 +4,14 @@ loaded.
 
 import hashlib
 import pickle
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ PICKLED_SUFFIXES = (".pth", ".pt", ".bin")
 _WRAPPERS = ("state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
 _SHOWN = 5
+_CODE = "Unsupported global|Unsupported class|unsupported GLOBAL|Can only|Trying to|not an allowed"  # torch's words
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -33,23 +35,55 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ModelError(f"weights '{path}': no such file")
+    if path.suffix not in (".safetensors", *PICKLED_SUFFIXES):
+        raise ModelError(f"weights '{path}': expected .safetensors (or {', '.join(PICKLED_SUFFIXES)})")
+    _check_no_text(path)
     if path.suffix == ".safetensors":
         try:
             return cast(dict[str, Tensor], load_file(path))
-        except (SafetensorError, OSError) as error:
+        except Exception as error:  # a header that lies ends in any type
             raise ModelError(f"weights '{path}' is not a readable safetensors file: {error}") from error
-    if path.suffix not in PICKLED_SUFFIXES:
-        raise ModelError(f"weights '{path}': expected .safetensors (or {', '.join(PICKLED_SUFFIXES)})")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks about pickle protocols and TorchScript
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    return _unwrap(checkpoint, path)
+
+
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    """Say why ``torch.load`` did not read a file: TorchScript, code, or damage."""
+    text = str(error)
+    if "TorchScript" in text:
+        return ModelError(
+            f"weights '{path}' are a TorchScript archive; save the Python model's state_dict() as safetensors"
+        )
+    if isinstance(error, pickle.UnpicklingError) and re.search(_CODE, text):
+        return ModelError(
             f"weights '{path}' hold more than tensors and would run code when opened, so they were not; "
             "where you trust the file, save its state_dict() as safetensors and pass that"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise ModelError(f"weights '{path}' are damaged or not a PyTorch file: {error}") from error
-    return _unwrap(checkpoint, path)
+        )
+    reason = (text.strip() or type(error).__name__).splitlines()[0][:200]
+    return ModelError(f"weights '{path}' are damaged or not a PyTorch file: {reason}")
+
+
+def _check_no_text(path: Path) -> None:
+    """Raise ModelError for a file that is text, and say which kind."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not head:
+        what = "an empty file"
+    elif start.startswith(b"version https://git-lfs"):
+        what = "a git-LFS pointer, not the weights that it points to: run 'git lfs pull', or download the file itself"
+    elif start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        what = "a web page, not weights: download the file itself (its raw or resolve link)"
+    elif all(byte >= 32 or byte in b"\t\r\n" for byte in head):
+        what = "text, not weights; pass what torch.save or safetensors wrote"
+    else:
+        return
+    raise ModelError(f"weights '{path}' are {what}")
 
 
 def load_weights(module: nn.Module, path: Path) -> dict[str, str]:
@@ -60,10 +94,17 @@ def load_weights(module: nn.Module, path: Path) -> dict[str, str]:
 
 @contextmanager
 def seeded_weights() -> Iterator[None]:
-    """Initialise modules inside with a fixed seed, and leave the global random generator as it was."""
+    """Initialise modules inside with a fixed seed in float32; leave the global generator and default type as they
+    were.
+    """
+    default = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
-        yield
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(default)
 
 
 def check_finite(module: nn.Module, origin: str) -> None:
@@ -124,9 +165,19 @@ def _unwrap(checkpoint: Any, path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(checkpoint, dict) or not checkpoint:
         raise ModelError(f"weights '{path}' hold no state dict but a {type(checkpoint).__name__}")
-    other = [str(name) for name, value in checkpoint.items() if not isinstance(value, Tensor)]
+    unnamed = [repr(name) for name in checkpoint if not isinstance(name, str)]
+    if unnamed:
+        raise ModelError(f"weights '{path}': {_listed('keys that are no names', unnamed)}; expected a state dict")
+    other = [name for name, value in checkpoint.items() if not isinstance(value, Tensor)]
     if other:
         raise ModelError(f"weights '{path}': {_listed('entries that are no tensors', other)}; expected a state dict")
+    odd = [
+        f"{name} ({'sparse' if value.layout != torch.strided else 'quantized' if value.is_quantized else 'complex'})"
+        for name, value in checkpoint.items()
+        if value.layout != torch.strided or value.is_quantized or value.is_complex()
+    ]
+    if odd:
+        raise ModelError(f"weights '{path}': {_listed('tensors that are not plain numbers', odd)}; save dense floats")
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in checkpoint):
             checkpoint = {name.removeprefix(prefix): value for name, value in checkpoint.items()}

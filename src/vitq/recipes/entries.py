@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from vitq.errors import RecipeError, did_you_mean
 from vitq.recipes.known import known_steps
-from vitq.recipes.schema import option_keys, readable_path, suggestion
-from vitq.step import Step
+from vitq.recipes.schema import INDEX, option_keys, readable_path, shorten, suggestion
+from vitq.run.step import Step
 
 REMOVE = "remove"
 ABSENT = object()
@@ -34,7 +34,9 @@ class Entry:
         if options == REMOVE:
             return cls(str(name), {}, removed=True)
         if options is not None and not isinstance(options, Mapping):
-            raise RecipeError(f"{where}: options of step '{name}' must be 'key: value' pairs, got {options!r}")
+            raise RecipeError(
+                f"{where}: options of step '{name}' must be 'key: value' pairs, got {shorten(repr(options))}"
+            )
         return cls(str(name), dict(options or {}))
 
 
@@ -83,7 +85,7 @@ def _put(written: Any, shown: Any, path: Sequence[str], value: Any) -> Any:
             base = _put(base, shown, (str(key),), item)
         return base
     head, rest = path[0], path[1:]
-    if isinstance(base, list) and head.isdigit() and int(head) < len(base):
+    if isinstance(base, list) and INDEX.fullmatch(head) and int(head) < len(base):
         changed = _put(base[int(head)], base[int(head)], rest, value)
         return [*base[: int(head)], changed, *base[int(head) + 1 :]]
     inside = dict(base) if isinstance(base, Mapping) else {}
@@ -95,7 +97,8 @@ def build(entry: Entry, where: str, label: str | None = None) -> Step:
     """Return the step with its defaults; raise RecipeError naming the wrong key and the nearest valid one."""
     steps = known_steps()
     if entry.name not in steps:
-        raise RecipeError(f"{where}: unknown step '{entry.name}'{did_you_mean(entry.name, steps)}")
+        name = shorten(entry.name)
+        raise RecipeError(f"{where}: unknown step '{name}'{did_you_mean(name, steps)}")
     try:
         return steps[entry.name].model_validate(dict(entry.options))
     except ValidationError as error:
@@ -112,4 +115,4 @@ def _explain(problem: Mapping[str, Any], entry: Entry, label: str, step: type[St
     if problem["type"] == "missing":
         return f"'{key}' is required"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"'{key}': {message[0].lower()}{message[1:]}, got {problem['input']!r}"
+    return f"'{key}': {message[0].lower()}{message[1:]}, got {shorten(repr(problem['input']))}"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from importlib import import_module
 
-from vitq.step import STEPS, Step
+from vitq.run.step import STEPS, Step
 
 STEP_PACKAGES = ("vitq.calibrate", "vitq.rewrite", "vitq.reconstruct")
 

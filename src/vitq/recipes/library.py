@@ -8,6 +8,8 @@ from vitq.recipes.entries import extend
 from vitq.recipes.overrides import flat
 from vitq.recipes.recipe import Recipe, parse_recipe
 
+LARGEST_FILE = 1_000_000
+
 
 def list_recipes() -> tuple[Recipe, ...]:
     """Return the recipes that come with vitq, as written, in alphabetical order."""
@@ -49,8 +51,12 @@ def _read(name_or_path: str | Path, folder: Path) -> tuple[str, str, Path]:
         hint = did_you_mean(str(name_or_path), built_in)
         raise RecipeError(f"there is no recipe '{name_or_path}'{hint}; a file of your own ends in .yaml")
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device would be waited for
+            raise RecipeError(f"recipe '{path}' is no file")
+        if path.stat().st_size > LARGEST_FILE:
+            raise RecipeError(f"recipe file '{path}' has more than {LARGEST_FILE:,} bytes; no recipe is that long")
         return path.read_text(encoding="utf-8"), str(path.resolve()), path.parent
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a path with a NUL
         raise RecipeError(f"recipe file '{path}' cannot be read: {error}") from None
 
 

@@ -7,7 +7,8 @@ from vitq.errors import RecipeError, did_you_mean
 from vitq.recipes.document import read_yaml
 from vitq.recipes.entries import REMOVE, Entry, build, merge, occurrences
 from vitq.recipes.known import known_steps
-from vitq.recipes.schema import one_of, option_keys
+from vitq.recipes.schema import INDEX, one_of, option_keys, shorten
+from vitq.run.limits import DEEPEST
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
@@ -16,8 +17,8 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals or not key.strip():
-            raise RecipeError(f"'{assignment}' is no override; write key=value as in reconstruct.steps=500")
-        overrides[key.strip()] = read_yaml(value, f"override '{assignment}'")
+            raise RecipeError(f"'{shorten(assignment)}' is no override; write key=value as in reconstruct.steps=500")
+        overrides[key.strip()] = read_yaml(value, f"override '{shorten(assignment)}'")
     return overrides
 
 
@@ -45,6 +46,17 @@ def apply_overrides(entries: Sequence[Entry], overrides: Mapping[str, Any], wher
     return tuple(changed)
 
 
+def apply_defaults(entries: Sequence[Entry], defaults: Mapping[str, Any]) -> tuple[Entry, ...]:
+    """Return the entries with ``step.option`` set in every step of that name that says nothing of the option."""
+    changed = list(entries)
+    for key, value in defaults.items():
+        name, _, option = key.partition(".")
+        for place in occurrences(changed, name):
+            entry = changed[place]
+            changed[place] = Entry(name, {option: value, **entry.options})
+    return tuple(changed)
+
+
 def flat(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Write nested overrides as dotted keys: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``."""
     result: dict[str, Any] = {}
@@ -64,6 +76,8 @@ def label(entries: Sequence[Entry], place: int) -> str:
 
 def _address(entries: Sequence[Entry], key: str, where: str) -> tuple[list[int], tuple[str, ...]]:
     name, *path = key.split(".")
+    if len(path) > DEEPEST:
+        raise RecipeError(f"{where}: '{shorten(key)}' goes deeper than {DEEPEST} levels")
     places = occurrences(entries, name)
     if not places:
         names = dict.fromkeys(entry.name for entry in entries)
@@ -72,7 +86,7 @@ def _address(entries: Sequence[Entry], key: str, where: str) -> tuple[list[int],
         if exact:
             raise RecipeError(f"{where}: '{key}' names no step; did you mean {one_of(exact)}?")
         raise RecipeError(f"{where} has no step '{name}', so no '{key}'{did_you_mean(key, valid)}")
-    if path and path[0].isdigit():
+    if path and INDEX.fullmatch(path[0]):
         position = int(path[0])
         if position >= len(places):
             raise RecipeError(f"{where}: {len(places)} '{name}' step(s), counted from 0; '{key}' is past the last")

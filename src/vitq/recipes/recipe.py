@@ -7,7 +7,7 @@ Example, a whole derived recipe::
     source: …
     extends: qdrop
     steps:
-      - reconstruct: {drop: 0}
+      - reconstruct: {drop_activations: 0, mix_inputs: 0}
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from vitq.errors import RecipeError, did_you_mean
 from vitq.recipes.document import read_yaml
 from vitq.recipes.entries import Entry
+from vitq.recipes.schema import shorten
 
 
 class Recipe(BaseModel):
@@ -55,9 +56,13 @@ def parse_recipe(text: str, where: str) -> Recipe:
         raise RecipeError(f"{where}: a recipe is 'key: value' lines with name, summary, source and steps")
     for key in data:
         if key not in Recipe.model_fields:
-            raise RecipeError(f"{where}: unknown key '{key}'{did_you_mean(str(key), Recipe.model_fields)}")
+            raise RecipeError(
+                f"{where}: unknown key '{shorten(str(key))}'{did_you_mean(shorten(str(key)), Recipe.model_fields)}"
+            )
     try:
         return Recipe.model_validate(data)
+    except RecipeError as error:  # of a step
+        raise RecipeError(f"{where}, {error}") from None
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))

@@ -9,9 +9,9 @@ from vitq.errors import RecipeError, did_you_mean
 from vitq.recipes.document import write_yaml
 from vitq.recipes.entries import build
 from vitq.recipes.library import with_parents
-from vitq.recipes.overrides import apply_overrides, label
+from vitq.recipes.overrides import apply_defaults, apply_overrides, label
 from vitq.recipes.recipe import Recipe
-from vitq.step import Step
+from vitq.run.step import Step
 
 BUDGETS = ("quick", "full")
 
@@ -37,16 +37,22 @@ class ResolvedRecipe:
 
 
 def load_recipe(
-    name_or_path: str | Path, *, budget: str = "quick", overrides: Mapping[str, Any] | None = None
+    name_or_path: str | Path,
+    *,
+    budget: str = "quick",
+    defaults: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> ResolvedRecipe:
     """Resolve a recipe by name or from a YAML file: parents first, then the budget, then ``overrides``.
 
-    ``overrides`` are dotted keys such as ``"reconstruct.steps"``. Raises RecipeError for an unknown recipe,
-    step, key, budget or a wrong value, and names the nearest valid one.
+    ``overrides`` are dotted keys such as ``"reconstruct.steps"``; ``defaults`` are too, and hold for the steps that say
+    nothing of their key. Raises RecipeError for an unknown recipe, step, key, budget or a wrong value, and names the
+    nearest valid one.
     """
     recipe = with_parents(name_or_path)
     where = f"recipe '{recipe.name}'"
     entries = apply_overrides(recipe.steps, _budget_overrides(recipe, budget), f"{where}, budget '{budget}'")
+    entries = apply_defaults(entries, defaults or {})
     entries = apply_overrides(entries, overrides or {}, where)
     steps = tuple(build(entry, where, label(entries, place)) for place, entry in enumerate(entries))
     if not steps:

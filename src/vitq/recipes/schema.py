@@ -1,11 +1,18 @@
 """What a step's options are called: dotted keys for messages and suggestions."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel
+
+INDEX = re.compile("[0-9]{1,9}")
+"""A position in a list, as part of a dotted key."""
+
+LONGEST = 120
+"""Characters of a value that a message shows."""
 
 
 def option_keys(owner: type) -> list[str]:
@@ -22,6 +29,11 @@ def suggestion(key: str, valid: Sequence[str]) -> str:
     if meant:
         return f"; did you mean {one_of(meant)}?"
     return f"; choose one of: {', '.join(beside)}" if beside else ""
+
+
+def shorten(text: str) -> str:
+    """Return the beginning of a text that is too long for a message."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def one_of(keys: Iterable[str]) -> str:

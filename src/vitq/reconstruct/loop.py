@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from vitq.quantizers import DropMask
-from vitq.reconstruct.curvature import Curvature
 from vitq.reconstruct.data import Data
-from vitq.reconstruct.objectives import Fusion
-from vitq.reconstruct.rounding import rectified_sigmoid, rounding_penalty
+from vitq.reconstruct.objective.curvature import Curvature
+from vitq.reconstruct.objective.terms import Fusion
 from vitq.reconstruct.segment import TrainingSegment
 from vitq.reconstruct.settings import Settings
+from vitq.reconstruct.variables.rounding import rectified_sigmoid, rounding_penalty
 
 POOL = 1 << 16
 """First size of a pool of random masks; it grows to twice the largest tensor."""

@@ -5,17 +5,17 @@ from contextlib import contextmanager
 
 import torch
 
-from vitq.events import Events
+from vitq.activations import first_output, forward_all
 from vitq.quantizers import DropMask, Quantizer
-from vitq.reconstruct.activations import first_output, forward_all
-from vitq.reconstruct.curvature import make_estimator
 from vitq.reconstruct.data import Data
-from vitq.reconstruct.gradients import Gradients
 from vitq.reconstruct.loop import POOL, Loop
-from vitq.reconstruct.objectives import Fusion
+from vitq.reconstruct.objective.curvature import make_estimator
+from vitq.reconstruct.objective.gradients import Gradients
+from vitq.reconstruct.objective.terms import Fusion
 from vitq.reconstruct.replay import Replay
 from vitq.reconstruct.segment import TrainingSegment
 from vitq.reconstruct.settings import Settings
+from vitq.run.events import Events
 
 
 def optimize(

@@ -3,21 +3,24 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from vitq.devices import supports_bfloat16
+from vitq.errors import did_you_mean
 from vitq.graph import Graph
-from vitq.reconstruct.choose import Choose
-from vitq.reconstruct.curvature import LOW_RANK, Weigh
-from vitq.reconstruct.objectives import BlockTerm, FeatureTerm, LocalTerm, LogitsTerm, LowRankTerm, Term
-from vitq.reconstruct.schedule import Order, Piece
+from vitq.reconstruct.objective.curvature import LOW_RANK, Weigh
+from vitq.reconstruct.objective.terms import TERMS, BlockTerm, FeatureTerm, LocalTerm, LogitsTerm, LowRankTerm, Term
 from vitq.reconstruct.settings import Settings
-from vitq.step import Step
+from vitq.reconstruct.slicing.choose import Choose
+from vitq.reconstruct.slicing.schedule import Order, Piece, check_name
+from vitq.run.step import Step
 
 Learnable = Literal["weights", "rounding", "weight_scales", "activation_scales", "zero_points", "biases", "norms"]
+
+Rate = Annotated[float, Field(ge=0)]
 
 
 class Options(Step):
@@ -26,17 +29,18 @@ class Options(Step):
     ``learn`` maps what is learnt to its Adam rate: ``weights`` (straight-through; in steps of their channel),
     ``rounding`` (AdaRound's V), ``weight_scales``, ``activation_scales`` (relative), ``zero_points`` (codes),
     ``biases``, ``norms``. ``block``, ``global`` and ``local`` weigh the terms of the objective; 0 switches one off.
+    ``extra`` weighs registered terms, by name; it is written out only where it names one.
     ``even``: ``steps`` are those of a block, and every level or slicing takes as many in total; else of any segment.
     """
 
-    schedule: tuple[str, ...] = ("block",)
+    schedule: tuple[str, ...] = Field(("block",), min_length=1)
     order: Order = "level"
     choose: Choose | None = None
     inputs: Literal["quantized", "floating"] = "quantized"
     steps: int = Field(500, ge=0)
     even: bool = False
     batch: int = Field(32, ge=1)
-    learn: dict[Learnable, float] = Field({"weights": 0.03, "activation_scales": 0.03})
+    learn: dict[Learnable, Rate] = Field({"weights": 0.03, "activation_scales": 0.03})
     block: float = Field(1.0, ge=0)
     weigh: Weigh = "none"
     weigh_images: int = Field(128, ge=1)
@@ -50,6 +54,7 @@ class Options(Step):
     local: float = Field(0.0, ge=0)
     local_batch: int = Field(8, ge=1)
     local_by: Literal["moments", "kl", "mse"] = "moments"
+    extra: dict[str, Rate] = Field(default_factory=dict)
     drop_activations: float = Field(0.5, ge=0, le=1)
     mix_inputs: float = Field(0.5, ge=0, le=1)
     average: float = Field(0.0, ge=0, lt=1)
@@ -67,6 +72,26 @@ class Options(Step):
                 "learn weights instead, or name one level"
             )
         return self
+
+    @field_validator("schedule")
+    @classmethod
+    def _known_schedules(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            check_name(name)
+        return names
+
+    @field_validator("extra")
+    @classmethod
+    def _known_terms(cls, weights: dict[str, float]) -> dict[str, float]:
+        for name in weights:
+            if name not in TERMS:
+                hint = did_you_mean(name, TERMS) if TERMS else "; none is registered"
+                raise ValueError(f"term '{name}' does not exist{hint}")
+        return weights
+
+    @model_serializer(mode="wrap")
+    def _without_empty_extra(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in written(self).items() if key != "extra" or value}
 
     def rates(self) -> dict[str, float]:
         """Return the rates of what is learnt at all."""
@@ -89,7 +114,7 @@ class Options(Step):
             terms["global"] = (self.global_, FeatureTerm() if on_feature else LogitsTerm(self.temperature))
         if self.local > 0:
             terms["local"] = (self.local, LocalTerm(self.local_by))
-        return terms
+        return terms | {name: (weight, TERMS[name]()) for name, weight in self.extra.items()}
 
     def settings(self, device: torch.device, steps: int) -> Settings:
         """Return what the training of one segment needs."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
+from vitq.activations import first_output, forward_all, forward_many
 from vitq.graph import Graph, Role, Span
 from vitq.graph.ops import CONV, LINEAR, MATMUL, is_op
-from vitq.reconstruct.activations import first_output, forward_all, forward_many
-from vitq.reconstruct.learnable import learnable
-from vitq.reconstruct.objectives import Batch, Summary
-from vitq.reconstruct.variables import Variables
+from vitq.reconstruct.objective.terms import Batch, Summary
+from vitq.reconstruct.variables.learnable import learnable
+from vitq.reconstruct.variables.variables import Variables
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vitq.reconstruct.curvature import Weigh
+from vitq.reconstruct.objective.curvature import Weigh
 
 
 @dataclass(frozen=True)

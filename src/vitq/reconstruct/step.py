@@ -1,12 +1,12 @@
 """The recipe step that reconstructs the student, segment by segment."""
 
-from vitq.reconstruct.choose import Choice, Choose, choose
 from vitq.reconstruct.options import Options
-from vitq.reconstruct.schedule import plan
-from vitq.reconstruct.slicings import Slicing
+from vitq.reconstruct.slicing.choose import Choice, Choose, choose
+from vitq.reconstruct.slicing.schedule import plan
+from vitq.reconstruct.slicing.slicings import Slicing
 from vitq.reconstruct.sweep import sweep
-from vitq.run import Run
-from vitq.step import register_step
+from vitq.run.run import Run
+from vitq.run.step import register_step
 
 
 @register_step("reconstruct")

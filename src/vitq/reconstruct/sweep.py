@@ -5,18 +5,18 @@ from dataclasses import dataclass
 
 import torch
 
+from vitq.activations import Pair, Prefix, first_output, forward_all
 from vitq.devices import cache_home
 from vitq.errors import RecipeError
-from vitq.graph.insert import set_attribute
+from vitq.graph.edit import set_attribute
 from vitq.quantizers import compiling, use_compiled_kernels, worth_compiling
-from vitq.reconstruct.activations import Pair, Prefix, first_output, forward_all
 from vitq.reconstruct.data import Data, count_held_out
-from vitq.reconstruct.objectives import LOCAL, Fusion
+from vitq.reconstruct.objective.terms import LOCAL, Fusion
 from vitq.reconstruct.options import Options
-from vitq.reconstruct.schedule import Piece
 from vitq.reconstruct.segment import prepare
+from vitq.reconstruct.slicing.schedule import Piece
 from vitq.reconstruct.train import train
-from vitq.run import Run
+from vitq.run.run import Run
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import torch
 
-from vitq.events import Events
-from vitq.reconstruct.activations import forward_all
+from vitq.activations import forward_all
 from vitq.reconstruct.data import Data
-from vitq.reconstruct.distances import relative_square
-from vitq.reconstruct.objectives import Fusion
+from vitq.reconstruct.objective.distances import relative_square
+from vitq.reconstruct.objective.terms import Fusion
 from vitq.reconstruct.optimize import optimize
 from vitq.reconstruct.segment import TrainingSegment
 from vitq.reconstruct.settings import Settings
+from vitq.run.events import Events
 
 
 @dataclass(frozen=True)

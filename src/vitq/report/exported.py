@@ -7,12 +7,18 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from vitq.export.targets import NOT_RUN, Cpu
 from vitq.report.units import memory, number, percent, size
-from vitq.targets import NOT_RUN
 
 if TYPE_CHECKING:
+    from vitq.bench.bench import Measured
     from vitq.export import Exported
-    from vitq.export.bench import Measured
+
+
+CPUS = {
+    Cpu.ANY: "for every CPU",
+    Cpu.VNNI: "for x86 CPUs with VNNI, and CPUs that are not x86",
+}
 
 
 def export_table(result: "Exported") -> Table:
@@ -29,8 +35,15 @@ def export_table(result: "Exported") -> Table:
         table.caption = NOT_RUN
         return table
     kernels = f"{result.integer_products} products in integer kernels ({result.promised} promised)"
-    steady = f"{percent(end.self_agreement)} for the simulation with itself, inputs scaled by 1 + 1e-6"
-    lines = [kernels, f"top-1 agrees with the simulation on {end.agreement:.1f} % of {end.images} images ({steady})"]
+    nudged = "for the simulation with itself, inputs scaled by 1 + 1e-6"
+    if end.agreement is None:
+        near = f"outputs are {number(end.relative_error)} off the simulation's on {end.images} images"
+        lines = [kernels, f"{near} ({number(end.self_error)} {nudged})"]
+    else:
+        same = f"top-1 agrees with the simulation on {end.agreement:.1f} % of {end.images} images"
+        lines = [kernels, f"{same} ({percent(end.self_agreement)} {nudged})"]
+    if result.cpu is not None:
+        lines.append(CPUS[result.cpu])
     if end.top1 is not None:
         lines.append(f"top-1 of the file {percent(end.top1)}, of the simulation {percent(end.simulated_top1)}")
     if end.floating_error is not None:

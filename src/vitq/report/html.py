@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, StrictUndefined
 
-from vitq.artifact import write_files
+from vitq.artifact.artifact import write_files
 from vitq.bits import FLOATING_POINT
 from vitq.recipes.document import write_yaml
 from vitq.report.units import duration, memory, number, percent, size
 
 if TYPE_CHECKING:
-    from vitq.quantized import QuantizedModel
+    from vitq.model import QuantizedModel
 
 TEMPLATE = "report.html.j2"
 
@@ -54,6 +54,7 @@ def render(model: "QuantizedModel") -> str:
     text = files("vitq.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     rows = model.scope_table()
+    warnings = [tuple(warning) for warning in metrics.get("warnings") or ()]
     quantized = sum(row.sites for row in rows if row.bits != FLOATING_POINT)
     return page.from_string(text).render(
         model=str(config.source.get("name", "model")),
@@ -62,6 +63,8 @@ def render(model: "QuantizedModel") -> str:
         summary=str(config.recipe.get("summary", "")).strip(),
         source=str(config.recipe.get("source", "")).strip(),
         images=metrics.get("images"),
+        compared="outputs are compared" if metrics.get("relative_error") is not None else "agreement is measured",
+        measured_on="validation" if any(name == "no-labels" for name, _ in warnings) else "calibration",
         labelled=metrics.get("top1") is not None,
         results=result_lines(metrics, config.bits),
         bars=error_bars(metrics.get("segment_errors") or {}, [s.name for s in model.graph.spans("block")]),
@@ -72,7 +75,7 @@ def render(model: "QuantizedModel") -> str:
         all_sites=sum(row.sites for row in rows),
         recipe_yaml=write_yaml(config.recipe),
         origin=origin_groups(model),
-        warnings=[tuple(warning) for warning in metrics.get("warnings") or ()],
+        warnings=warnings,
     )
 
 
@@ -86,6 +89,9 @@ def result_lines(metrics: Mapping[str, Any], bits: str) -> list[Line]:
             lines.append(Line(label, percent(before), percent(after), _points(before, after)))
     if get("agreement") is not None:
         lines.append(Line("agreement with floating point", "", percent(get("agreement"))))
+    if get("relative_error") is not None:
+        lines.append(Line("relative error of the outputs", "", number(get("relative_error"))))
+        lines.append(Line("cosine with floating point", "", f"{get('cosine'):.4f}"))
     if get("mean_segment_error") is not None:
         lines.append(Line("mean segment error", "", number(get("mean_segment_error"))))
     if get("size_bytes") is not None:

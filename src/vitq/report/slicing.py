@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 
-from vitq.artifact import write_files
+from vitq.artifact.artifact import write_files
 from vitq.report.units import number
 
 if TYPE_CHECKING:

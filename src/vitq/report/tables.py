@@ -45,7 +45,8 @@ def closing_table(result: Mapping[str, Any]) -> Table:
     """Return the table that ends a run; what ``result`` lacks, or holds as None, shows as a dash.
 
     Keys: ``bits``; ``fp_top1``, ``fp_top5``, ``top1``, ``top5`` and ``agreement`` (with the floating-point
-    model) in percent; ``images`` (how many these are measured on); ``mean_segment_error``; ``size_bytes`` and
+    model) in percent; ``relative_error`` and ``cosine`` of outputs that are no classes, which leave out what is
+    absent of these; ``images`` (how many these are measured on); ``mean_segment_error``; ``size_bytes`` and
     ``fp_size_bytes`` on disk; ``seconds``; ``peak_memory_bytes``.
     """
     get = result.get
@@ -54,9 +55,15 @@ def closing_table(result: Mapping[str, Any]) -> Table:
     table.add_column("floating point", justify="right")
     table.add_column("quantized", justify="right", style="bold")
     table.add_row("bits", "w32a32", str(get("bits") or "-"))
-    table.add_row("top-1", percent(get("fp_top1")), percent(get("top1")))
-    table.add_row("top-5", percent(get("fp_top5")), percent(get("top5")))
-    table.add_row("agreement with floating point", "", agreement(get("agreement"), get("images")))
+    outputs = get("relative_error") is not None
+    for label, key in (("top-1", "top1"), ("top-5", "top5")):
+        if not outputs or get(key) is not None:
+            table.add_row(label, percent(get(f"fp_{key}")), percent(get(key)))
+    if outputs:
+        table.add_row("relative error of the outputs", "", number(get("relative_error")))
+        table.add_row("cosine with floating point", "", f"{get('cosine'):.4f}")
+    else:
+        table.add_row("agreement with floating point", "", agreement(get("agreement"), get("images")))
     table.add_row("mean segment error", "", number(get("mean_segment_error")))
     quantized_size = size_with_ratio(get("size_bytes"), get("fp_size_bytes"))
     table.add_row("size on disk", size(get("fp_size_bytes")), quantized_size)

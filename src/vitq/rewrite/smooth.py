@@ -14,13 +14,14 @@ from torch import fx
 
 from vitq.errors import GraphError
 from vitq.graph import Graph, Role, Site
-from vitq.graph.ops import LINEAR, aten, is_op, value
+from vitq.graph.edit import finish, insert_call, insert_constant, node_named
+from vitq.graph.ops import LINEAR, aten, is_op
+from vitq.graph.parameters import require_own
 from vitq.quantizers import affine_from_range
-from vitq.rewrite.norms import require_own
-from vitq.step import Step, register_step
+from vitq.run.step import Step, register_step
 
 if TYPE_CHECKING:
-    from vitq.run import Run
+    from vitq.run.run import Run
 
 MAX_TOKENS = 2048
 CLIPS = (0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)
@@ -106,18 +107,11 @@ def _round(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int) 
 
 def _divide(graph: Graph, site: Site, linear: fx.Node, r_C: torch.Tensor) -> None:
     """Put x · (1 / r) between the site's tensor and its linear."""
-    module, source = graph.module, next(n for n in graph.module.graph.nodes if n.name == site.node)
-    name = f"{linear.name}_smooth"
-    module.register_buffer(name, r_C.reciprocal())
-    with module.graph.inserting_before(linear):
-        factor = module.graph.create_node("get_attr", name)
-        product = module.graph.call_function(aten.mul.Tensor, (source, factor))
-    with value(source).fake_mode:
-        factor.meta["val"] = torch.empty(len(r_C), device=value(source).device)
-    product.meta = {"val": value(source), "nn_module_stack": source.meta.get("nn_module_stack")}
+    module, source = graph.module, node_named(graph.module, site.node)
+    factor = insert_constant(module, f"{linear.name}_smooth", r_C.reciprocal(), before=linear)
+    product = insert_call(module, aten.mul.Tensor, (source, factor), before=linear, like=source)
     linear.replace_input_with(source, product)
-    module.graph.lint()
-    module.recompile()
+    finish(module)
 
 
 def _inside(graph: Graph, end: str, node: fx.Node) -> bool:

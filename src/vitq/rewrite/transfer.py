@@ -14,13 +14,14 @@ import torch
 
 from vitq.errors import GraphError
 from vitq.graph import Graph, Role, Site
-from vitq.graph.insert import quantizer_target
+from vitq.graph.edit import node_named
+from vitq.graph.parameters import parameter
+from vitq.graph.queries import NormReaders, norm_readers
 from vitq.quantizers import Granularity, Quantizer, make_quantizer
-from vitq.rewrite.norms import NormReaders, norm_readers, parameter
-from vitq.step import Step, register_step
+from vitq.run.step import Step, register_step
 
 if TYPE_CHECKING:
-    from vitq.run import Run
+    from vitq.run.run import Run
 
 
 @register_step("transfer_scales")
@@ -59,7 +60,7 @@ def _is_channel_wise(site: Site, quantizer: Quantizer) -> bool:
 def _require_private(graph: Graph, readers: NormReaders) -> None:
     """Raise GraphError where teacher and student are compared between the norm and its linears."""
     compared = {graph.feature, *(span.end for span in graph.spans("unit"))}
-    node = next(n for n in graph.module.graph.nodes if n.name == readers.site.node)
+    node = node_named(graph.module, readers.site.node)
     while True:
         if node.name in compared:
             raise GraphError(f"'{node.name}' is where student and teacher are compared")
@@ -109,6 +110,5 @@ def fresh(graph: Graph, site: str, *, per_tensor: bool = False) -> Quantizer:
     form = replace(old.format, granularity=Granularity.TENSOR) if per_tensor else old.format
     new = make_quantizer(form, None if per_tensor else old.axis).to(old.scale.device)
     new.site = site
-    graph.module.add_submodule(quantizer_target(site), new)
-    graph.quantizers[site] = new
+    graph.replace(site, new)
     return new

@@ -1,0 +1,201 @@
+"""Arguments at the door: one table says, by name, which types and ranges the verbs take."""
+
+import functools
+import inspect
+import operator
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from vitq.bits import Bits
+from vitq.errors import ArgumentError, DataError, ModelError
+from vitq.models import LoadedModel, Preprocessing
+from vitq.run.limits import check_plain
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LONGEST_PATH, LONGEST_NAME = 4096, 255
+"""Of a path and of each name in it, in bytes: Linux's limits, the widest there are."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What an argument takes, in words, and how it is read; ``read`` raises TypeError or ValueError for all else."""
+
+    takes: str
+    read: Callable[[Any], Any]
+
+
+def checked(**own: Rule) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Wrap a verb so that its arguments are checked by ``RULES``, or by a rule of its ``own``, before it starts.
+
+    None passes where it is the default. Raises ArgumentError that names the argument, what it takes and what was given.
+    """
+
+    def wrap(verb: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(verb)
+        rules = {name: {**RULES, **own}[name] for name in signature.parameters if name in {**RULES, **own}}
+
+        @functools.wraps(verb)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            bound = signature.bind(*args, **kwargs)
+            for name, value in bound.arguments.items():
+                if name in rules and not (value is None and signature.parameters[name].default is None):
+                    bound.arguments[name] = check(name, value, rules[name])
+            return verb(*bound.args, **bound.kwargs)
+
+        return wrapper
+
+    return wrap
+
+
+def check(name: str, value: Any, rule: Rule) -> Any:
+    """Return ``value`` as ``rule`` reads it; raise ArgumentError where it does not take it."""
+    try:
+        return rule.read(value)
+    except (TypeError, ValueError) as error:
+        why = f" ({error})" if isinstance(error, ValueError) and str(error) else ""
+        raise ArgumentError(f"{name} takes {rule.takes}, not {_shown(value)}{why}") from None
+
+
+def whole(low: int, high: int) -> Rule:
+    """Return the rule of a whole number, Python's or NumPy's."""
+
+    def read(value: Any) -> int:
+        if isinstance(value, bool | np.bool_ | torch.Tensor):
+            raise TypeError
+        number = operator.index(value)
+        if not low <= number <= high:
+            raise ValueError
+        return number
+
+    return Rule(f"a whole number from {low:,} to {high:,}", read)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    if not value.strip():
+        raise ValueError
+    if "\0" in value or len(value) > LONGEST_PATH:
+        raise ValueError("too long, or with a character that no name has")
+    return str(value)
+
+
+def _path(value: Any) -> str | Path:
+    text = _text(os.fspath(value))
+    raw = os.fsencode(text)
+    if len(raw) > LONGEST_PATH or max(map(len, raw.split(os.fsencode(os.sep)))) > LONGEST_NAME:
+        raise ValueError("too long for a path")
+    return text if isinstance(value, str) else Path(text)
+
+
+def _folder_path(value: Any) -> Path:
+    return Path(_path(value))
+
+
+def _model(value: Any) -> Any:
+    if isinstance(value, nn.Module | LoadedModel):
+        return value
+    return str(_path(value))
+
+
+def _images(value: Any) -> Any:
+    if value is None or isinstance(value, bytes | bool | int | float):
+        raise TypeError
+    if isinstance(value, str | os.PathLike):
+        path = Path(_path(value))
+        if not os.path.exists(path):  # noqa: PTH110 - False, not an error, where a folder above may not be read
+            raise DataError(f"'{path}': no such folder or file")
+        return path
+    return value
+
+
+def _weights(value: Any) -> str | Path:
+    path = _path(value)
+    if path != "random" and not os.path.exists(path):  # noqa: PTH110
+        raise ModelError(f"weights '{path}': no such file")
+    return path
+
+
+def _bits(value: Any) -> Bits:
+    return value if isinstance(value, Bits) else Bits.parse(_text(value))
+
+
+def _device(value: Any) -> str:
+    return str(value) if isinstance(value, torch.device) else _text(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError
+    return bool(value)
+
+
+def _preprocessing(value: Any) -> Any:
+    if isinstance(value, Preprocessing):
+        return value
+    return _mapping(value)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError
+    if not all(isinstance(key, str) for key in value):
+        raise ValueError("a key is not text")
+    check_plain(value)
+    return value
+
+
+MODEL = Rule("a timm name, a Hugging Face id, a folder, or a module (an instance, not its class)", _model)
+PATH = Rule("a path", _path)
+TEXT = Rule("text", _text)
+FLAG = Rule("True or False", _flag)
+DEVICE = Rule("'auto', 'cpu', 'cuda' or 'cuda:N'", _device)
+IMAGES = Rule("a folder, an .npz file, a tensor (N, C, H, W) or an iterable of images", _images)
+
+RULES: dict[str, Rule] = {
+    "model": MODEL,
+    "floating": MODEL,
+    "images": IMAGES,
+    "validation": IMAGES,
+    "recipe": Rule("a recipe's name or a .yaml file", _path),
+    "bits": Rule("bits such as 'w4a4'", _bits),
+    "budget": Rule("'quick', 'full' or another budget of the recipe", _text),
+    "scope": Rule("'paper' or 'deploy'", _text),
+    "target": Rule("the name of a target of 'vitq export'", _text),
+    "weights": Rule("a file, or 'random'", _weights),
+    "num_classes": whole(1, 1_000_000),
+    "preprocessing": Rule("values such as {'crop_pct': 0.9}", _preprocessing),
+    "overrides": Rule("options such as {'reconstruct.steps': 500}", _mapping),
+    "limit": whole(1, 1_000_000_000),
+    "views": whole(1, 1_000_000),
+    "batch_size": whole(1, 1_000_000),
+    "seed": whole(0, 2**63 - 1),
+    "opset": whole(1, 1_000),
+    "device": DEVICE,
+    "out": PATH,
+    "path": Rule("the path of a folder", _folder_path),
+    "resume": FLAG,
+    "overwrite": FLAG,
+    "integer": FLAG,
+    "force": FLAG,
+    "progress": FLAG,
+}
+"""By the name that an argument has in every verb."""
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, str | bool | int | float | bytes) or value is None:
+        text = repr(value) if not isinstance(value, int) or abs(value) < 10**40 else "a number of more than 40 digits"
+        return text if len(text) <= 80 else f"{text[:60]}… ({len(text):,} characters)"
+    return f"a {type(value).__name__}"

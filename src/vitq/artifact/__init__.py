@@ -1,0 +1,1 @@
+"""Artifacts: the files of a quantized model and their schema."""

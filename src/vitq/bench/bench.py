@@ -1,0 +1,186 @@
+"""The public verb ``bench``: speed, size and accuracy of what was exported, side by side."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from vitq.bench.baselines import nncf_static, onnxruntime_static
+from vitq.bench.peak_memory import footprint
+from vitq.devices import supports_bfloat16
+from vitq.errors import ExportError
+from vitq.export.build import build, properties
+from vitq.export.floating import baseline
+from vitq.export.runtimes import SESSIONS, Content, Session, compile_content, runtime_version, size_of
+from vitq.export.saturation import NONE, cause, overflowing
+from vitq.export.targets import PROFILES, Cpu, Profile, cpu_of
+from vitq.graph import Graph
+from vitq.measure import measure
+from vitq.models import LoadedModel
+from vitq.run.events import Events
+
+if TYPE_CHECKING:
+    from vitq.model import QuantizedModel
+
+
+CPU = torch.device("cpu")
+FLOAT32, BFLOAT16, OWN, NNCF = "float32", "bfloat16", "onnxruntime's own int8", "NNCF's int8"
+RESERVED = frozenset({FLOAT32, BFLOAT16, OWN, NNCF})
+"""Names of the rows that are no artifact's."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One compiled model: what it is, where it runs, what it was compiled from."""
+
+    name: str
+    runtime: str
+    content: Content
+    bfloat16: bool
+    session: Session
+
+    @property
+    def size_bytes(self) -> int:
+        """Return its size on disk."""
+        return size_of(self.content)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One line of the result: medians in milliseconds a batch, ``ratios`` to floating point in the same runtime.
+
+    ``top1`` in percent, of the file and not of its simulation; None without labelled images. ``memory_bytes``: how
+    much compiling it and the largest batch raise a process's peak memory.
+    """
+
+    name: str
+    runtime: str
+    size_bytes: int
+    memory_bytes: int
+    integer_products: int
+    milliseconds: dict[int, float]
+    ratios: dict[int, float]
+    top1: float | None
+
+
+def contenders(
+    models: dict[str, "QuantizedModel"],
+    x_NCHW: torch.Tensor,
+    threads: int,
+    rivals: bool,
+    floating: LoadedModel | None = None,
+    cpu: Cpu = Cpu.ANY,
+) -> list[Contender]:
+    """Compile floating point, bfloat16, every model and what the runtimes make themselves, per installed runtime."""
+    first, example = next(iter(models.values())), x_NCHW[:2]
+    bf16 = supports_bfloat16(CPU)
+    plain = (
+        build(without_quantizers(first.graph), {}, example, {})
+        if floating is None
+        else baseline(floating, first, example)
+    )
+    found: list[Contender] = []
+    for runtime in (name for name in SESSIONS if runtime_version(name) is not None):
+        mixed = runtime == "openvino" and bf16
+        files = {name: _file(model, PROFILES[runtime], example, cpu) for name, model in models.items()}
+        field: dict[str, Content] = {FLOAT32: plain, **files}
+        if rivals and runtime == "onnxruntime":
+            field[OWN] = onnxruntime_static(plain, x_NCHW)
+        elif rivals and (nncf := nncf_static(plain, x_NCHW)) is not None:
+            field[NNCF] = nncf
+        for name, content in field.items():
+            found.append(Contender(name, runtime, content, False, compile_content(runtime, content, threads)))
+            if mixed:
+                session = compile_content(runtime, content, threads, bfloat16=True)
+                label = BFLOAT16 if name == FLOAT32 else f"{name} + bfloat16"
+                found.append(Contender(label, runtime, content, True, session))
+    return found
+
+
+def bench(
+    models: dict[str, "QuantizedModel"],
+    x_NCHW: torch.Tensor,
+    *,
+    batches: Sequence[int] = (1, 16),
+    threads: int = 1,
+    rounds: int = 20,
+    rivals: bool = True,
+    labelled: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
+    floating: LoadedModel | None = None,
+    cpu: str = Cpu.ANY,
+    events: Events | None = None,
+) -> list[Measured]:
+    """Measure all contenders in turn, ``rounds`` times, so that what else the machine does falls on all alike.
+
+    ``x_NCHW`` are preprocessed images, also the calibration data of the rivals. ``floating`` is the model that the
+    first artifact was made of; without it float32 is that artifact's graph without quantizers, with its weights.
+    ``cpu``: as in ``export``. Raises ExportError for a model that cannot be exported, for another ``floating``, and for
+    a name of ``models`` that another row has.
+    """
+    if taken := sorted(RESERVED & models.keys()):
+        raise ExportError(f"a model cannot be named '{taken[0]}' here: that is the name of another row; choose another")
+    events, wanted = events or Events(), cpu_of(cpu, PROFILES["onnxruntime"])
+    for name, model in models.items():
+        for runtime in (r for r in SESSIONS if runtime_version(r) is not None):
+            profile = PROFILES[runtime]
+            if reason := cause(overflowing(model.graph, model.weights, profile), profile, wanted):
+                events.warn("saturation", f"{name} in {runtime}: {reason}")
+    field = contenders(models, x_NCHW, threads, rivals, floating, wanted)
+    times: dict[tuple[int, int], list[float]] = {}
+    with events.task("bench", len(batches) * rounds) as task:
+        for batch in batches:
+            x = _cycled(x_NCHW, batch)
+            for contender in field:
+                contender.session(x)  # the first run allocates
+            for _ in range(rounds):
+                for i, contender in enumerate(field):
+                    began = time.perf_counter()
+                    contender.session(x)
+                    times.setdefault((i, batch), []).append(1000 * (time.perf_counter() - began))
+                task.advance()
+    medians = {key: statistics.median(values) for key, values in times.items()}
+    plain = {c.runtime: i for i, c in enumerate(field) if c.name == FLOAT32}
+    largest = _cycled(x_NCHW, max(batches))
+    rows: list[Measured] = []
+    with events.task("memory and accuracy", len(field)) as task:
+        for i, c in enumerate(field):
+            score = measure(_logits(c.session), labelled, CPU)[0] if labelled else None
+            row = Measured(
+                c.name,
+                c.runtime,
+                c.size_bytes,
+                footprint(c.runtime, c.content, largest, threads, c.bfloat16),
+                c.session.integer_products(),
+                {batch: medians[i, batch] for batch in batches},
+                {batch: medians[plain[c.runtime], batch] / medians[i, batch] for batch in batches},
+                None if score is None else score.top1,
+            )
+            rows.append(row)
+            task.advance()
+    return rows
+
+
+def _file(model: "QuantizedModel", profile: Profile, example_BCHW: torch.Tensor, cpu: Cpu) -> bytes:
+    """Return the file of ``model`` that ``export`` writes."""
+    wide = overflowing(model.graph, model.weights, profile)
+    about = properties(model, "bench", cpu if wide else Cpu.ANY)
+    return build(model.graph, model.weights, example_BCHW, about, overflow=wide if cpu is Cpu.ANY else NONE)
+
+
+def _logits(session: Session) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda x_BCHW: session(x_BCHW)[0]
+
+
+def without_quantizers(graph: Graph) -> Graph:
+    """Return a copy of ``graph`` in floating point: the same operations on weights of the same size."""
+    plain = graph.clone()
+    for site in list(plain.quantizers):
+        plain.remove(site)
+    return plain
+
+
+def _cycled(x_NCHW: torch.Tensor, count: int) -> torch.Tensor:
+    return x_NCHW.repeat(-(-count // len(x_NCHW)), 1, 1, 1)[:count].contiguous()

@@ -1,0 +1,1 @@
+"""The proof that a file computes what the simulation computes."""

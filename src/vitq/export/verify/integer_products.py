@@ -1,0 +1,64 @@
+"""What of a model must run in integer kernels, and what is worth knowing about the rest."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+
+import onnx
+
+from vitq.export.parts import parts_of
+from vitq.export.targets import Profile
+from vitq.graph import Graph
+from vitq.graph.ops import LINEAR, MATMUL, aten, is_op
+from vitq.quantizers import Quantizer
+
+FUSED = {"LayerNormalization": {aten.layer_norm.default}, "Gelu": {aten.gelu.default}}
+"""What an operator of the file was in the captured graph."""
+
+
+def promises(
+    graph: Graph, weights: Mapping[str, Quantizer], profile: Profile, unsigned: Collection[str] = ()
+) -> tuple[int, tuple[str, ...]]:
+    """Return how many products must run in integer kernels, and what is worth knowing about the others.
+
+    Weights named in ``unsigned`` are written as uint8. Products of two activations count for ONNX Runtime alone:
+    OpenVINO fuses attention in its own way.
+    """
+    nodes = {node.name: node for node in graph.module.graph.nodes}
+    operands = Counter(
+        consumer
+        for name, quantizer in graph.quantizers.items()
+        if isinstance(quantizer, Quantizer) and quantizer.has_integer_values
+        for consumer in graph.sites[name].consumers
+    )
+    products = {
+        name: sum(len(parts_of(nodes[c], graph.cuts)) or 1 for c in graph.sites[name].consumers)
+        for name in weights
+        if all(is_op(nodes[c], LINEAR) and c in operands for c in graph.sites[name].consumers)
+    }
+    if not profile.uint8_weights:
+        uneven = {name for name in products if not weights[name].format.symmetric}
+        wide = {name for name in products if name in unsigned} - uneven
+        notes: list[str] = []
+        if uneven:
+            note = f"{len(uneven)} linears have weights with zero points, which OpenVINO multiplies in floating point"
+            notes.append(f"{note}; quantize with --target openvino")
+        if wide:
+            notes.append(
+                f"{len(wide)} linears of 8-bit weights and 8-bit activations are multiplied in floating point, for "
+                "OpenVINO's int8 kernels saturate on CPUs without VNNI; quantize with --target openvino (weights of 7 "
+                "bits), or export with --cpu vnni for CPUs with VNNI alone"
+            )
+        return sum(count for name, count in products.items() if name not in uneven | wide), tuple(notes)
+    attention = sum(count == 2 and is_op(nodes[c], MATMUL) for c, count in operands.items())
+    return sum(products.values()) + (attention if profile.name == "onnxruntime" else 0), ()
+
+
+def split_operators(graph: Graph, content: bytes, profile: Profile) -> list[str]:
+    """Return a line for each operator that ``profile`` wants whole and that the file computes in parts."""
+    written = Counter(node.op_type for node in onnx.load_from_string(content).graph.node)
+    lines: list[str] = []
+    for operator in profile.fused:
+        wanted = {str(node.args) for node in graph.module.graph.nodes if is_op(node, FUSED[operator])}
+        if written[operator] < len(wanted):  # equal ones are computed once
+            lines.append(f"{written[operator]} of {len(wanted)} {operator} operators are whole in the file")
+    return lines

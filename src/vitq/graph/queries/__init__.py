@@ -1,0 +1,26 @@
+"""Questions that rewrites ask a captured graph; nothing is changed, and no model is known by its name."""
+
+from vitq.graph.queries.heads import HeadPair, Rows, query_key, value_path
+from vitq.graph.queries.norms import NormReaders, norm_readers
+from vitq.graph.queries.ports import Barrier, Port, Reader, Stream, Writer
+from vitq.graph.queries.sources import Kind, Source, source_of
+from vitq.graph.queries.stream import residual_stream, residual_streams
+
+__all__ = [
+    "Barrier",
+    "HeadPair",
+    "Kind",
+    "NormReaders",
+    "Port",
+    "Reader",
+    "Rows",
+    "Source",
+    "Stream",
+    "Writer",
+    "norm_readers",
+    "query_key",
+    "residual_stream",
+    "residual_streams",
+    "source_of",
+    "value_path",
+]

@@ -1,0 +1,87 @@
+"""The plain module behind what people give as a model: wrappers are taken off, what is no model is refused."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitq.errors import ModelError
+
+_WRAPPERS = {
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+    "torch.optim.swa_utils.AveragedModel": "module",
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+    "timm.utils.model_ema.ModelEma": "ema",
+    "timm.utils.model_ema.ModelEmaV2": "module",
+    "timm.utils.model_ema.ModelEmaV3": "module",
+}
+"""Classes that hold a model and call it, and the name under which they hold it."""
+
+
+def plain_copy(module: nn.Module) -> nn.Module:
+    """Copy the module inside ``module``'s wrappers; compiled parts inside are taken out of theirs too.
+
+    Raises ModelError for TorchScript, lazy modules that never ran, parameters without values, and what
+    cannot be copied.
+    """
+    inner = unwrapped(module)
+    name = type(inner).__name__
+    _check_kind(inner, name)
+    try:
+        mine = copy.deepcopy(inner)
+    except Exception as error:  # locks, handles, tensors with a gradient history: each raises its own
+        raise ModelError(
+            f"the {name} cannot be copied ({error}); give a module that copy.deepcopy copies, in its plain form"
+        ) from error
+    for path, part in [(path, part) for path, part in mine.named_modules() if path]:
+        if type(part).__name__ == "OptimizedModule":
+            owner, _, leaf = path.rpartition(".")
+            setattr(mine.get_submodule(owner), leaf, unwrapped(part))
+    return mine
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return what data parallelism, weight averaging and ``torch.compile`` wrap."""
+    while (holds := _WRAPPERS.get(_full_name(module))) is not None:
+        module = getattr(module, holds)
+    return module
+
+
+def not_a_model(spec: Any) -> ModelError:
+    """The error for what is neither a name nor a module, with what to give instead."""
+    accepted = "give a timm name, a Hugging Face id, a folder or a torch.nn.Module"
+    if isinstance(spec, type):
+        made = "an instance of it" if issubclass(spec, nn.Module) else "no model"
+        return ModelError(f"model is the class {spec.__name__}, not {made}; {accepted}")
+    if isinstance(spec, torch.jit.ScriptFunction):
+        return _script("function")
+    if type(spec).__name__ == "ExportedProgram":
+        return ModelError("model is an ExportedProgram; give the torch.nn.Module that it was exported from")
+    if callable(spec):
+        return ModelError(f"model is a function ({type(spec).__name__}); {accepted}, whose forward calls it")
+    given = "None" if spec is None else f"{spec!r}"[:60] + f" of type {type(spec).__name__}"
+    return ModelError(f"model is {given}; {accepted}")
+
+
+def _check_kind(module: nn.Module, name: str) -> None:
+    for part in module.modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise _script(getattr(part, "original_name", name))
+    for path, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
+            raise ModelError(f"{name}: '{path}' is lazy and has no shape yet; run the model once on an image first")
+        if tensor.is_meta:
+            raise ModelError(f"{name}: '{path}' is on the meta device and has no values; load the weights first")
+
+
+def _script(name: str) -> ModelError:
+    return ModelError(
+        f"the {name} is TorchScript (torch.jit.trace or torch.jit.script), whose operations are fixed; "
+        "give the Python module that it was made from, with its weights"
+    )
+
+
+def _full_name(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"

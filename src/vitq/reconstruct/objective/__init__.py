@@ -1,0 +1,1 @@
+"""What a segment is trained towards: terms, their distances, curvatures."""

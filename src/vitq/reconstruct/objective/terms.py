@@ -1,0 +1,183 @@
+"""Objectives: the terms of a reconstruction loss, which add up after each is scaled by its first value."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+
+from vitq.errors import RecipeError
+from vitq.reconstruct.objective.curvature import Curvature
+from vitq.reconstruct.objective.distances import (
+    EPSILON,
+    channel_divergence,
+    divergence,
+    image_moments,
+    mean_square,
+    moment_distance,
+    relative_square,
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the terms of one step may look at: the segment's output, its layers' outputs, and the model's end (goal)."""
+
+    output: torch.Tensor
+    target: torch.Tensor
+    taps: tuple[torch.Tensor, ...]
+    target_taps: tuple[torch.Tensor, ...]
+    goal: torch.Tensor | None
+    target_goal: torch.Tensor | None
+    curvature: Curvature | None = None
+
+
+class Term(Protocol):
+    """One term of the loss: a scalar from a batch."""
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Return the loss of ``batch``."""
+
+
+TermType = TypeVar("TermType", bound=Callable[[], Term])
+TERMS: dict[str, Callable[[], Term]] = {}
+"""Terms from outside, by the name that ``reconstruct.extra`` takes."""
+
+
+def register_term(name: str) -> Callable[[TermType], TermType]:
+    """Register a term's class, made without arguments, for ``reconstruct.extra``; RecipeError if the name is taken."""
+
+    def register(term: TermType) -> TermType:
+        if name in TERMS or name in OWN:
+            raise RecipeError(f"term '{name}' is already registered; choose another name")
+        TERMS[name] = term
+        return term
+
+    return register
+
+
+OWN = ("block", "low_rank", "global", "local")
+"""Names of the terms that have options of their own."""
+
+
+@dataclass(frozen=True)
+class BlockTerm:
+    """Squared error at the segment's end, weighed by the diagonal of the batch's curvature where there is one.
+
+    Source: BRECQ (arXiv 2102.05426) without its Fisher weight; MGRQ's OBWR. ``drop_smallest`` leaves out that part of
+    the elements with the least weighed error, so that many tiny errors do not hide the decisive ones: APQ-ViT's bottom
+    elimination (arXiv 2303.14341), which its paper uses to choose scales.
+    """
+
+    drop_smallest: float = 0.0
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Return the mean over elements."""
+        errors = (batch.output.float() - batch.target.float()).square()
+        if batch.curvature is not None:
+            errors = batch.curvature.diagonal_N * errors
+        if self.drop_smallest > 0:
+            sample = errors.detach().flatten()
+            least = sample[:: max(len(sample) // 65536, 1)].quantile(self.drop_smallest)
+            errors = errors * (errors.detach() >= least)
+        return errors.mean()
+
+
+@dataclass(frozen=True)
+class LowRankTerm:
+    """The low-rank part of the batch's curvature. Source: FIMA-Q (arXiv 2506.11543), LS-ViT (CVPR 2026)."""
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Return the mean over images; batch.curvature must have rows."""
+        assert batch.curvature is not None
+        return batch.curvature.low_rank_loss(batch.output.float() - batch.target.float())
+
+
+@dataclass(frozen=True)
+class FeatureTerm:
+    """Extra-block global supervision on the penultimate feature, reached through the frozen suffix.
+
+    Source: MGRQ (arXiv 2406.09229) relates a block's output to the model's output; the distance is not published.
+    Squared error of the feature is GLF-Q's.
+    """
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Return the mean squared error of the feature; batch.goal must be the feature."""
+        assert batch.goal is not None and batch.target_goal is not None
+        return mean_square(batch.goal, batch.target_goal)
+
+
+@dataclass(frozen=True)
+class LogitsTerm:
+    """Extra-block global supervision on the logits: KL at ``temperature``. Source: PD-Quant (arXiv 2212.07048)."""
+
+    temperature: float = 4.0
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Return T² · KL(teacher || student); batch.goal must be the logits."""
+        assert batch.goal is not None and batch.target_goal is not None
+        return divergence(batch.goal, batch.target_goal, self.temperature)
+
+
+Summary = Callable[[torch.Tensor, int], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Local:
+    """A distance between a layer's outputs, and what it needs of the teacher's.
+
+    ``summary`` gives that as one row for each of so many images, small enough to be kept for all of them; without it
+    the distance needs the whole output, which is computed again at every step.
+    """
+
+    distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    summary: Summary | None = None
+
+
+LOCAL = {
+    "moments": Local(moment_distance, image_moments),
+    "kl": Local(channel_divergence),
+    "mse": Local(relative_square),
+}
+
+
+@dataclass(frozen=True)
+class LocalTerm:
+    """Intra-block local supervision on the outputs of the layers inside. Source: MGRQ; see moment_distance."""
+
+    by: str = "moments"
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Return the sum over layers; zero where a segment has a single layer, whose output is the segment's."""
+        pairs = zip(batch.taps, batch.target_taps, strict=True)
+        return (
+            torch.stack([LOCAL[self.by].distance(a, b) for a, b in pairs]).sum()
+            if batch.taps
+            else batch.output.new_zeros(())
+        )
+
+
+class Fusion:
+    """Mixed granularity loss fusion: Σ_i w_i · L_i / L_i(first step), so the terms start at the ratio of their weights.
+
+    Source: MGRQ names the fusion; scales taken once at the first iteration are vitq's reading (as in GLF-Q). Where the
+    curvature is renewed they are taken again (``rescale``), as FIMA-Q does.
+    """
+
+    def __init__(self, terms: dict[str, tuple[float, Term]]) -> None:
+        self.terms = {name: (weight, term) for name, (weight, term) in terms.items() if weight > 0}
+        self.first: dict[str, float] = {}
+
+    def rescale(self) -> None:
+        """Take the scales again at the next step: what the terms measure has changed."""
+        self.first.clear()
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Return the fused loss; zero where no term is left."""
+        losses = []
+        for name, (weight, term) in self.terms.items():
+            loss = term(batch)
+            if name not in self.first:
+                self.first[name] = max(float(loss.detach()), EPSILON)
+            losses.append(loss * (weight / self.first[name]))
+        return torch.stack(losses).sum() if losses else batch.output.new_zeros(())

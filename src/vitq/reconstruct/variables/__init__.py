@@ -1,0 +1,1 @@
+"""What is learnt in a segment: weights, scales, biases, how weights are rounded."""

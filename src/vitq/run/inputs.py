@@ -1,0 +1,80 @@
+"""What a verb starts from: a model and calibration images."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitq.data import ImageSource, draw_calibration, load_batches, open_images
+from vitq.errors import ArgumentError, GraphError, ModelError
+from vitq.graph import Graph, capture
+from vitq.models import LoadedModel, Preprocessing, load_model, settle
+from vitq.models.outputs import Warn
+from vitq.run.events import Events
+
+
+def load_source(
+    model: str | nn.Module | LoadedModel,
+    weights: str | Path | None,
+    num_classes: int | None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None,
+) -> LoadedModel:
+    """Load a model by name or folder, or take it as it is; ``preprocessing`` replaces values of its own."""
+    if isinstance(model, LoadedModel):
+        if weights is not None or num_classes is not None:
+            raise ArgumentError("weights and num_classes are for load_model; this model is loaded already")
+        return replace(model, preprocessing=model.preprocessing.changed(preprocessing))
+    return load_model(model, weights=weights, num_classes=num_classes, preprocessing=preprocessing)
+
+
+def settle_for(source: ImageSource, loaded: LoadedModel, warn: Warn) -> LoadedModel:
+    """Settle the model on the first images of a source, prepared as they will be."""
+    x_BCHW, _ = next(load_batches(source, loaded.preprocessing, batch_size=2, warn=warn))
+    return settle(loaded, x_BCHW, warn)
+
+
+def capture_checked(loaded: LoadedModel, x_NCHW: torch.Tensor, device: torch.device) -> Graph:
+    """Capture the model on ``device``.
+
+    Raises ModelError where the model is random, and GraphError where the graph does not compute what the model
+    computes.
+    """
+    x_2CHW = x_NCHW[:2]
+    graph = capture(loaded.module, x_2CHW)
+    with torch.no_grad():
+        expected, got = loaded.module(x_2CHW), graph(x_2CHW)
+        if not _close(expected, got):
+            if not torch.equal(expected, loaded.module(x_2CHW)):
+                raise ModelError(
+                    f"{loaded.name} is random in eval mode: two runs on the same images differ. Turn off what draws "
+                    "numbers there, such as F.dropout(x, p) without training=self.training, or noise"
+                )
+            raise GraphError(
+                f"the captured graph of {loaded.name} does not compute what the model computes; please report it"
+            )
+    graph.to(device)
+    return graph
+
+
+def _close(expected: torch.Tensor, got: torch.Tensor) -> bool:
+    if expected.shape != got.shape:
+        return False
+    return torch.allclose(expected, got, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def draw_images(
+    loaded: LoadedModel, images: Any, take_size: bool, limit: int, views: int, seed: int, events: Events
+) -> tuple[LoadedModel, torch.Tensor]:
+    """Draw calibration images x_NCHW with a seed, show how they are preprocessed, settle the model's output on them.
+
+    With ``take_size`` images that are preprocessed already set the model's input size.
+    """
+    source = open_images(images, labels=False, limit=limit)
+    if take_size and source.shape is not None:
+        loaded = replace(loaded, preprocessing=loaded.preprocessing.of_tensors(source.shape))
+    events.show(f"{loaded.name}: {loaded.preprocessing.describe()}")
+    x_NCHW = draw_calibration(source, loaded.preprocessing, limit=limit, views=views, seed=seed, warn=events.warn)
+    return settle(loaded, x_NCHW, events.warn), x_NCHW

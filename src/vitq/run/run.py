@@ -1,0 +1,56 @@
+"""What the steps of a recipe work on: one run, from its images to its student graph."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from vitq.bits import Bits
+from vitq.graph import Graph
+from vitq.run.checkpoints import Store
+from vitq.run.events import Events
+
+
+@dataclass
+class Run:
+    """One quantization in progress.
+
+    ``teacher`` stays in floating point, ``student`` is changed by the steps; they share node names, not tensors.
+    ``images_NCHW`` are preprocessed calibration images in float32 on the CPU.
+    """
+
+    teacher: Graph
+    student: Graph
+    images_NCHW: torch.Tensor
+    bits: Bits
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    events: Events = field(default_factory=Events)
+    store: Store = field(default_factory=Store)
+    stage: str = "run"
+    """Name of the step at work, unique within the run: the prefix of its checkpoints."""
+    recipe: str = ""
+    """Name of the recipe, for messages."""
+    _told: int = 0
+    """How many warnings there were when ``restore`` was last called."""
+
+    def restore(self, key: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """Return the (tensors, facts) kept under ``key``, None if there are none, and repeat its warnings."""
+        saved = self.store.load(key)
+        if saved is not None:
+            for name, message in saved[1].pop("warnings", ()):
+                self.events.warn(name, message)
+        self._told = len(self.events.warnings)
+        return saved
+
+    def keep(self, key: str, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any] | None = None) -> None:
+        """Checkpoint a finished piece of work, with the warnings given since ``restore`` did not find it."""
+        self.store.save(key, tensors, {**(facts or {}), "warnings": self.events.warnings[self._told :]})
+
+    def generator(self, *purpose: str | int) -> torch.Generator:
+        """Return a CPU generator that depends on the seed and on ``purpose`` alone, so a resumed run draws the same."""
+        text = ":".join(str(part) for part in (self.seed, *purpose))
+        digest = hashlib.sha256(text.encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

@@ -1,0 +1,99 @@
+"""A recipe is a list of steps: the base of every step and the registry that knows them by name."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic.fields import FieldInfo
+
+from vitq.errors import RecipeError
+from vitq.run.limits import check_plain
+
+if TYPE_CHECKING:
+    from vitq.run.run import Run
+
+
+class Step(BaseModel, ABC):
+    """One step of a recipe: frozen options with defaults, and ``apply``, which changes a run's student graph.
+
+    Steps speak to each other only through ``run.student``. An option that a step does not have is an error.
+    Keys given for an option that is itself a group of options change those of the step's default, no others.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    step_name: ClassVar[str] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_groups(cls, options: Any) -> Any:
+        if not isinstance(options, Mapping):
+            return options
+        fields = {field.alias or name: field for name, field in cls.model_fields.items()}
+        return {key: _completed(fields[key], item) if key in fields else item for key, item in options.items()}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _usable(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what no option takes: NaN, infinity, and true or false for a number."""
+        check_plain(value)
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if any(isinstance(part, bool) for part in _scalars(value)) and not _mentions_bool(annotation):
+            raise ValueError("input should not be true or false")
+        return value
+
+    @abstractmethod
+    def apply(self, run: "Run") -> None:
+        """Do the step's work on ``run``; raise a VitqError where it cannot be done."""
+
+
+STEPS: dict[str, type[Step]] = {}
+
+S = TypeVar("S", bound=Step)
+
+
+def register_step(name: str) -> Callable[[type[S]], type[S]]:
+    """Register a step under the name that recipes use; raise RecipeError when another class has that name."""
+
+    def register(step: type[S]) -> type[S]:
+        taken = STEPS.get(name)
+        if taken is not None and _origin(taken) != _origin(step):
+            raise RecipeError(f"step name '{name}' is taken by {_origin(taken)}; choose another")
+        step.step_name = name
+        STEPS[name] = step
+        return step
+
+    return register
+
+
+def _completed(field: FieldInfo, given: Any) -> Any:
+    """Lay a mapping over the field's default if that is one class of options; a union is replaced whole."""
+    classes = [
+        part
+        for part in (field.annotation, *get_args(field.annotation))
+        if isinstance(part, type) and issubclass(part, BaseModel)
+    ]
+    if isinstance(given, Mapping) and isinstance(field.default, BaseModel) and classes == [type(field.default)]:
+        return {**field.default.model_dump(by_alias=True), **given}
+    return given
+
+
+def _scalars(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _scalars(item)
+    else:
+        yield value
+
+
+def _mentions_bool(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return any(_mentions_bool(field.annotation) for field in annotation.model_fields.values())
+    return annotation in (bool, Any) or any(_mentions_bool(part) for part in get_args(annotation))
+
+
+def _origin(step: type[Step]) -> str:
+    return f"{step.__module__}.{step.__qualname__}"

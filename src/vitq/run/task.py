@@ -1,0 +1,52 @@
+"""One task of a run: its bar, its latest values, its lines in the log."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.markup import escape
+
+from vitq.run.jsonable import plain
+from vitq.run.progress import Bars, latest
+
+HEARTBEAT_SECONDS = 10.0
+
+
+class Task:
+    """One progress bar; ``advance`` moves it and keeps the latest values (``loss=…``) beside it.
+
+    ``log`` is called with a kind and fields: at most every ten seconds, and at the end.
+    """
+
+    def __init__(self, label: str, total: int | None, depth: int, bars: Bars, log: Callable[..., None]) -> None:
+        self.label, self.total, self.depth = label, total, depth
+        self.done = 0
+        self.fields: dict[str, Any] = {}
+        self._bars, self._log = bars, log
+        self._bar = bars.add(label, total, depth)
+        self._started = self._logged = time.monotonic()
+
+    def advance(self, n: int = 1, **fields: Any) -> None:
+        """Report ``n`` more units done."""
+        self.done += n
+        self.fields.update({key: plain(value) for key, value in fields.items()})
+        self._bars.move(self._bar, n, self.fields)
+        now = time.monotonic()
+        if now - self._logged >= HEARTBEAT_SECONDS:
+            self._logged = now
+            self._log("progress", **self._state())
+
+    def end(self, status: str) -> None:
+        """Log how the task ended and take its bar away."""
+        self._log(status, **self._state())
+        self._bars.remove(self._bar)
+
+    def line(self, status: str) -> str:
+        """Return what stays on the screen of an ended task, as markup."""
+        indent, seconds = "  " * (self.depth - 1), time.monotonic() - self._started
+        return f"{indent}{escape(self.label)}: {status}, {seconds:.1f} s  {escape(latest(self.fields))}".rstrip()
+
+    def _state(self) -> dict[str, Any]:
+        seconds = round(time.monotonic() - self._started, 3)
+        state = {"task": self.label, "done": self.done, "total": self.total, "seconds": seconds}
+        return {**state, **{key: value for key, value in self.fields.items() if key not in state}}

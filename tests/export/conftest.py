@@ -1,0 +1,107 @@
+"""Models, their quantized versions and their files, made once: nearly all the time is that of torch's exporter."""
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("onnxscript")
+onnx = pytest.importorskip("onnx")
+
+import vitq  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_library_of_operators() -> Iterator[None]:
+    """List onnxscript's operators once; torch does it anew for each file, for a quarter of its time."""
+    library = pytest.importorskip("onnxscript._framework_apis.torch_2_5")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "get_torchlib_ops", functools.cache(library.get_torchlib_ops))
+        yield
+
+
+@pytest.fixture(scope="session")
+def models(tiny: Callable[..., nn.Module]) -> dict[str, nn.Module]:
+    models = {"vit": tiny("vit", depth=1), "swin": tiny("swin", depths=(1, 1))}
+    models |= {family: tiny(family) for family in ("swinv2", "beit", "levit")}
+    for module in models["levit"].modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return models
+
+
+@pytest.fixture(scope="session")
+def images() -> torch.Tensor:
+    return torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def quantized(models: dict[str, nn.Module], images: torch.Tensor) -> Callable[..., vitq.QuantizedModel]:
+    """Return a function that quantizes one of ``models``, each way once; what torch captures of it is shared."""
+    done: dict[str, vitq.QuantizedModel] = {}
+    captured: dict[str, Any] = {}
+    right = _module("vitq.api").capture_checked
+
+    def make(model: str, bits: str, recipe: str = "rtn", overrides: Any = None, **options: Any) -> vitq.QuantizedModel:
+        def capture(*source: Any) -> Any:
+            if model not in captured:
+                captured[model] = right(*source)
+            return captured[model].clone()
+
+        key = str((model, bits, recipe, overrides, options))
+        if key not in done:
+            how = {"recipe": recipe, "bits": bits, "overrides": overrides, "progress": False, **options}
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(_module("vitq.api"), "capture_checked", capture)
+                done[key] = vitq.quantize(models[model], images, **how)
+        return done[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exported(
+    quantized: Callable[..., vitq.QuantizedModel], images: torch.Tensor, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[Any, Path]]:
+    """Return a function that exports ``quantized(...)`` as ``export`` says, each way once: the result and its file.
+
+    Targets and kinds of files share the graph that torch writes; what a file says about itself is its own.
+    """
+    written: dict[Any, bytes] = {}
+    done: dict[str, tuple[Any, Path]] = {}
+    module = _module("vitq.export.export")
+    right = module.build
+
+    def build(graph: Any, weights: Any, example: Any, about: dict[str, str], *how: Any) -> bytes:
+        key = (id(graph), *how)
+        if key not in written:
+            written[key] = right(graph, weights, example, {}, *how)
+        proto = onnx.load_from_string(written[key])
+        onnx.helper.set_model_props(proto, about)
+        content: bytes = proto.SerializeToString()
+        return content
+
+    def make(*model: Any, export: dict[str, Any], file: str = "m.onnx", **options: Any) -> tuple[Any, Path]:
+        key = str((model, options, export, file))
+        if key not in done:
+            path = tmp_path_factory.mktemp("exported") / file
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(module, "build", build)
+                done[key] = quantized(*model, **options).export(path, images, **export), path
+        return done[key]
+
+    return make
+
+
+def _module(name: str) -> Any:
+    """Return a module whose package has a function of the same name."""
+    importlib.import_module(name)
+    return sys.modules[name]
