@@ -145,10 +145,14 @@ def test_every_possible_opset_is_written_and_proven(
 
 @pytest.mark.parametrize("opset", [OPSETS[0] - 1, OPSETS[-1] + 1])
 def test_another_opset_is_refused_before_the_images_are_read(
-    quantized: Callable[..., Any], tmp_path: Path, opset: int
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opset: int
 ) -> None:
+    def read(*_: Any, **__: Any) -> None:
+        raise AssertionError("the images were read before the refusal")
+
+    monkeypatch.setattr("vitq.data.draw_calibration", read)
     with pytest.raises(ExportError, match=f"opset {opset} is not possible, 21 to 25 are: .*4-bit"):
-        quantized("vit", "w4a4", target="openvino").export(tmp_path / "m.onnx", "no such folder", opset=opset)
+        quantized("vit", "w4a4", target="openvino").export(tmp_path / "m.onnx", images, opset=opset)
 
 
 @pytest.mark.parametrize(("model", "bits"), [("vit", "w8a8"), ("vit", "w4a4"), ("swin", "w8a8")])
