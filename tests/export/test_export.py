@@ -115,7 +115,9 @@ def test_the_batch_is_free_and_the_file_says_what_it_is(
     model.export(tmp_path / "m.onnx", images)
     session = OnnxRuntime((tmp_path / "m.onnx").read_bytes())
     for batch in (1, 3, 16):
-        assert torch.allclose(session(images[:batch])[0], model(images[:batch]), atol=1e-5)
+        difference = (session(images[:batch])[0] - model(images[:batch])).abs().amax(1)
+        assert difference.max() < 0.02, "a code at a tie moves an image by as much"
+    assert difference.median() < 1e-5
     properties = {p.key: p.value for p in onnx.load(tmp_path / "m.onnx").metadata_props}
     assert properties["vitq.bits"] == "w8a8" and properties["vitq.target"] == "onnxruntime"
     assert properties["vitq.cpu"] == "any"
@@ -143,10 +145,14 @@ def test_every_possible_opset_is_written_and_proven(
 
 @pytest.mark.parametrize("opset", [OPSETS[0] - 1, OPSETS[-1] + 1])
 def test_another_opset_is_refused_before_the_images_are_read(
-    quantized: Callable[..., Any], tmp_path: Path, opset: int
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opset: int
 ) -> None:
+    def read(*_: Any, **__: Any) -> None:
+        raise AssertionError("the images were read before the refusal")
+
+    monkeypatch.setattr("vitq.data.draw_calibration", read)
     with pytest.raises(ExportError, match=f"opset {opset} is not possible, 21 to 25 are: .*4-bit"):
-        quantized("vit", "w4a4", target="openvino").export(tmp_path / "m.onnx", "no such folder", opset=opset)
+        quantized("vit", "w4a4", target="openvino").export(tmp_path / "m.onnx", images, opset=opset)
 
 
 @pytest.mark.parametrize(("model", "bits"), [("vit", "w8a8"), ("vit", "w4a4"), ("swin", "w8a8")])
