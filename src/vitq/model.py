@@ -25,7 +25,7 @@ from vitq.run.batch import Checked, image_shape, run_checked
 from vitq.run.events import Events
 
 if TYPE_CHECKING:
-    from vitq.export import Exported
+    from vitq.export.export import Exported
     from vitq.models import LoadedModel
 
 COSTS = ("seconds", "peak_memory_bytes")
@@ -121,7 +121,7 @@ class QuantizedModel:
         require_export()
         if weights is not None and floating is None:
             raise ArgumentError("weights are those of the floating-point model; name it with floating")
-        from vitq.export import check_request, export
+        from vitq.export.export import check_request, export
 
         check_request(out, target, opset, cpu, force)
         preprocessing, labelled = Preprocessing.from_dict(self.config.preprocessing), None

@@ -13,7 +13,7 @@ import vitq
 
 pytest.importorskip("onnxscript")
 
-from vitq.export import Exported
+from vitq.export.export import Exported
 from vitq.export.targets import Cpu
 from vitq.export.verify.outputs import EndToEnd
 from vitq.export.verify.segments import SegmentProof
