@@ -1,6 +1,7 @@
 """The caller's modes: they change no result, and every verb leaves them as they were."""
 
 import copy
+import importlib
 import random
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 import vitq
+from vitq.artifact.artifact import Artifact
 from vitq.errors import CalibrationError, VitqError
 from vitq.modes import LOCK, forward_modes, own_modes
 
@@ -101,16 +103,48 @@ def verbs(vit: nn.Module, images: torch.Tensor, model: vitq.QuantizedModel, fold
         "integer": lambda: model.integer()(images),
         "save": lambda: (model.save(folder / "run") / "model.safetensors").read_bytes(),
         "load": lambda: vitq.load(model.save(folder / "run"))(images),
+        "seal": lambda: (model.save(folder / "run"), vitq.seal(folder / "run"))[1],
+        "to": lambda: model.to("cpu")(images),
+        "export": lambda: exported(vit, images, folder),
+        "bench": lambda: benched(model, images, folder),
     }
 
 
-VERBS = ("quantize", "granularity", "evaluate", "call", "evaluate the artifact", "integer", "save", "load")
+def exported(vit: nn.Module, images: torch.Tensor, folder: Path) -> bytes:
+    """Export to a target that does not run here: quick, and the whole file is built."""
+    model = vitq.quantize(vit, images, recipe="rtn", target="tensorrt", progress=False)
+    return model.export(folder / "m.onnx", images, target="tensorrt", limit=4, force=True).path.read_bytes()
+
+
+def benched(model: vitq.QuantizedModel, images: torch.Tensor, folder: Path) -> list[Any]:
+    return vitq.bench(model.save(folder / "run"), images, limit=4, progress=False)
+
+
+def rows(artifacts: dict[str, Artifact], x_NCHW: torch.Tensor, **_: Any) -> list[Any]:
+    """Stands for the measurement, which takes long: gives a result that modes would change."""
+    torch.rand(3)
+    (artifact,) = artifacts.values()
+    return (artifact.graph(x_NCHW) @ torch.ones(5)).tolist()
+
+
+VERBS = (
+    "quantize", "granularity", "evaluate", "call", "evaluate the artifact", "integer", "save", "load", "seal", "to",
+    "export", "bench",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_callers_modes_change_no_result_and_stay_as_they_were(
-    vit: nn.Module, images: torch.Tensor, model: vitq.QuantizedModel, tmp_path: Path, verb: str
+    vit: nn.Module,
+    images: torch.Tensor,
+    model: vitq.QuantizedModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
 ) -> None:
+    if verb in ("export", "bench"):
+        pytest.importorskip("onnxscript")
+        monkeypatch.setattr(importlib.import_module("vitq.bench.bench"), "bench", rows)
     run = verbs(vit, images, model, tmp_path)[verb]
     before = state()
     plain = run()

@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from vitq.arguments import MODEL, checked
-from vitq.artifact.artifact import Artifact, seal
+from vitq.artifact.artifact import Artifact
+from vitq.artifact.artifact import seal as seal_files
 from vitq.artifact.metrics import RunMetrics
 from vitq.artifact.schema import ArtifactConfig
 from vitq.artifact.sealing import is_artifact
 from vitq.bits import Bits
 from vitq.calibrate import Insert, scope_rows
-from vitq.data import draw_calibration, load_labelled, open_images
+from vitq.data import load_labelled, open_images
 from vitq.devices import choose_device, peak_memory
 from vitq.errors import ArgumentError, ArtifactError, RecipeError
 from vitq.evaluation import OF_OUTPUTS, Evaluator, Metrics, measure, segment_errors
@@ -177,6 +178,16 @@ def evaluate(
 
 @checked()
 @in_own_modes
+def seal(path: str | Path) -> tuple[str, ...]:
+    """Seal an artifact anew after an edit of its files, and return the names of those that were not sealed as they are.
+
+    Everything but the hashes is checked as ``vitq.load`` does; ArtifactError where the files do not fit together.
+    """
+    return seal_files(Path(path))
+
+
+@checked()
+@in_own_modes
 def granularity(
     model: str | nn.Module | LoadedModel,
     images: Any,
@@ -244,7 +255,7 @@ def bench(
     require_export()
     from vitq.bench.bench import RESERVED
     from vitq.bench.bench import bench as measured
-    from vitq.bench.runs import named
+    from vitq.bench.runs import drawn, named
 
     if weights is not None and floating is None:
         raise ArgumentError("weights are those of the floating-point model; name it with floating")
@@ -252,14 +263,9 @@ def bench(
     found = named(runs, RESERVED)
     artifacts = {name: load(run).artifact if isinstance(run, Path) else run for name, run in found.items()}
     config = next(iter(artifacts.values())).config
-    classes, preprocessing = config.source.get("num_classes"), Preprocessing.from_dict(config.preprocessing)
+    classes = config.source.get("num_classes")
     with Events(console=progress) as events:
-        source = open_images(images, labels=False, limit=limit)
-        x_NCHW = draw_calibration(source, preprocessing, limit=limit, warn=events.warn)
-        labelled = []
-        if validation is not None:
-            batches = load_labelled(open_images(validation), preprocessing, None, batch_size=16, num_classes=classes)
-            labelled = list(batches)
+        x_NCHW, labelled = drawn(config, images, validation, limit, events)
         return measured(
             artifacts,
             x_NCHW,

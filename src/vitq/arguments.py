@@ -119,28 +119,9 @@ def _images(value: Any) -> Any:
     return value
 
 
-def _runs(value: Any) -> list[Path | Artifact] | dict[str, Path | Artifact]:
-    if isinstance(value, Mapping):
-        found = {_text(name): _run(run) for name, run in value.items()}
-        if len(found) < len(value) or not found:
-            raise ValueError("there is none")
-        return found
-    given = list(value) if isinstance(value, list | tuple) else [value]
-    if not given:
-        raise ValueError("there is none")
-    return [_run(run) for run in given]
-
-
 def _run(value: Any) -> Path | Artifact:
     artifact = getattr(value, "artifact", value)
     return artifact if isinstance(artifact, Artifact) else Path(_path(value))
-
-
-def _sizes(value: Any) -> tuple[int, ...]:
-    given = tuple(value) if isinstance(value, list | tuple) else (value,)
-    if not given:
-        raise ValueError("there is none")
-    return tuple(_BATCH.read(one) for one in given)
 
 
 def _weights(value: Any) -> str | Path:
@@ -165,9 +146,9 @@ def _flag(value: Any) -> bool:
 
 
 def _preprocessing(value: Any) -> Any:
-    if isinstance(value, Preprocessing):
-        return value
-    return _mapping(value)
+    if not isinstance(value, Preprocessing):
+        Preprocessing.check_values(_mapping(value))
+    return value
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -179,7 +160,26 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value
 
 
-_BATCH = whole(1, 1_000_000)
+def _several(read: Callable[[Any], R]) -> Callable[[Any], tuple[R, ...]]:
+    """Return what reads one value, or a list or tuple of them, each by ``read``."""
+
+    def several(values: Any) -> tuple[R, ...]:
+        given = values if isinstance(values, list | tuple) else [values]
+        if not given:
+            raise ValueError
+        return tuple(map(read, given))
+
+    return several
+
+
+def _runs(value: Any) -> tuple[Path | Artifact, ...] | dict[str, Path | Artifact]:
+    if not isinstance(value, Mapping):
+        return _several(_run)(value)
+    if not value:
+        raise ValueError
+    return {_text(name): _run(run) for name, run in value.items()}
+
+
 MODEL = Rule("a timm name, a Hugging Face id, a folder, or a module (an instance, not its class)", _model)
 PATH = Rule("a path", _path)
 TEXT = Rule("text", _text)
@@ -203,21 +203,21 @@ RULES: dict[str, Rule] = {
     "overrides": Rule("options such as {'reconstruct.steps': 500}", _mapping),
     "limit": whole(1, 1_000_000_000),
     "views": whole(1, 1_000_000),
-    "batch_size": _BATCH,
-    "batch": Rule("batch sizes, whole numbers from 1 to 1,000,000", _sizes),
-    "rounds": _BATCH,
-    "threads": whole(1, 1_024),
-    "cpu": Rule("'any' or 'vnni'", _text),
-    "runs": Rule("folders of artifacts or quantized models: one, a list, or a mapping from names", _runs),
+    "batch_size": whole(1, 1_000_000),
     "seed": whole(0, 2**63 - 1),
     "opset": whole(1, 1_000),
+    "runs": Rule("folders of artifacts or quantized models: one, a list, or a mapping from names", _runs),
+    "batch": Rule("batch sizes, whole numbers from 1 to 65,536, at least one", _several(whole(1, 65_536).read)),
+    "threads": whole(1, 1_024),
+    "rounds": whole(1, 1_000_000),
+    "cpu": Rule("the name of a kind of x86 CPU: 'any' or 'vnni'", _text),
+    "rivals": FLAG,
     "device": DEVICE,
     "out": PATH,
     "path": Rule("the path of a folder", _folder_path),
     "resume": FLAG,
     "overwrite": FLAG,
     "integer": FLAG,
-    "rivals": FLAG,
     "force": FLAG,
     "progress": FLAG,
 }
@@ -230,4 +230,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, str | bool | int | float | bytes) or value is None:
         text = repr(value) if not isinstance(value, int) or abs(value) < 10**40 else "a number of more than 40 digits"
         return text if len(text) <= 80 else f"{text[:60]}… ({len(text):,} characters)"
+    if isinstance(value, os.PathLike):
+        return _shown(os.fspath(value))
     return f"a {type(value).__name__}"

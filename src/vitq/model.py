@@ -78,11 +78,13 @@ class QuantizedModel:
         tensor: torch.Tensor = next(iter(self.graph.module.state_dict().values()))
         return tensor.device
 
+    @checked()
     def to(self, device: torch.device | str) -> "QuantizedModel":
-        """Move the model and return it."""
-        self.graph.to(torch.device(device))
+        """Move the model and return it; raise ArgumentError for a device that is not there."""
+        place = choose_device(str(device))
+        self.graph.to(place)
         for quantizer in self.weights.values():
-            quantizer.to(device)
+            quantizer.to(place)
         return self
 
     def scope_table(self) -> tuple[ScopeRow, ...]:

@@ -135,3 +135,32 @@ def test_a_model_that_is_given_twice_needs_names(run: Path, photos: Path) -> Non
     model = vitq.load(run)
     with pytest.raises(ExportError, match="two runs have the name"):
         vitq.bench([model, model], photos, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--weights", "{photos}"), "name it with floating"),
+        (("--threads", "99999999"), "threads takes a whole number from 1 to 1,024"),
+        (("--rounds", "99999999999999999999"), "rounds takes a whole number"),
+        (("--batch", "99999999"), "batch takes batch sizes"),
+        (("--validation", ""), "validation takes"),
+    ],
+)
+def test_arguments_are_checked_before_a_run_is_loaded(
+    vitq_cli: Any, photos: Path, options: tuple[str, ...], said: str
+) -> None:
+    given = [option.format(photos=photos) for option in options]
+    result = vitq_cli("bench", "no/such/run", "--images", str(photos), *given)
+    assert result.exit_code == 2 and said in result.stderr
+
+
+def test_an_empty_run_is_not_the_working_directory(
+    vitq_cli: Any, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run)
+    for arguments in (("bench", ""), ("export", "", "--out", "x.onnx"), ("export", ".", "--out", "")):
+        result = vitq_cli(*arguments, "--images", str(photos))
+        assert result.exit_code == 2 and "takes" in result.stderr, result.output
+    assert vitq_cli("seal", "").exit_code == 2
+    assert not (run / "x.onnx").exists()

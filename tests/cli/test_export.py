@@ -42,7 +42,7 @@ def test_options_reach_the_model(vitq_cli: Any, calls: list[Any]) -> None:
     assert result.exit_code == 0, result.output
     none = {"validation": None, "floating": None, "weights": None}
     options = {"target": "openvino", "opset": 22, "cpu": "any", "limit": 8, "force": True, "progress": False, **none}
-    assert calls == [(Path("deit.onnx"), "photos", options)]
+    assert calls == [("deit.onnx", "photos", options)]
 
 
 def test_the_table_says_what_is_proven(vitq_cli: Any, calls: list[Any]) -> None:

@@ -115,7 +115,9 @@ def test_the_batch_is_free_and_the_file_says_what_it_is(
     model.export(tmp_path / "m.onnx", images)
     session = OnnxRuntime((tmp_path / "m.onnx").read_bytes())
     for batch in (1, 3, 16):
-        assert torch.allclose(session(images[:batch])[0], model(images[:batch]), atol=1e-5)
+        difference = (session(images[:batch])[0] - model(images[:batch])).abs().amax(1)
+        assert difference.max() < 0.02, "a code at a tie moves an image by as much"
+    assert difference.median() < 1e-5
     properties = {p.key: p.value for p in onnx.load(tmp_path / "m.onnx").metadata_props}
     assert properties["vitq.bits"] == "w8a8" and properties["vitq.target"] == "onnxruntime"
     assert properties["vitq.cpu"] == "any"
@@ -143,10 +145,14 @@ def test_every_possible_opset_is_written_and_proven(
 
 @pytest.mark.parametrize("opset", [OPSETS[0] - 1, OPSETS[-1] + 1])
 def test_another_opset_is_refused_before_the_images_are_read(
-    quantized: Callable[..., Any], tmp_path: Path, opset: int
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opset: int
 ) -> None:
+    def read(*_: Any, **__: Any) -> None:
+        raise AssertionError("the images were read before the refusal")
+
+    monkeypatch.setattr("vitq.data.draw_calibration", read)
     with pytest.raises(ExportError, match=f"opset {opset} is not possible, 21 to 25 are: .*4-bit"):
-        quantized("vit", "w4a4", target="openvino").export(tmp_path / "m.onnx", "no such folder", opset=opset)
+        quantized("vit", "w4a4", target="openvino").export(tmp_path / "m.onnx", images, opset=opset)
 
 
 @pytest.mark.parametrize(("model", "bits"), [("vit", "w8a8"), ("vit", "w4a4"), ("swin", "w8a8")])
@@ -251,7 +257,7 @@ def test_refusals_come_before_any_work(quantized: Callable[..., Any], images: to
 def test_what_has_no_lowering_is_refused_with_its_reason(
     quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
-    from vitq.export.lower import LOWERINGS
+    from vitq.export.lowerings import LOWERINGS
 
     def work(*_: Any) -> None:
         raise AssertionError("the graph was lowered before the refusal")
@@ -262,8 +268,8 @@ def test_what_has_no_lowering_is_refused_with_its_reason(
     with pytest.raises(ExportError, match=rf"{len(weights.weights)} sites cannot be exported to {target}.*{reason}"):
         weights.export(tmp_path / "m.onnx", images, target=target)
     probabilities = quantized("vit", "w4a4", "repq")
-    monkeypatch.delitem(LOWERINGS, "log2_flush")
-    with pytest.raises(ExportError, match=r"^1 site .*/probabilities: format 'log2_flush' has no lowering"):
+    with LOWERINGS.kept(), pytest.raises(ExportError, match=r"^1 site .*/prob.*: format 'log2_flush' has no lowering"):
+        LOWERINGS.remove("log2_flush")
         probabilities.export(tmp_path / "m.onnx", images, target="onnxruntime")
     assert not list(tmp_path.iterdir())
 
@@ -290,17 +296,19 @@ def test_a_missing_runtime(
 def test_a_file_that_fails_its_proof_is_written_only_by_force(
     quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vitq.export import lower
+    from vitq.export.lowerings import LOWERINGS, Lowering
 
     model = quantized("vit", "w8a8", target="onnxruntime")
-    right = lower.LOWERINGS["affine"][1]
+    right = LOWERINGS["affine"].arguments
 
     def wrong(quantizer: Any, parameters: Any) -> Any:
         scale, *rest = right(quantizer, parameters)
         return (scale * 1.1, *rest)
 
-    monkeypatch.setitem(lower.LOWERINGS, "affine", ("affine", wrong))
-    content = build(model.graph, model.weights, images[:2], {})
+    with LOWERINGS.kept():
+        LOWERINGS.remove("affine")
+        LOWERINGS.add("affine", Lowering("affine", wrong))
+        content = build(model.graph, model.weights, images[:2], {})
     monkeypatch.setattr(sys.modules["vitq.export.export"], "build", lambda *_: content)
     with pytest.raises(ExportError, match="--force"):
         model.export(tmp_path / "m.onnx", images)

@@ -33,13 +33,17 @@ def _kinds(folder: Path) -> dict[str, Path]:
     "kind", ["under a file", "deep under a file", "a folder", "too long", "a NUL", "not a real folder"]
 )
 def test_an_unwritable_place_is_told_before_the_images_are_read(
-    quantized: Callable[..., Any], tmp_path: Path, kind: str
+    quantized: Callable[..., Any], images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
+    def read(*_: Any, **__: Any) -> None:
+        raise AssertionError("the images were read before the refusal")
+
+    monkeypatch.setattr("vitq.data.draw_calibration", read)
     if kind == "not a real folder" and not Path("/proc/self").exists():
         pytest.skip("no /proc here")
     model = quantized("vit", "w8a8", target="onnxruntime")
-    with pytest.raises(VitqError, match=r"cannot write .*choose another|no regular file"):
-        model.export(_kinds(tmp_path)[kind], "no such folder of images")
+    with pytest.raises(VitqError, match=r"cannot write .*choose another|no regular file|out takes a path"):
+        model.export(_kinds(tmp_path)[kind], images)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")

@@ -29,6 +29,7 @@ from vitq.errors import ArtifactError
 from vitq.graph import Graph
 from vitq.graph.rebuild import from_json
 from vitq.graph.serialize import to_json
+from vitq.graph.types import require_alike
 from vitq.models import Preprocessing
 from vitq.quantizers import Quantizer
 
@@ -80,12 +81,8 @@ def read(folder: Path) -> Artifact:
     return Artifact(*_model(folder, files, config), config, _metrics(folder, files))
 
 
-def seal(path: str | Path) -> tuple[str, ...]:
-    """Seal an artifact anew after an edit of its files, and return the names of those that were not sealed as they are.
-
-    Everything but the hashes is checked as ``vitq.load`` does; ArtifactError where the files do not fit together.
-    """
-    folder = Path(path)
+def seal(folder: Path) -> tuple[str, ...]:
+    """Do what ``vitq.seal`` says."""
     files = read_all(folder)
     _require_version(folder, files)
     config, metrics = _config(folder, files), _metrics(folder, files)
@@ -119,7 +116,9 @@ def _model(folder: Path, files: Mapping[str, bytes], config: ArtifactConfig) -> 
     modules: dict[str, nn.Module] = {config.sites[n].module: q for n, q in quantizers.items() if n not in weights}
     written = parse_json(files["graph.json"], folder / "graph.json")
     with damaged(folder / "graph.json"):
-        graph = Graph(from_json(written, tensors, modules))
+        module = from_json(written, tensors, modules)
+        require_alike(module)
+        graph = Graph(module)
     with damaged(configured):
         true = describe_sites(graph, weights)
         for name in sorted({*true, *config.sites}):

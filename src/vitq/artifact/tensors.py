@@ -11,6 +11,8 @@ from vitq.quantizers import Format, Quantizer, make_quantizer, pack, unpack
 from vitq.quantizers.granularity import parameter_shape
 
 CODES = ".codes"
+STORED = (torch.float32, torch.float64, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+"""Types of tensors that an artifact has: vitq writes models in float32, with constants of the other types."""
 
 
 def describe_sites(graph: Graph, weights: Mapping[str, Quantizer]) -> dict[str, SavedSite]:
@@ -69,6 +71,9 @@ def unpacked(
 
     Raises ValueError or LookupError where the tensors are not those of ``sites``.
     """
+    for path, tensor in stored.items():
+        if tensor.dtype not in STORED:
+            raise ValueError(f"tensor '{path}' is of type {str(tensor.dtype).removeprefix('torch.')}")
     tensors = dict(stored)
     for name, quantizer in quantizers.items():
         prefix = f"{sites[name].module}."

@@ -2,9 +2,16 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from vitq.artifact.artifact import Artifact
+from vitq.artifact.schema import ArtifactConfig
+from vitq.data import draw_calibration, load_labelled, open_images
 from vitq.errors import ExportError
+from vitq.models import Preprocessing
+from vitq.run.events import Events
 
 Run = Path | Artifact
 """The folder of an artifact, or an artifact that is loaded."""
@@ -46,6 +53,19 @@ def names_of(folders: Sequence[Path], reserved: Collection[str]) -> dict[str, Pa
         name = next((str(Path(*end)) for end in alone if str(Path(*end)) not in reserved), str(Path(*own)))
         found[name] = folder
     return found
+
+
+def drawn(
+    config: ArtifactConfig, images: Any, validation: Any, limit: int, events: Events
+) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Return images x_NCHW and labelled batches (x_BCHW, labels_B), prepared as ``config`` says; none is no batch."""
+    preprocessing, classes = Preprocessing.from_dict(config.preprocessing), config.source.get("num_classes")
+    source = open_images(images, labels=False, limit=limit)
+    x_NCHW = draw_calibration(source, preprocessing, limit=limit, warn=events.warn)
+    if validation is None:
+        return x_NCHW, []
+    batches = load_labelled(open_images(validation), preprocessing, None, batch_size=16, num_classes=classes)
+    return x_NCHW, list(batches)
 
 
 def _made_of(artifact: Artifact) -> str:

@@ -80,9 +80,9 @@ def _layers(group: Group, members: Mapping[str, Member], chosen: Sequence[str], 
         w_OI = weight_matrix(layer, member.x)
         if w_OI is None:
             continue
-        x_NI = input_matrix(layer, source.x, member.x)
+        x_NI = input_matrix(layer, source.x)
         if site.name in chosen:
-            score = weight_score(member.target, w_OI, input_matrix(layer, quantized, member.x), x_NI)
+            score = weight_score(member.target, w_OI, input_matrix(layer, quantized), x_NI)
             member.assign(local_search(member.target, member.current(), score, steps))
         q_OI = weight_matrix(layer, member.simulated(member.x))
         assert q_OI is not None

@@ -1,14 +1,13 @@
 """Sites that are calibrated together: the operands of one product, or of all layers that read one tensor."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import fx
-from torch.nn import functional
 
 from vitq.graph import Graph, Site
-from vitq.graph.ops import CONV, LINEAR, MATMUL, aten, is_op
+from vitq.graph.convolution import convolution
+from vitq.graph.ops import CONV, LINEAR, MATMUL, is_op
 
 MAX_ROWS = 1 << 14
 """Rows of a layer's input that an output search looks at."""
@@ -63,40 +62,25 @@ def weight_matrix(layer: fx.Node, weight: torch.Tensor) -> torch.Tensor | None:
     if is_op(layer, LINEAR):
         return weight
     if is_op(layer, CONV):
-        return weight.flatten(1) if _convolution(layer) is not None else None
+        geometry = convolution(layer)
+        return None if geometry is None or geometry.groups != 1 else geometry.weight_matrix(weight)
     if is_op(layer, MATMUL) and weight.ndim == 2 and _is_weight(layer.args[1]):
         return weight.T
     return None
 
 
-def input_matrix(layer: fx.Node, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def input_matrix(layer: fx.Node, x: torch.Tensor) -> torch.Tensor:
     """Return what the rows of ``weight_matrix`` meet: x_NI, for a convolution its patches; thinned."""
-    geometry = _convolution(layer) if is_op(layer, CONV) else None
-    if geometry is not None:
-        stride, padding, dilation = geometry
+    geometry = convolution(layer) if is_op(layer, CONV) else None
+    if geometry is not None and geometry.groups == 1:
         per_image = -(-MAX_ROWS // max(len(x), 1))
-        x_BIP = functional.unfold(x, tuple(weight.shape[2:]), dilation, padding, stride)
-        x = thin(x_BIP.transpose(1, 2), per_image)
+        x = thin(geometry.patches(x), per_image)
     return thin(x.reshape(1, -1, x.shape[-1]), MAX_ROWS)[0]
 
 
 def thin(x_BNI: torch.Tensor, limit: int) -> torch.Tensor:
     """Keep every k-th row of the second axis so that at most ``limit`` remain."""
     return x_BNI[:, :: max(-(-x_BNI.shape[1] // limit), 1)]
-
-
-def _convolution(layer: fx.Node) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
-    """Return stride, padding and dilation of an ungrouped two-dimensional convolution, else None."""
-    if layer.target is not aten.conv2d.default:
-        return None
-    defaults = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
-    args = (*layer.args, *defaults[len(layer.args) :])
-    stride, padding, dilation, groups = args[3:7]
-    return (_integers(stride), _integers(padding), _integers(dilation)) if groups == 1 else None
-
-
-def _integers(values: Any) -> tuple[int, ...]:
-    return tuple(int(v) for v in values)
 
 
 def _is_weight(argument: object) -> bool:

@@ -1,7 +1,6 @@
 """``vitq bench``: accuracy, size and speed of exported artifacts in one table."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +13,7 @@ from vitq.export.targets import Cpu
 
 @guarded
 def bench(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Artifacts of one model, by folder.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Artifacts of one model, by folder.")],
     images: Annotated[
         str, typer.Option(metavar="DIR", help="Images to run; calibration data of the runtimes' own int8 models.")
     ],

@@ -17,6 +17,7 @@ from vitq.export.saturation import NONE, cause, overflowing
 from vitq.export.targets import IR, OPSET, Cpu, Profile, check_opset, cpu_of, profile_of
 from vitq.export.verify.integer_products import promises, split_operators
 from vitq.export.verify.outputs import Batches, EndToEnd, Floating, compare, complaints
+from vitq.export.verify.pieces import MakeSession
 from vitq.export.verify.segments import SegmentProof, prove
 from vitq.models import LoadedModel
 from vitq.run.events import Events
@@ -93,7 +94,7 @@ def export(
         if reason and not force:
             raise ExportError(f"{path} was not written: {reason}; --force writes it all the same")
         if floating is not None:
-            plain = Floating(floating.module, SESSIONS[target](baseline(floating, artifact, images_NCHW[:2])))
+            plain = Floating(floating.module, SESSIONS[profile.runtime](baseline(floating, artifact, images_NCHW[:2])))
     taken = None if profile.runtime is None else wanted if wide else Cpu.ANY  # elsewhere both are the same file
     avoided = wide if wanted is Cpu.ANY else NONE
     about = properties(artifact, target, taken)
@@ -105,7 +106,8 @@ def export(
     failed = split_operators(artifact.graph, graph, profile)
     if profile.runtime:
         batches = labelled or (lambda: ((x_BCHW, None) for x_BCHW in images_NCHW.split(32)))
-        result = _proven(result, artifact, content, images_NCHW, batches, plain, events or Events())
+        session = SESSIONS[profile.runtime]
+        result = _proven(result, session, artifact, content, images_NCHW, batches, plain, events or Events())
         failed += failures(result)
     if failed and not force:
         raise ExportError(f"{path} was not written: {'; '.join(failed)}; --force writes it all the same")
@@ -130,6 +132,7 @@ def failures(result: Exported) -> list[str]:
 
 def _proven(
     result: Exported,
+    session: MakeSession,
     artifact: Artifact,
     content: Content,
     images_NCHW: torch.Tensor,
@@ -137,7 +140,6 @@ def _proven(
     floating: Floating | None,
     events: Events,
 ) -> Exported:
-    session = SESSIONS[result.target]
     whole = session(content)
     segments = prove(content, artifact.graph, images_NCHW, session, events)
     end = compare(artifact.graph, whole, batches, floating)

@@ -17,12 +17,15 @@ def find_cuts(graph: fx.Graph) -> tuple[str, ...]:
     position = {node: i for i, node in enumerate(nodes)}
     dependent = depends_on_image(graph)
     last_use = {n: max((position[u] for u in n.users if not is_size(u)), default=-1) for n in nodes}
+    ending: dict[int, list[fx.Node]] = {}
+    for node, last in last_use.items():
+        ending.setdefault(last, []).append(node)
     cuts: list[str] = []
     alive: set[fx.Node] = set()
     for i, node in enumerate(nodes):
         if node.op == "output":
             break
-        alive = {n for n in alive if last_use[n] > i}
+        alive.difference_update(ending.get(i, ()))
         if node in dependent and last_use[node] > i:
             alive.add(node)
         if alive == {node} and is_tensor(node):

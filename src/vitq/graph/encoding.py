@@ -11,6 +11,7 @@ from torch import fx
 
 from vitq.errors import ArtifactError
 from vitq.graph.grammar import DEEPEST, LARGEST_INTEGER, LONGEST, MOST_ITEMS
+from vitq.graph.operators import is_allowed
 
 _ARITHMETIC = ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "neg")
 _COMPARISON = ("eq", "ne", "lt", "le", "gt", "ge")
@@ -23,6 +24,13 @@ SYMBOLIC: dict[str, Callable[..., Any]] = {
 """Functions on tuples and sizes that a graph may call beside ATen operators."""
 
 _TORCH_CONSTANTS = {"dtype": torch.dtype, "memory_format": torch.memory_format, "layout": torch.layout}
+_CONSTANTS = {
+    (kind, name): value
+    for kind, cls in _TORCH_CONSTANTS.items()
+    for name, value in vars(torch).items()
+    if isinstance(value, cls)
+}
+"""By kind and name: what was there when torch was imported, for its ``__getattr__`` imports modules."""
 
 
 def encode_target(target: Any) -> str:
@@ -33,17 +41,17 @@ def encode_target(target: Any) -> str:
 
 
 def decode_target(name: str) -> Callable[..., Any]:
-    """Return the operator called ``name``; ArtifactError unless it is pure ATen or one of ``SYMBOLIC``."""
+    """Return the operator called ``name``; ArtifactError unless it is listed in ``operators`` or ``SYMBOLIC``."""
     if name in SYMBOLIC:
         return SYMBOLIC[name]
     parts = re.fullmatch(r"aten\.(\w+)\.(\w+)", name)
     packet = getattr(torch.ops.aten, parts[1], None) if parts else None
     known = parts and isinstance(packet, torch._ops.OpOverloadPacket)
     overload = getattr(packet, parts[2], None) if parts and known else None
-    if not isinstance(overload, torch._ops.OpOverload) or not _is_pure(overload):
+    if not isinstance(overload, torch._ops.OpOverload) or not is_allowed(overload):
         raise ArtifactError(
-            f"operation '{name}' is not allowed in a saved graph: only ATen operators that compute new "
-            f"tensors and {', '.join(sorted(SYMBOLIC))} are"
+            f"operation '{name}' is not allowed in a saved graph: only the ATen operators of vitq.graph.operators "
+            f"and {', '.join(sorted(SYMBOLIC))} are"
         )
     return overload
 
@@ -78,9 +86,11 @@ def decode_argument(argument: Any, nodes: Mapping[str, fx.Node], depth: int = 0)
         return list(_decoded(argument, nodes, depth))
     if not isinstance(argument, dict):
         return _bounded(argument)
+    if len(argument) != 1:
+        raise ArtifactError(f"argument {argument!r} of the saved graph is of no kind")
     ((kind, content),) = argument.items()
     if kind == "node":
-        if content not in nodes:
+        if not isinstance(content, str) or content not in nodes:
             raise ArtifactError(f"node '{content}' of the saved graph is used before it is computed")
         return nodes[content]
     if kind == "float" and content in ("inf", "-inf", "nan"):
@@ -91,8 +101,8 @@ def decode_argument(argument: Any, nodes: Mapping[str, fx.Node], depth: int = 0)
         return slice(*_decoded(content, nodes, depth))
     if kind == "device" and content == "cpu":
         return torch.device("cpu")
-    if kind in _TORCH_CONSTANTS and isinstance(constant := getattr(torch, content, None), _TORCH_CONSTANTS[kind]):
-        return constant
+    if isinstance(content, str) and (kind, content) in _CONSTANTS:
+        return _CONSTANTS[kind, content]
     raise ArtifactError(f"argument {argument!r} of the saved graph cannot be read")
 
 
@@ -108,12 +118,3 @@ def _bounded(argument: Any) -> Any:
     if too_large or (isinstance(argument, str) and len(argument) > LONGEST):
         raise ArtifactError("an argument of the saved graph is larger than any operator takes")
     return argument
-
-
-def _is_pure(overload: torch._ops.OpOverload) -> bool:
-    """Tell whether an operator only computes: the same each time, changing nothing, reading no file or free memory."""
-    schema = overload._schema
-    files = any("file" in argument.name for argument in schema.arguments)
-    random = torch.Tag.nondeterministic_seeded in overload.tags
-    unwritten = re.match(r"_?(new_)?empty", schema.name.removeprefix("aten::")) is not None
-    return bool(schema.returns) and not (schema.is_mutable or files or random or unwritten)

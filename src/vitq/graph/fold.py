@@ -1,12 +1,19 @@
 """Fold what does not depend on the image, and drop operations that change nothing."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
 
 from vitq.graph.edit import delete_unused_tensors, insert_constant, replace
-from vitq.graph.ops import IDENTITY, PAD, VIEW, aten, attribute, is_op, is_size, is_tensor
+from vitq.graph.ops import IDENTITY, PAD, VIEW, aten, attribute, is_op, is_size, is_tensor, value
+
+UNWRITTEN: dict[Any, Any] = {
+    aten.empty.memory_format: aten.zeros.default,
+    aten.empty_like.default: aten.zeros_like.default,
+    aten.new_empty.default: aten.new_zeros.default,
+}
+"""What makes memory with anything in it, and what makes zeros in its place."""
 
 
 def depends_on_input(graph: fx.Graph) -> set[fx.Node]:
@@ -58,10 +65,25 @@ def simplify(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         if is_op(node, VIEW):
             node.target = aten.reshape.default
+        _spell_out(node)
         empty_pad = is_op(node, PAD) and not any(node.args[1])
         if empty_pad or (is_op(node, IDENTITY) and "memory_format" not in node.kwargs and is_tensor(node)):
             replace(module, node, node.args[0], keep_name=False)
     module.recompile()
+
+
+def _spell_out(node: fx.Node) -> None:
+    """Let ``node`` do for every batch size and in every run what it does in this one.
+
+    A squeeze names its dimensions, for with one image the batch is one of them; what is not written yet is zero.
+    """
+    if is_op(node, {aten.squeeze.default}):
+        shape = value(cast(fx.Node, node.args[0])).shape
+        node.target = aten.squeeze.dims
+        node.args = (node.args[0], [dim for dim, size in enumerate(shape) if isinstance(size, int) and size == 1])
+    elif is_op(node, set(UNWRITTEN)):
+        node.target = UNWRITTEN[node.target]
+        node.kwargs = {name: given for name, given in node.kwargs.items() if name != "memory_format"}
 
 
 def _drop_unused(graph: fx.Graph) -> None:

@@ -16,7 +16,7 @@ from vitq.errors import ArtifactError
 QUANTIZERS = "quantizers"
 """The submodule that holds all quantizers."""
 
-MOST_NODES, MOST_ITEMS, DEEPEST, LONGEST = 200_000, 65_536, 8, 1_000
+MOST_NODES, MOST_ITEMS, DEEPEST, LONGEST = 50_000, 65_536, 8, 1_000
 """Bounds of a saved graph: nodes, items of one list, lists in lists, letters of a name, a path or a word."""
 
 LARGEST_INTEGER = 2**63 - 1
@@ -52,7 +52,7 @@ def require_quantizer_path(path: Any) -> str:
 def require_stack(paths: Any) -> list[str]:
     """Return the module paths that a node's stack names; ArtifactError for what is no list of short texts."""
     fits = isinstance(paths, list) and len(paths) <= MOST_ITEMS
-    if not fits or not all(isinstance(p, str) and len(p) <= LONGEST and (not p or p.isprintable()) for p in paths):
+    if not fits or not all(isinstance(p, str) and len(p) <= LONGEST and _dotted(p) for p in paths):
         raise ArtifactError(f"{_shown(paths)} is no stack of modules of the saved graph")
     return list(paths)
 
@@ -69,6 +69,11 @@ def _plain(part: str) -> bool:
     """Tell whether ``part`` can be a registered tensor's or module's name and nothing else."""
     written = part.isprintable() and not re.search(r"[\s'\"\\{}]", part)
     return bool(part) and written and not part.startswith("__") and not hasattr(nn.Module, part)
+
+
+def _dotted(path: str) -> bool:
+    """Tell whether ``path`` is empty, which is the model itself, or has something printable between its dots."""
+    return not path or (path.isprintable() and all(path.split(".")))
 
 
 def _shown(value: Any) -> str:

@@ -21,6 +21,7 @@ from vitq.graph.masks import deepen_masks
 from vitq.graph.ops import attribute
 from vitq.graph.products import open_products
 from vitq.graph.segment import extract
+from vitq.graph.serialize import require_savable
 from vitq.graph.sites import Site, find_sites
 from vitq.graph.slicing import Granularity
 from vitq.graph.span import Span
@@ -130,10 +131,11 @@ class Graph:
 def capture(model: nn.Module, example_BCHW: torch.Tensor) -> Graph:
     """Capture ``model`` with a dynamic batch, open its fused products, deepen its masks; the model is not changed.
 
-    Raises ModelError where ``torch.export`` refuses the model.
+    Raises ModelError where ``torch.export`` refuses the model, or an artifact could not hold it.
     """
     module = capture_module(model, example_BCHW)
     open_attention(module)
     open_products(module)
     deepen_masks(module)
+    require_savable(module)
     return Graph(module)

@@ -1,5 +1,6 @@
 """What the operations of a captured graph mean, and how to walk along them."""
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -116,7 +117,7 @@ def is_transposed(node: Any) -> bool:
 
 def is_move(node: fx.Node) -> bool:
     """Tell whether ``node`` only moves values (views, permutations, unpacking of a tuple)."""
-    return is_op(node, MOVE) or (node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem")
+    return is_op(node, MOVE) or (node.op == "call_function" and node.target is operator.getitem)
 
 
 def first_input(node: fx.Node) -> fx.Node:
@@ -158,7 +159,7 @@ def leads_to(node: fx.Node, targets: set[Any], through: Callable[[fx.Node], bool
     """Return the first user of ``node`` that calls one of ``targets``, reached by ``through`` nodes only."""
     frontier = [node]
     for _ in range(limit):
-        users = [user for n in frontier for user in n.users]
+        users = list(dict.fromkeys(user for n in frontier for user in n.users))
         for user in users:
             if is_op(user, targets):
                 return user

@@ -7,6 +7,7 @@ import torch
 from torch import fx, nn
 
 from vitq.errors import ArtifactError, GraphError
+from vitq.graph.edit import quantizer_target, without_quantizers
 from vitq.graph.encoding import SYMBOLIC, decode_argument, decode_target
 from vitq.graph.grammar import (
     MOST_NODES,
@@ -17,6 +18,7 @@ from vitq.graph.grammar import (
     require_stack,
 )
 from vitq.graph.serialize import BATCH
+from vitq.graph.sites import find_sites
 from vitq.graph.values import annotate
 
 MOST_SIZES, LARGEST_SIZE = 8, 1 << 16
@@ -57,6 +59,8 @@ def _rebuild(
             _place_quantizer(root, saved["target"], modules)
         node = _node_from_json(graph, saved, nodes)
         if "stack" in saved:
+            if type(saved["stack"]) is not int or not 0 <= saved["stack"] < len(stacks):
+                raise ArtifactError(f"node '{node.name}' of the saved graph has no stack {saved['stack']!r}")
             node.meta["nn_module_stack"] = {str(i): (path, "") for i, path in enumerate(stacks[saved["stack"]])}
         nodes[node.name] = node
     ops = [node.op for node in graph.nodes]
@@ -65,8 +69,17 @@ def _rebuild(
     graph.lint()
     module = fx.GraphModule(root, graph)
     require_same_globals(module)
+    _require_own_places(graph)
     annotate(module, _shape(data["input"]["shape"]), decode_argument({"dtype": data["input"]["dtype"]}, {}))
     return module.eval()
+
+
+def _require_own_places(graph: fx.Graph) -> None:
+    """Raise ArtifactError for a quantizer that is not on the tensor of the site it is named after."""
+    nodes = {quantizer_target(name): site.node for name, site in find_sites(without_quantizers(graph)).items()}
+    for node in graph.find_nodes(op="call_module"):
+        if nodes.get(str(node.target)) != node.all_input_nodes[0].name:
+            raise ArtifactError(f"quantizer '{node.target}' of the saved graph is on no site of that name")
 
 
 def _shape(sizes: Any) -> list[int | None]:
@@ -111,9 +124,12 @@ def _check_arguments(name: str, target: str, args: tuple[Any, ...], kwargs: Mapp
         if kwargs or not all(isinstance(a, fx.Node | int | float) for a in args):
             raise ArtifactError(f"node '{name}': {target} takes nodes and numbers only")
         return
-    known = {argument.name for argument in decode_target(target)._schema.arguments}  # type: ignore[attr-defined]
-    if unknown := set(kwargs) - known:
+    known = decode_target(target)._schema.arguments  # type: ignore[attr-defined]
+    if unknown := set(kwargs) - {argument.name for argument in known}:
         raise ArtifactError(f"node '{name}': {target} takes no argument {sorted(unknown)}")
+    needed = [argument.name for argument in known if not argument.has_default_value() and not argument.kwarg_only]
+    if len(args) < len(needed):
+        raise ArtifactError(f"node '{name}': {target} takes {', '.join(needed)} by position")
 
 
 def _place_tensor(root: nn.Module, saved: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from vitq.errors import ArtifactError, ModelError
 from vitq.graph.encoding import encode_argument, encode_target
 from vitq.graph.ops import attribute, value
 
@@ -25,6 +26,15 @@ def to_json(module: fx.GraphModule) -> dict[str, Any]:
         "module_stacks": [list(stack) for stack in stacks],
         "nodes": nodes,
     }
+
+
+def require_savable(module: fx.GraphModule) -> None:
+    """Raise ModelError, before any work, where the model calls an operator that no saved graph may call."""
+    for target in dict.fromkeys(node.target for node in module.graph.nodes if node.op == "call_function"):
+        try:
+            encode_target(target)
+        except ArtifactError as error:
+            raise ModelError(f"the model could be quantized but not saved: {error}") from error
 
 
 def _node_to_json(module: fx.GraphModule, node: fx.Node, stacks: dict[tuple[str, ...], int]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Fake values: the shapes and dtypes of a graph, with a symbolic batch, without computing anything."""
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,43 +9,45 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from vitq.errors import GraphError
+from vitq.graph.bounds import require_affordable, require_bounded, require_kept, require_room, require_steady
 from vitq.graph.ops import attribute
 
 _BATCHES = (8191, 8179)
 """Two primes that stand for the batch, one after the other; what differs between them depends on it."""
 
-
-_POWERS = {operator.pow}
-_REPEATS = {operator.add, operator.mul, operator.mod}
-"""Arithmetic that repeats, joins or formats what is no number."""
-
-MOST_FACTORS = 4
-LARGEST_SIZE = 1 << 40
-MOST_ELEMENTS = 1 << 31
-"""Elements that an operation may make of one image."""
+_SINGLE = 1
+"""The smallest batch, for which every size has to be what follows from the two others."""
 
 
 def annotate(module: fx.GraphModule, shape: Sequence[int | None], dtype: torch.dtype) -> None:
     """Give every node of ``module`` the fake value that capture would have recorded, in place.
 
     ``shape`` is that of the one input, None where a dimension is the symbolic batch. Raises GraphError where a
-    node does not run on the shapes of its arguments, or runs for one batch size only. Sizes come from two runs with
-    numbers: operations that compare symbolic sizes fix them, each release of torch others.
+    node does not run on the shapes of its arguments, runs for one batch size only, or costs more than ``bounds``
+    allows. Sizes come from runs with numbers: operations that compare symbolic sizes fix them, each release of torch
+    others. Two large batches and the smallest say what a size is for all between, as no operation here jumps.
     """
-    runs = [_run(module, [size or batch for size in shape], dtype, None in shape) for batch in _BATCHES]
+    batches = (*_BATCHES, _SINGLE) if None in shape else (_SINGLE,) * 3
+    runs = [_run(module, [size or batch for size in shape], dtype, batch) for batch in dict.fromkeys(batches)]
+    runs = runs if len(runs) == 3 else runs * 3
+    require_room(module.graph, runs[0], batches[0])
     mode = FakeTensorMode(shape_env=ShapeEnv())
     context = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC])  # type: ignore[var-annotated]
     batch: Any = mode.from_tensor(torch.empty(_BATCHES[0]), symbolic_context=context).shape[0]
     for node in module.graph.nodes:
         if node.op == "output":
             continue
-        first, second = (run[node] for run in runs)
+        first, second, single = (run[node] for run in runs)
+        numbers = [fx.node.map_arg(node.args, run.__getitem__) for run in runs]
+        require_steady(node, *numbers[:2])
         if isinstance(first, torch.Tensor):
-            sizes = [_size(node, *pair, batch) for pair in zip(first.shape, second.shape, strict=True)]
+            if not first.ndim == second.ndim == single.ndim:
+                raise GraphError(f"node '{node.name}' has as many dimensions for one batch size only")
+            sizes = [_size(node, *three, batch) for three in zip(first.shape, second.shape, single.shape, strict=True)]
             with mode:
                 node.meta["val"] = torch.empty(sizes, dtype=first.dtype, device=first.device)
         elif isinstance(first, int):
-            node.meta["val"] = _size(node, first, second, batch)
+            node.meta["val"] = _size(node, first, second, single, batch)
         else:
             node.meta["val"] = first
 
@@ -61,8 +62,8 @@ def fake_result(mode: FakeTensorMode, target: Any, *args: Any) -> Any:
         return target(*args)
 
 
-def _run(module: fx.GraphModule, shape: Sequence[int], dtype: torch.dtype, batched: bool) -> dict[fx.Node, Any]:
-    """Return the fake result of every node for an input of ``shape``."""
+def _run(module: fx.GraphModule, shape: Sequence[int], dtype: torch.dtype, batch: int) -> dict[fx.Node, Any]:
+    """Return the fake result of every node for an input of ``shape``, which holds ``batch`` images."""
     mode, results = FakeTensorMode(), dict[fx.Node, Any]()
     for node in module.graph.nodes:
         if node.op == "placeholder":
@@ -72,47 +73,30 @@ def _run(module: fx.GraphModule, shape: Sequence[int], dtype: torch.dtype, batch
             results[node] = mode.from_tensor(attribute(module, str(node.target)))
         elif node.op == "call_module":
             results[node] = results[node.all_input_nodes[0]]
+            require_kept(node, results[node], module.get_submodule(str(node.target)))
         elif node.op == "call_function":
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), results.__getitem__)
-            if node.target in _POWERS | _REPEATS:
-                _require_small(node, args)
             try:
+                require_affordable(node, args, kwargs)
                 with mode, torch.no_grad():
                     results[node] = node.target(*args, **kwargs)
-                _require_bounded(node, results[node], shape[0] if batched else 1)
+                require_bounded(node, results[node], batch)
             except GraphError:
                 raise
             except Exception as error:  # torch raises many unrelated types
-                where = ", or runs for one batch size only" if batched else ""
                 raise GraphError(
-                    f"node '{node.name}' does not run on the shapes of its arguments{where}: {error}"
+                    f"node '{node.name}' does not run on the shapes of its arguments, or runs for one batch size only "
+                    f"(here {batch}): {error}"
                 ) from error
     return results
 
 
-def _require_small(node: fx.Node, args: tuple[Any, ...]) -> None:
-    """Raise GraphError for arithmetic on what is no number, or whose result would be no size."""
-    numbers = all(isinstance(a, int | float) for a in args)
-    if not numbers or (node.target in _POWERS and (abs(args[0]) > LARGEST_SIZE or not 0 <= args[1] <= MOST_FACTORS)):
-        raise GraphError(f"node '{node.name}' computes {node.target} of {args}, which is no size")
-
-
-def _require_bounded(node: fx.Node, result: Any, batch: int) -> None:
-    """Raise GraphError for tensors that no image needs, or numbers that are no sizes."""
-    for part in result if isinstance(result, tuple | list) else (result,):
-        if isinstance(part, torch.Tensor):
-            elements = part.numel() if part.numel() % batch else part.numel() // batch
-            if elements > MOST_ELEMENTS:
-                raise GraphError(f"node '{node.name}' makes a tensor of {elements} elements for one image")
-        elif isinstance(part, int | float) and abs(part) > LARGEST_SIZE * batch**2:
-            raise GraphError(f"node '{node.name}' computes {part:.3g}, which is no size")
-
-
-def _size(node: fx.Node, first: int, second: int, batch: Any) -> Any:
-    """Return a size that was ``first`` and ``second`` for the two batches in units of the symbolic one."""
-    if first == second:
-        return first
+def _size(node: fx.Node, first: int, second: int, single: int, batch: Any) -> Any:
+    """Return a size that was ``first``, ``second`` and ``single`` for the batches in units of the symbolic one."""
     times, rest = divmod(first, _BATCHES[0])
-    if rest or times * _BATCHES[1] != second:
-        raise GraphError(f"node '{node.name}' has a size, {first} and {second} for batches of {_BATCHES}, of no use")
+    if first == second == single:
+        return first
+    if first == second or rest or times * _BATCHES[1] != second or times * _SINGLE != single:
+        seen = f"{first}, {second} and {single} for batches of {(*_BATCHES, _SINGLE)}"
+        raise GraphError(f"node '{node.name}' has a size, {seen}, of no use")
     return times * batch
