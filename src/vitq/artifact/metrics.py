@@ -60,8 +60,8 @@ class RunMetrics(BaseModel):
     warnings: tuple[Warned, ...] = Field(
         default=(), strict=False, description="name and message of each warning of the run"
     )
-    seconds: float | None = Field(default=None, description="time of the run, in seconds; in `run.json`")
-    peak_memory_bytes: int | None = Field(default=None, description="peak memory of the run, in bytes; in `run.json`")
+    seconds: float | None = Field(default=None, description="time of the run, in seconds")
+    peak_memory_bytes: int | None = Field(default=None, description="peak memory of the run")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as plain data, in the order above, without the keys of ``LEFT_OUT`` that have none."""
