@@ -43,7 +43,7 @@ def test_every_schedule_lowers_the_error_of_the_logits(make_run: Callable[..., R
 @pytest.mark.parametrize(
     "options",
     [
-        {"learn": {"rounding": 1e-2, "activation_scales": 1e-3}},
+        {"learn": {"rounding": 1e-2, "activation_scales": 1e-3}, "steps": 40},
         {"global": 1.0, "global_on": "logits"},
         {"global": 1.0, "local": 0.1, "local_by": "moments"},
         {"local": 0.1, "local_by": "kl"},
