@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from vitq.activations import sites_by_segment, walk
 from vitq.calibrate import Calibrate, Insert, SiteFormat
 from vitq.calibrate.groups import find_groups
-from vitq.calibrate.statistics import sites_by_segment, walk
 from vitq.errors import CalibrationError, RecipeError
 from vitq.graph import Graph, Role
 from vitq.quantizers import Granularity, Quantizer

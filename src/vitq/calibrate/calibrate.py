@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from pydantic import AfterValidator, Field
 
+from vitq.activations import sites_by_segment, walk
 from vitq.calibrate.assign import Member, search_alone, search_output
 from vitq.calibrate.groups import Group, find_groups
 from vitq.calibrate.insert import quantizer_of
 from vitq.calibrate.searches import OUTPUT, SEARCHES
-from vitq.calibrate.statistics import dead_channels, require_usable, sites_by_segment, walk
+from vitq.calibrate.statistics import dead_channels, require_usable
 from vitq.errors import CalibrationError, RecipeError, did_you_mean
 from vitq.graph import Graph
 from vitq.quantizers import Quantizer
