@@ -70,8 +70,8 @@ def quantize(
 
     ``model`` is a timm name, a Hugging Face id or folder, or a module x_BCHW -> logits_BK, which is not changed.
     ``images`` is a folder, an ``.npz``, a preprocessed tensor x_NCHW or an iterable; ``validation`` likewise, with
-    labels. ``bits`` reads "w4a4"; ``scope`` is "paper" or "deploy", by default the recipe's ("paper" where it has
-    none); ``target`` calibrates for a target of ``QuantizedModel.export``, whose default scope is "deploy";
+    labels. ``bits`` reads "w4a4"; ``scope`` is "paper", "deploy" or "full", by default the recipe's ("paper" where
+    it has none); ``target`` calibrates for a target of ``QuantizedModel.export``, whose default scope is "deploy";
     ``overrides`` changes recipe options
     ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is checkpointed there, its artifact saved, and
     ``resume`` continues it after a kill; ``overwrite`` replaces what ``out`` holds.
@@ -99,7 +99,7 @@ def quantize(
         store = space.store(about.model_dump(mode="json"))
         teacher = capture_checked(loaded, x_NCHW, place)
         run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, store, recipe=plan.name)
-        show_scope(run, plan.steps)
+        show_scope(run, plan.steps, taken)
         judge = Judge(loaded, validation, x_NCHW, place, events)
         floating = judge(teacher, "floating point")
         frozen = run_steps(run, plan.steps)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vitq.errors import ExportError
+from vitq.export.besides import note, products_only
 from vitq.export.build import build, properties
 from vitq.export.files import check_place, write
 from vitq.export.floating import baseline
@@ -81,6 +82,7 @@ def export(
     that this one is not, and instead of writing a file that fails its proof.
     """
     profile, path, wanted = check_request(out, target, opset, cpu, force)
+    model, left = products_only(model)
     refused = refusals(model.graph, model.weights, profile)
     if refused:
         count = f"{len(refused)} site{'s' if len(refused) > 1 else ''}"
@@ -99,10 +101,10 @@ def export(
             plain = Floating(floating.module, SESSIONS[target](baseline(floating, model, images_NCHW[:2])))
     taken = None if profile.runtime is None else wanted if wide else Cpu.ANY  # elsewhere both are the same file
     avoided = wide if wanted is Cpu.ANY else NONE
-    about = properties(model, target, taken)
+    about = {**properties(model, target, taken), **({"vitq.floating": left} if left else {})}
     graph = build(model.graph, model.weights, images_NCHW[:2], about, profile.carrier, opset, avoided)
     promised, notes = promises(model.graph, model.weights, profile, avoided.weights)
-    notes += () if profile.runtime else (profile.note,)
+    notes += (*((note(left),) if left else ()), *(() if profile.runtime else (profile.note,)))
     content: Content = to_ir(graph) if path.suffix == IR else graph
     result = Exported(path, target, size_of(content), promised, None, (), None, notes, taken)
     failed = split_operators(model.graph, graph, profile)

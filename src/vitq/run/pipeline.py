@@ -1,4 +1,4 @@
-"""Run the steps of a recipe, restoring what an interrupted run had already calibrated."""
+"""Run the steps of a recipe: show what they will quantize, apply them, measure what is left of each block."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,10 +8,9 @@ import torch
 from vitq.activations import forward_all
 from vitq.artifact.artifact import freeze_weights
 from vitq.bits import FLOATING_POINT, Bits
-from vitq.calibrate import scope_rows
+from vitq.calibrate import Placed, scope_rows
+from vitq.calibrate.plan import joined
 from vitq.errors import RecipeError
-from vitq.graph import Graph
-from vitq.graph.edit import quantizer_target
 from vitq.quantizers import Quantizer
 from vitq.reconstruct.data import count_held_out
 from vitq.reconstruct.objective.distances import relative_square
@@ -33,29 +32,26 @@ def run_steps(run: Run, steps: Sequence[Step]) -> dict[str, Quantizer]:
 
 
 def apply_steps(run: Run, steps: Sequence[Step]) -> None:
-    """Apply ``steps`` to the student, one after another.
-
-    A calibration is checkpointed whole, a reconstruction after each segment; the other steps are quick and exact,
-    so a resumed run applies them again.
-    """
+    """Apply ``steps`` to the student, one after another; each keeps and reads back its own checkpoints."""
     for number, step in enumerate(steps):
         run.stage = f"{number:02d}-{step.step_name}"
         run.events.log("step", name=step.step_name, number=number)
         with _named(run, step):
-            if step.step_name == "calibrate":
-                _calibrate(run, step)
-            else:
-                step.apply(run)
+            step.apply(run)
 
 
-def show_scope(run: Run, steps: Sequence[Step]) -> None:
-    """Show what ``steps`` will quantize; RecipeError, before any work, where an option names no site."""
-    copy = Run(run.teacher, run.student.clone(), run.images_NCHW, run.bits, device=run.device, recipe=run.recipe)
+def show_scope(run: Run, steps: Sequence[Step], scope: str) -> None:
+    """Show what ``steps`` will quantize and the name of their scope.
+
+    RecipeError, before any work, where an option names no site.
+    """
+    plan: dict[str, Placed] = {}
     for step in steps:
-        if step.step_name == "insert":
-            with _named(copy, step):
-                step.apply(copy)
-    run.events.show(scope_table(scope_rows(copy.student), f"What is quantized ({run.bits})"))
+        with _named(run, step):
+            plan = joined(plan, step.preview(run.student, run.bits))
+    formats = {name: placed.format for name, placed in plan.items()}
+    title = f"What is quantized ({run.bits}), scope {scope}"
+    run.events.show(scope_table(scope_rows(run.student, planned=formats), title))
 
 
 @contextmanager
@@ -66,32 +62,6 @@ def _named(run: Run, step: Step) -> Iterator[None]:
     except RecipeError as error:
         recipe = f"recipe '{run.recipe}', " if run.recipe else ""
         raise RecipeError(f"{recipe}step '{step.step_name}': {error}") from error
-
-
-def _calibrate(run: Run, step: Step) -> None:
-    saved = run.restore(run.stage)
-    if saved is None:
-        step.apply(run)
-        run.keep(run.stage, _parameters(run.student))
-        return
-    by_target: dict[str, dict[str, torch.Tensor]] = {}
-    for path, tensor in saved[0].items():
-        target, _, name = path.rpartition(".")
-        by_target.setdefault(target, {})[name] = tensor.to(run.device)
-    for site, quantizer in run.student.quantizers.items():
-        assert isinstance(quantizer, Quantizer)
-        if parameters := by_target.get(quantizer_target(site)):
-            quantizer.set_parameters(**parameters)
-    run.events.log("calibrate", resumed=True)
-
-
-def _parameters(graph: Graph) -> dict[str, torch.Tensor]:
-    return {
-        f"{quantizer_target(site)}.{name}": tensor
-        for site, quantizer in graph.quantizers.items()
-        if isinstance(quantizer, Quantizer) and quantizer.calibrated
-        for name, tensor in quantizer.parameters_dict().items()
-    }
 
 
 @torch.no_grad()
