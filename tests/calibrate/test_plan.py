@@ -55,7 +55,7 @@ def test_what_a_step_of_another_name_previews_is_shown(vit: Graph, make_run: Mak
     show_scope(run, [Own()], "own")
     (table,) = shown
     assert table.title == "What is quantized (w4a4), scope own"  # type: ignore[attr-defined]
-    assert table.caption == "2 of 21 sites quantized"  # type: ignore[attr-defined]
+    assert table.caption == "2 of 28 sites quantized"  # type: ignore[attr-defined]
     with pytest.raises(GraphError, match="already quantized"):
         show_scope(run, [Own(), Insert()], "own")
 
@@ -91,8 +91,8 @@ def test_a_registered_scope_quantizes_for_the_readers_that_it_names(vit: Graph) 
             register_scope("sums", {"weight"})
     finally:
         del SCOPES["sums"]
-    with pytest.raises(RecipeError, match=r"role 'norm' does not exist; did you mean 'norm_input'\?"):
-        register_scope("norms", {"norm"})
+    with pytest.raises(RecipeError, match=r"role 'norm_inputs' does not exist; did you mean 'norm_input'\?"):
+        register_scope("norms", {"norm_inputs"})
 
 
 def test_options_of_roles_that_are_not_used_are_not_written_out() -> None:

@@ -40,7 +40,7 @@ FURTHEST = 24
 
 @dataclass(frozen=True)
 class Reading:
-    """One tensor that ``readers`` read in a ``role``; ``inside`` are the operations of ``owner``, written out or not."""
+    """One tensor that ``readers`` read in a ``role``; ``inside`` are the operations of its ``owner``."""
 
     source: fx.Node
     readers: tuple[fx.Node, ...]
