@@ -195,7 +195,7 @@ RULES: dict[str, Rule] = {
     "recipe": Rule("a recipe's name or a .yaml file", _path),
     "bits": Rule("bits such as 'w4a4'", _bits),
     "budget": Rule("'quick', 'full' or another budget of the recipe", _text),
-    "scope": Rule("'paper' or 'deploy'", _text),
+    "scope": Rule("'paper', 'deploy' or 'full'", _text),
     "target": Rule("the name of a target of 'vitq export'", _text),
     "weights": Rule("a file, or 'random'", _weights),
     "num_classes": whole(1, 1_000_000),

@@ -5,15 +5,15 @@ import torch
 from vitq.errors import CalibrationError
 
 
-def require_usable(name: str, x: torch.Tensor, *, weight: bool = False) -> None:
-    """Raise CalibrationError where a site's tensor is empty, not finite or, for an activation, all zero."""
+def require_usable(name: str, x: torch.Tensor, *, weight: bool = False, may_be_zero: bool = False) -> None:
+    """Raise CalibrationError where a site's tensor is empty, not finite or, unless it may be, all zero."""
     if x.numel() == 0:
         raise CalibrationError(f"site '{name}': its calibration tensor is empty; give more images")
     low, high = (float(end) for end in x.aminmax())
     if not (low > -torch.inf and high < torch.inf):
         cause = "check the checkpoint" if weight else "check the checkpoint and the preprocessing"
         raise CalibrationError(f"site '{name}': NaN or infinity before anything is quantized; {cause}")
-    if low == high == 0.0 and not weight:
+    if low == high == 0.0 and not (weight or may_be_zero):
         raise CalibrationError(
             f"site '{name}': every value is 0 on all calibration images; check the images and the checkpoint"
         )
