@@ -29,7 +29,7 @@ from vitq.graph import Graph
 from vitq.graph.edit import quantizer_target
 from vitq.graph.rebuild import from_json
 from vitq.graph.serialize import to_json
-from vitq.graph.types import require_alike
+from vitq.graph.types import require_computable
 from vitq.quantizers import Format, Quantizer, make_quantizer, pack, unpack
 from vitq.quantizers.granularity import parameter_shape
 
@@ -141,7 +141,7 @@ def _model(folder: Path, files: Mapping[str, bytes], config: ArtifactConfig) -> 
     written = parse_json(files["graph.json"], folder / "graph.json")
     with damaged(folder / "graph.json"):
         module = from_json(written, stored, modules)
-        require_alike(module)
+        require_computable(module)
         graph = Graph(module)
     with damaged(configured):
         true = describe_sites(graph, weights)
