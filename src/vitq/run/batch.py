@@ -27,12 +27,12 @@ def as_batch(x: Any, shape: tuple[int, ...]) -> torch.Tensor:
     takes = f"this model takes preprocessed images as a float tensor (B, {', '.join(map(str, shape))})"
     if isinstance(x, np.ndarray) and x.dtype.kind == "f":
         x = torch.from_numpy(np.array(x, dtype=np.float32))
-    numbers = isinstance(x, torch.Tensor) or (isinstance(x, np.ndarray) and x.dtype.kind in "iub")
-    if not numbers:
-        raise DataError(f"{takes}, not a {type(x).__name__}")
-    if isinstance(x, np.ndarray) or not x.is_floating_point():
+    whole = isinstance(x, np.ndarray) and x.dtype.kind in "iub"
+    if whole or (isinstance(x, torch.Tensor) and not x.is_floating_point()):
         hint = "preprocess the pictures first, or give them to 'evaluate', which does"
         raise DataError(f"{takes}, not one of {_name(x.dtype)}; {hint}")
+    if not isinstance(x, torch.Tensor):
+        raise DataError(f"{takes}, not a {type(x).__name__}")
     if x.layout is not torch.strided or x.is_meta:
         raise DataError(f"{takes}, not one that is {'on the meta device' if x.is_meta else _name(x.layout)}")
     if tuple(x.shape) == shape:
