@@ -121,7 +121,8 @@ class Captures:
         example = (example_BCHW.shape, example_BCHW.dtype, str(example_BCHW.device), torch.get_default_dtype())
         content = io.BytesIO()
         try:
-            _Content(content).dump((model, str(example), modes))
+            frozen = copy.deepcopy(model).eval().requires_grad_(False)  # as it will be captured
+            _Content(content).dump((frozen, str(example), modes))
         except Exception:  # a class of the test's own, or anything else that no other process could read
             return None
         return hashlib.sha256(content.getvalue()).hexdigest()

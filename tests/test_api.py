@@ -1,5 +1,6 @@
 import copy
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -90,7 +91,8 @@ def test_reloads_in_a_new_process_without_timm(
         "import sys, torch, vitq; m = vitq.load(sys.argv[1] + '/run'); x = torch.load(sys.argv[1] + '/images.pt');"
         "assert torch.equal(m(x), torch.load(sys.argv[1] + '/logits.pt')); assert 'timm' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment)
 
 
 def test_same_seed_same_artifact_byte_for_byte(quantize: Callable[..., vitq.QuantizedModel], tmp_path: Path) -> None:

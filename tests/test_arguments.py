@@ -34,9 +34,30 @@ WRONG: dict[str, list[Any]] = {
     "scope": [3, "", "papier", ["paper"]],
     "target": [3, "", "onnx"],
     "weights": [3, "", "nope.pth", "x" * 5000, b"w.pth"],
-    "preprocessing": [3, "squash", [("crop_pct", 0.9)], {1: 2}, {"crop_pct": object()}],
+    "preprocessing": [
+        3,
+        "squash",
+        [("crop_pct", 0.9)],
+        {1: 2},
+        {"crop_pct": object()},
+        {"crop_pct": 5},
+        {"crop_pct": "0.9"},
+        {"std": [0.1, 0.0, 0.1]},
+        {"mean": "abc"},
+        {"mean": None},
+        {"input_size": [3, 8.5, 8]},
+        {"input_size": 224},
+        {"input_size": [True, 8, 8]},
+        {"crop_mode": []},
+        {"interpolation": "x" * 5000},
+        {"assumed": "yes"},
+        {"mean": [1e300] * 3},
+        {"x" * 5000: 1},
+        {"input_size": [1, 8, 8], "std": [0.1] * 3},
+        {"input_size": [[], 8, 8]},
+    ],
     "overrides": [3, "reconstruct.steps=5", [("a", 1)], {1: 2}, {"reconstruct.steps": float("inf")}],
-    "device": [None, 3, "", "gpu", "cuda:99", "cpu:x"],
+    "device": [None, 3, "", "gpu", "cuda:99", "cpu:x", "meta", "fpga", "x" * 3000],
     "out": [3, "", "  ", b"run", "x" * 5000, "a\0b"],
     "resume": [1, "no", None],
     "overwrite": [0, "yes", None],
@@ -114,3 +135,33 @@ def test_what_would_be_ignored_is_refused(tmp_path: Path) -> None:
     loaded = load_model(nn.Linear(2, 2))
     with pytest.raises(ArgumentError, match="loaded already"):
         vitq.quantize(loaded, IMAGES, num_classes=3)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"crop_pct": 0.5}, {"mean": [0.5]}, {"input_size": [1, 8, 8]}, {"input_size": [4, 8, 8]}, {"std": (1, 1, 1)}],
+)
+def test_some_values_of_a_preprocessing_are_taken_alone(values: dict[str, Any]) -> None:
+    assert check("preprocessing", values, RULES["preprocessing"]) == values
+
+
+@pytest.mark.parametrize("device", ["nonsense", "meta", "cuda:99", "", None, 3])
+def test_a_model_moves_only_to_a_device_that_is_there(small_artifact: Path, device: Any) -> None:
+    model = vitq.load(small_artifact)
+    with pytest.raises(ArgumentError, match="device"):
+        model.to(device)
+    assert model.to(torch.device("cpu")).to("auto") is model
+
+
+def test_what_bench_takes_is_in_the_table() -> None:
+    for name, value in (
+        ("runs", []),
+        ("runs", "a"),
+        ("runs", ["a", ""]),
+        ("batch", [0]),
+        ("threads", True),
+        ("rounds", 0),
+    ):
+        with pytest.raises(ArgumentError, match=name):
+            check(name, value, RULES[name])
+    assert check("runs", ["a", Path("b")], RULES["runs"]) == (Path("a"), Path("b"))

@@ -101,16 +101,50 @@ def verbs(vit: nn.Module, images: torch.Tensor, model: vitq.QuantizedModel, fold
         "integer": lambda: model.integer()(images),
         "save": lambda: (model.save(folder / "run") / "model.safetensors").read_bytes(),
         "load": lambda: vitq.load(model.save(folder / "run"))(images),
+        "seal": lambda: (model.save(folder / "run"), vitq.seal(folder / "run"))[1],
+        "to": lambda: model.to("cpu")(images),
+        "export": lambda: exported(vit, images, folder),
+        "bench": lambda: benched(model, images, folder),
     }
 
 
-VERBS = ("quantize", "granularity", "evaluate", "call", "evaluate the artifact", "integer", "save", "load")
+def exported(vit: nn.Module, images: torch.Tensor, folder: Path) -> bytes:
+    """Export to a target that does not run here: quick, and the whole file is built."""
+    model = vitq.quantize(vit, images, recipe="rtn", target="tensorrt", progress=False)
+    return model.export(folder / "m.onnx", images, target="tensorrt", limit=4, force=True).path.read_bytes()
+
+
+def benched(model: vitq.QuantizedModel, images: torch.Tensor, folder: Path) -> list[Any]:
+    from vitq.bench.runs import bench_runs
+
+    return bench_runs([model.save(folder / "run")], images, limit=4)
+
+
+def rows(models: dict[str, vitq.QuantizedModel], x_NCHW: torch.Tensor, **_: Any) -> list[Any]:
+    """Stands for the measurement, which takes long: gives a result that modes would change."""
+    torch.rand(3)
+    (model,) = models.values()
+    return (model.graph(x_NCHW) @ torch.ones(5)).tolist()
+
+
+VERBS = (
+    "quantize", "granularity", "evaluate", "call", "evaluate the artifact", "integer", "save", "load", "seal", "to",
+    "export", "bench",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_callers_modes_change_no_result_and_stay_as_they_were(
-    vit: nn.Module, images: torch.Tensor, model: vitq.QuantizedModel, tmp_path: Path, verb: str
+    vit: nn.Module,
+    images: torch.Tensor,
+    model: vitq.QuantizedModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
 ) -> None:
+    if verb in ("export", "bench"):
+        pytest.importorskip("onnxscript")
+        monkeypatch.setattr("vitq.bench.bench.bench", rows)
     run = verbs(vit, images, model, tmp_path)[verb]
     before = state()
     plain = run()

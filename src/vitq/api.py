@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from vitq.arguments import MODEL, checked
-from vitq.artifact.artifact import seal
+from vitq.artifact.artifact import seal as seal_files
 from vitq.artifact.schema import ArtifactConfig
 from vitq.artifact.sealing import is_artifact
 from vitq.bits import Bits
@@ -165,6 +165,16 @@ def evaluate(
         )
         with events.task("evaluate", len(source) if limit is None else min(limit, len(source))) as task:
             return measure(loaded.module.to(place), batches, place, progress=task.advance)[0]
+
+
+@checked()
+@in_own_modes
+def seal(path: str | Path) -> tuple[str, ...]:
+    """Seal an artifact anew after an edit of its files, and return the names of those that were not sealed as they are.
+
+    Everything but the hashes is checked as ``vitq.load`` does; ArtifactError where the files do not fit together.
+    """
+    return seal_files(Path(path))
 
 
 def _planned(

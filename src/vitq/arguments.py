@@ -140,9 +140,9 @@ def _flag(value: Any) -> bool:
 
 
 def _preprocessing(value: Any) -> Any:
-    if isinstance(value, Preprocessing):
-        return value
-    return _mapping(value)
+    if not isinstance(value, Preprocessing):
+        Preprocessing.check_values(_mapping(value))
+    return value
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -152,6 +152,19 @@ def _mapping(value: Any) -> Mapping[str, Any]:
         raise ValueError("a key is not text")
     check_plain(value)
     return value
+
+
+def _several(read: Callable[[Any], R]) -> Callable[[Any], tuple[R, ...]]:
+    """Return what reads a list or tuple, each value by ``read``."""
+
+    def several(values: Any) -> tuple[R, ...]:
+        if not isinstance(values, list | tuple):
+            raise TypeError
+        if not values:
+            raise ValueError
+        return tuple(map(read, values))
+
+    return several
 
 
 MODEL = Rule("a timm name, a Hugging Face id, a folder, or a module (an instance, not its class)", _model)
@@ -180,6 +193,12 @@ RULES: dict[str, Rule] = {
     "batch_size": whole(1, 1_000_000),
     "seed": whole(0, 2**63 - 1),
     "opset": whole(1, 1_000),
+    "runs": Rule("paths of artifacts, at least one", _several(_folder_path)),
+    "batch": Rule("batch sizes, whole numbers from 1 to 65,536, at least one", _several(whole(1, 65_536).read)),
+    "threads": whole(1, 1_024),
+    "rounds": whole(1, 1_000_000),
+    "cpu": Rule("the name of a kind of x86 CPU: 'any' or 'vnni'", _text),
+    "rivals": FLAG,
     "device": DEVICE,
     "out": PATH,
     "path": Rule("the path of a folder", _folder_path),
@@ -198,4 +217,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, str | bool | int | float | bytes) or value is None:
         text = repr(value) if not isinstance(value, int) or abs(value) < 10**40 else "a number of more than 40 digits"
         return text if len(text) <= 80 else f"{text[:60]}… ({len(text):,} characters)"
+    if isinstance(value, os.PathLike):
+        return _shown(os.fspath(value))
     return f"a {type(value).__name__}"

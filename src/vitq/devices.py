@@ -6,20 +6,24 @@ from pathlib import Path
 
 import torch
 
-from vitq.errors import DataError
+from vitq.errors import ArgumentError
+
+COMPUTING = ("cpu", "cuda", "mps", "xpu")
+"""Kinds of devices that hold values; torch's others hold none (meta) or are no hardware that vitq knows."""
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called ``name`` ("auto": CUDA where there is one, else the CPU); DataError if it is missing."""
+    """Return the device called ``name`` ("auto": CUDA if it is there, else the CPU); ArgumentError if it is missing."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(name)
+        if place.type not in COMPUTING:
+            raise RuntimeError(f"vitq computes on {', '.join(COMPUTING)}")
         torch.zeros(1, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise DataError(
-            f"device '{name}' is not available: {str(error).splitlines()[0]}; 'vitq doctor' lists devices"
-        ) from error
+        why = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise ArgumentError(f"device '{name[:80]}' is not available: {why}; 'vitq doctor' lists devices") from error
     return place
 
 

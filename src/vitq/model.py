@@ -25,7 +25,7 @@ from vitq.run.batch import Checked, image_shape, run_checked
 from vitq.run.events import Events
 
 if TYPE_CHECKING:
-    from vitq.export import Exported
+    from vitq.export.export import Exported
     from vitq.models import LoadedModel
 
 COSTS = ("seconds", "peak_memory_bytes")
@@ -63,11 +63,13 @@ class QuantizedModel:
         tensor: torch.Tensor = next(iter(self.graph.module.state_dict().values()))
         return tensor.device
 
+    @checked()
     def to(self, device: torch.device | str) -> "QuantizedModel":
-        """Move the model and return it."""
-        self.graph.to(torch.device(device))
+        """Move the model and return it; raise ArgumentError for a device that is not there."""
+        place = choose_device(str(device))
+        self.graph.to(place)
         for quantizer in self.weights.values():
-            quantizer.to(device)
+            quantizer.to(place)
         return self
 
     def scope_table(self) -> tuple[ScopeRow, ...]:
@@ -121,7 +123,7 @@ class QuantizedModel:
         require_export()
         if weights is not None and floating is None:
             raise ArgumentError("weights are those of the floating-point model; name it with floating")
-        from vitq.export import check_request, export
+        from vitq.export.export import check_request, export
 
         check_request(out, target, opset, cpu, force)
         preprocessing, labelled = Preprocessing.from_dict(self.config.preprocessing), None

@@ -91,6 +91,36 @@ def test_what_is_not_supported_has_a_row_and_a_warning(images: torch.Tensor) -> 
     assert f"bilinear (1): not supported, so {share:.1f} % of the weights" in warning
 
 
+class Odd(nn.Module):
+    """What multiplies without sites: with weights, with computed ones, or with none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head, self.deep = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 10), nn.Conv3d(8, 8, 1)
+        self.lstm = nn.LSTM(8, 8, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.deep(self.stem(x).unsqueeze(2)).squeeze(2)
+        y = torch.fft.irfft2(torch.fft.rfft2(y)).flatten(2).mT
+        y = (
+            self.lstm(y)[0]
+            + torch.einsum("bnc,bnc,bnd->bnd", y, y, y)
+            + nn.functional.linear(y, y.mean((0, 1)).outer(y[0, 0]))
+        )
+        return self.head(y.mean(1) + torch.cdist(y, y).mean((1, 2))[:, None])
+
+
+def test_products_of_every_kind_have_a_row(images: torch.Tensor) -> None:
+    run = _run(Odd(), images)
+    _apply(run, Insert())
+    rows = {row.role for row in scope_rows(run.student) if row.kind == "operation"}
+    wanted = {"conv3d", "fft_rfft2", "fft_irfft2", "lstm", "einsum", "cdist", "linear of a computed weight"}
+    assert wanted <= rows
+    (warning,) = [text for name, text in run.events.warnings if name == "unsupported-operation"]
+    lstm = 2 * 4 * 8 * 8
+    assert f"{100 * (lstm + 64) / (lstm + 64 + 8 * 3 * 16 + 80):.1f} % of the weights" in warning
+
+
 def test_a_model_without_products_is_refused(images: torch.Tensor) -> None:
     class Nothing(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -121,3 +151,21 @@ def test_a_repeated_parameter_is_no_unsupported_operation() -> None:
             return self.fc(torch.cat((x, self.probe.repeat(x.shape[0], 1, 1).roll(1, 2).flip(2)), 1))
 
     assert not find_unsupported(capture(Probe(), torch.randn(2, 3, 4)).module.graph)
+
+
+def test_a_moved_model_makes_its_tensors_where_it_is() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.head(self.stem(x).mean((2, 3)))
+            return y + torch.arange(x.shape[0], device=x.device)[:, None]
+
+    images = torch.randn(4, 3, 8, 8)
+    quantized = vitq.quantize(Counting().eval(), images, bits="w8a8", recipe="rtn", progress=False)
+    moved = quantized.to("meta")
+    assert moved(images).device.type == "meta"
+    named = [a for node in moved.graph.module.graph.nodes for a in (*node.args, *node.kwargs.values())]
+    assert {a.type for a in named if isinstance(a, torch.device)} == {"meta"}

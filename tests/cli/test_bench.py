@@ -38,7 +38,6 @@ def test_every_measure_is_in_the_json_and_every_row_in_the_table(
 ) -> None:
     monkeypatch.setattr("vitq.bench.bench.footprint", lambda *_: 2**20)  # a process for each row takes seconds
     quick = ("--images", str(photos), "--limit", "4", "--rounds", "1", "--batch", "1", "--no-rivals", "--quiet")
-    monkeypatch.setattr("vitq.export.bench.footprint", lambda *_: 2**20)  # a process for each row takes seconds
     result = vitq_cli("bench", str(run), *quick, "--validation", str(photos), "--json")
     assert result.exit_code == 0, result.output
     data = json.loads(result.stdout)
@@ -86,3 +85,32 @@ def test_two_runs_of_one_name_are_two_rows(
 def test_one_run_named_twice_is_refused(vitq_cli: Any, run: Path, photos: Path, measured: list[Any]) -> None:
     result = vitq_cli("bench", str(run), str(run / ".." / run.name), "--images", str(photos))
     assert result.exit_code == 3 and "is named twice" in result.output and not measured
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--weights", "{photos}"), "name it with floating"),
+        (("--threads", "99999999"), "threads takes a whole number from 1 to 1,024"),
+        (("--rounds", "99999999999999999999"), "rounds takes a whole number"),
+        (("--batch", "99999999"), "batch takes batch sizes"),
+        (("--validation", ""), "validation takes"),
+    ],
+)
+def test_arguments_are_checked_before_a_run_is_loaded(
+    vitq_cli: Any, photos: Path, options: tuple[str, ...], said: str
+) -> None:
+    given = [option.format(photos=photos) for option in options]
+    result = vitq_cli("bench", "no/such/run", "--images", str(photos), *given)
+    assert result.exit_code == 2 and said in result.stderr
+
+
+def test_an_empty_run_is_not_the_working_directory(
+    vitq_cli: Any, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run)
+    for arguments in (("bench", ""), ("export", "", "--out", "x.onnx"), ("export", ".", "--out", "")):
+        result = vitq_cli(*arguments, "--images", str(photos))
+        assert result.exit_code == 2 and "takes" in result.stderr, result.output
+    assert vitq_cli("seal", "").exit_code == 2
+    assert not (run / "x.onnx").exists()

@@ -13,7 +13,7 @@ import vitq
 
 pytest.importorskip("onnxscript")
 
-from vitq.export import Exported
+from vitq.export.export import Exported
 from vitq.export.targets import Cpu
 from vitq.export.verify.outputs import EndToEnd
 from vitq.export.verify.segments import SegmentProof
@@ -42,7 +42,7 @@ def test_options_reach_the_model(vitq_cli: Any, calls: list[Any]) -> None:
     assert result.exit_code == 0, result.output
     none = {"validation": None, "floating": None, "weights": None}
     options = {"target": "openvino", "opset": 22, "cpu": "any", "limit": 8, "force": True, "progress": False, **none}
-    assert calls == [(Path("deit.onnx"), "photos", options)]
+    assert calls == [("deit.onnx", "photos", options)]
 
 
 def test_the_table_says_what_is_proven(vitq_cli: Any, calls: list[Any]) -> None:
@@ -74,11 +74,11 @@ def test_a_kind_of_cpu_is_told_apart(vitq_cli: Any, calls: list[Any]) -> None:
 
 def test_one_output_and_the_cpus_of_a_file_stand_in_the_table() -> None:
     proofs = (SegmentProof("blocks.0", 8, 0.0, 3e-8),)
-    single = EndToEnd(64, None, None, None, None, error=0.0012, cosine=0.99999, self_error=0.0003)
+    single = EndToEnd(64, None, None, None, None, relative_error=0.0012, self_error=0.0003)
     console = Console(file=io.StringIO(), width=160)
     console.print(export_table(Exported(Path("m"), "onnxruntime", 1, 49, 49, proofs, single, (), Cpu.ANY)))
     shown = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
-    assert "outputs 0.0012 off the simulation's on 64 images (cosine 1.0000; 0.0003 for the simulation" in shown
+    assert "outputs are 0.0012 off the simulation's on 64 images (0.0003 for the simulation" in shown
     assert "for every CPU" in shown and "top-1" not in shown
 
 

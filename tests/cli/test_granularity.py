@@ -64,6 +64,17 @@ def test_plots_are_saved_as_svg_and_nothing_else(vitq_cli: Any, calls: list[dict
     refused = vitq_cli(*RUN, "--out", str(tmp_path / "plots.png"))
     assert refused.exit_code == 2 and ".svg" in refused.output
     assert len(calls) == 1
+    assert vitq_cli(*RUN, "--out", str(tmp_path / "plots.svg")).exit_code == 0  # its own is replaced
+
+
+def test_a_picture_of_the_users_own_stays(vitq_cli: Any, calls: list[dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "mine.svg").write_text("<svg>mine</svg>")
+    refused = vitq_cli(*RUN, "--out", str(tmp_path / "mine.svg"))
+    assert refused.exit_code == 4 and "was not written by vitq" in refused.stderr
+    assert (tmp_path / "mine.svg").read_text() == "<svg>mine</svg>"
+    for out in ("", "x" * 5000 + ".svg", str(tmp_path / "no" / "plots.svg")):
+        assert vitq_cli(*RUN, "--out", out).exit_code == 2
+    assert not calls
 
 
 def test_the_verb_runs_on_a_real_model_and_folder(vitq_cli: Any, tmp_path: Path) -> None:

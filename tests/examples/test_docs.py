@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,26 +16,39 @@ import typer
 from vitq.bits import Bits
 from vitq.calibrate.assign import Member, search_alone
 from vitq.calibrate.candidates import Target
+from vitq.calibrate.insert import Insert
 from vitq.calibrate.samples import rows_of
 from vitq.calibrate.scope import SCOPES
 from vitq.calibrate.searches import SEARCHES
 from vitq.cli import app
-from vitq.export.targets import OPSET, OPSETS, PROFILES
+from vitq.export.lowerings import LOWERINGS
+from vitq.export.targets import OPSET, OPSETS, PROFILES, profile_of
 from vitq.graph import Graph, Role, Site, capture
 from vitq.quantizers import FORMATS, Format, make_quantizer
 from vitq.recipes import list_recipes, load_recipe, parse_assignments
 from vitq.recipes.known import known_steps
 from vitq.recipes.schema import option_keys
-from vitq.reconstruct.objective.curvature import ESTIMATORS, make_estimator
-from vitq.reconstruct.objective.terms import TERMS, Batch, Fusion
+from vitq.reconstruct.objective.curvature import CURVATURES, make_estimator
+from vitq.reconstruct.objective.terms import DISTANCES, TERMS, Batch, Fusion, LocalTerm
 from vitq.reconstruct.slicing.schedule import SCHEDULES, plan
 from vitq.reconstruct.step import Reconstruct
+from vitq.registry import Registry
 from vitq.run.run import Run
 from vitq.run.step import STEPS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-REGISTRIES: tuple[dict[str, Any], ...] = (STEPS, FORMATS, SCHEDULES, SEARCHES, TERMS, ESTIMATORS)
+REGISTRIES: tuple[Registry[Any], ...] = (
+    STEPS,
+    FORMATS,
+    SCHEDULES,
+    SEARCHES,
+    TERMS,
+    CURVATURES,
+    DISTANCES,
+    LOWERINGS,
+    PROFILES,
+)
 
 
 def page(name: str) -> str:
@@ -55,19 +69,19 @@ def section(name: str) -> str:
 def forgetful() -> Iterator[None]:
     """Forget afterwards what an example registered."""
     known_steps()
-    before = [dict(registry) for registry in REGISTRIES]
-    yield
-    for registry, entries in zip(REGISTRIES, before, strict=True):
-        registry.clear()
-        registry.update(entries)
+    with ExitStack() as stack:
+        for registry in REGISTRIES:
+            stack.enter_context(registry.kept())
+        yield
 
 
 @pytest.fixture
 def example(request: pytest.FixtureRequest, forgetful: None) -> dict[str, Any]:
     """Run the Python of the section that the test names, and return what it defines."""
-    (code,) = blocks(section(request.param), "python")
     namespace: dict[str, Any] = {"__name__": "example"}
-    exec(compile(code, "CONTRIBUTING.md", "exec"), namespace)
+    for name in request.param.split(", "):
+        (code,) = blocks(section(name), "python")
+        exec(compile(code, "CONTRIBUTING.md", "exec"), namespace)
     return namespace
 
 
@@ -139,6 +153,58 @@ def test_the_curvature_is_known_by_its_name_and_weighs_large_errors_more(example
     curvature = make_estimator(options.weigh)(gradients)  # type: ignore[arg-type]
     assert curvature.diagonal_N.mean() == pytest.approx(1.0)
     assert (curvature.diagonal_N[..., 1:] > curvature.diagonal_N[..., :-1]).all()
+
+
+@pytest.mark.parametrize("example", ["distance"], indirect=True)
+def test_the_distance_is_known_by_its_name_and_compares_layers(example: dict[str, Any]) -> None:
+    term = LocalTerm(Reconstruct.model_validate({"local_by": "largest"}).local_by)
+    same, other = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    assert float(term(Batch(same, same, (same,), (same,), None, None))) == 0
+    expected = (same - other).abs().amax((0, 1)).mean()
+    assert float(term(Batch(same, same, (same,), (other,), None, None))) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("example", ["number format, lowering"], indirect=True)
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "qnn"])
+def test_the_lowering_is_the_quantizer_and_is_refused_where_no_kernel_has_it(
+    example: dict[str, Any], graph: Graph, target: str
+) -> None:
+    pytest.importorskip("onnxscript")
+    from vitq.export.lower import lower, refusals
+
+    quantizer = make_quantizer(Format("log_quarter", 6))
+    quantizer.set_parameters(scale=torch.tensor(0.9))
+    student = graph.clone()
+    student.insert({"blocks.0/probabilities": quantizer})
+    refused = [] if profile_of(target).formats is None else [f"{target} has no kernel for format 'log_quarter'"]
+    assert refusals(student, {}, profile_of(target)) == [f"blocks.0/probabilities: {line}" for line in refused]
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(lower(student, {}).module(x), student(x))
+
+
+@pytest.mark.parametrize("example", ["target"], indirect=True)
+def test_the_target_is_known_by_its_name_and_its_options_are_taken(example: dict[str, Any]) -> None:
+    profile = profile_of("phone")
+    assert profile.name == "phone" and list(PROFILES)[-1] == "phone"
+    steps = load_recipe("rtn", overrides=profile.overrides).steps
+    assert [step.weight.symmetric for step in steps if isinstance(step, Insert)] == [True]
+
+
+def test_every_registry_is_open_by_an_example() -> None:
+    """Each kind has a section of CONTRIBUTING.md, whose Python uses its decorator."""
+    code = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "src").rglob("*.py")))
+    made = re.findall(r"^([A-Z]+): Registry\[.*\] = Registry\(", code, re.MULTILINE)
+    assert len(made) == len(REGISTRIES), f"a registry that test_docs.py does not know, or the reverse: {made}"
+    used = set(re.findall(r"^@(register_\w+)", "".join(blocks(page("CONTRIBUTING.md"), "python")), re.MULTILINE))
+    assert used == set(re.findall(r"^def (register_\w+)", code, re.MULTILINE))
+
+
+@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
+def test_everything_that_vitq_registers_is_documented(registry: Registry[Any]) -> None:
+    known_steps()
+    text = " ".join(re.findall(r"`([^`\n]+)`", page("docs/recipes.md") + page("docs/export.md")))
+    for name in (*registry.built_in(), *registry.reserved):
+        assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text), f"{registry.kind} '{name}' is not documented"
 
 
 def test_the_overview_names_every_option_that_a_verb_requires() -> None:

@@ -6,10 +6,19 @@ import torch
 pytest.importorskip("onnxscript")
 
 from vitq.export import operators  # noqa: F401
-from vitq.export.lower import LOWERINGS, _affine_float
-from vitq.quantizers import Format, Granularity, make_quantizer
+from vitq.export.lowerings import LOWERINGS, affine_float
+from vitq.quantizers import Format, Granularity, Quantizer, make_quantizer
 
 X = torch.cat([torch.randn(4000, generator=torch.Generator().manual_seed(0)), torch.tensor([0.0, 1e-30, 9.0, -9.0])])
+
+
+def lowered(name: str, quantizer: Quantizer, x: torch.Tensor) -> torch.Tensor:
+    """Return what the format's operation makes of ``x``."""
+    lowering = LOWERINGS[name]
+    y: torch.Tensor = getattr(torch.ops.vitq, lowering.operation)(
+        x, *lowering.arguments(quantizer, quantizer.parameters_dict())
+    )
+    return y
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -20,9 +29,7 @@ def test_codes_of_one_scale(name: str, bits: int, scale: float, zero: float) -> 
         pytest.skip("does not fit uint8, and export refuses it")
     quantizer = make_quantizer(Format(name, bits))
     quantizer.set_parameters(scale=torch.tensor(scale), zero_point=torch.tensor(min(zero, 2 ** (bits - 1) - 1)))
-    operation, arguments = LOWERINGS[name]
-    got = getattr(torch.ops.vitq, operation)(X, *arguments(quantizer, quantizer.parameters_dict()))
-    assert torch.equal(got, quantizer(X))
+    assert torch.equal(lowered(name, quantizer, X), quantizer(X))
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -30,9 +37,11 @@ def test_codes_of_one_scale(name: str, bits: int, scale: float, zero: float) -> 
 def test_logarithmic_codes(name: str, bits: int) -> None:
     quantizer = make_quantizer(Format(name, bits))
     quantizer.set_parameters(scale=torch.tensor(0.9))
-    operation, arguments = LOWERINGS[name]
+    lowering = LOWERINGS[name]
     probabilities = X.abs().clamp(max=1.0)
-    got = getattr(torch.ops.vitq, operation)(probabilities, *arguments(quantizer, quantizer.parameters_dict()))
+    got = getattr(torch.ops.vitq, lowering.operation)(
+        probabilities, *lowering.arguments(quantizer, quantizer.parameters_dict())
+    )
     assert torch.equal(got, quantizer(probabilities))
 
 
@@ -42,5 +51,5 @@ def test_a_scale_per_head() -> None:
     shape = (3, 1, 1)
     zero = torch.tensor([8.0, 7.0, 3.0]).reshape(shape)
     quantizer.set_parameters(scale=torch.tensor([0.1, 0.2, 0.3]).reshape(shape), zero_point=zero)
-    got = torch.ops.vitq.affine_float(x_BHTD, *_affine_float(quantizer, quantizer.parameters_dict()))
+    got = torch.ops.vitq.affine_float(x_BHTD, *affine_float(quantizer, quantizer.parameters_dict()))
     assert torch.equal(got, quantizer(x_BHTD))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -87,6 +88,25 @@ def test_baddbmm_and_addmm_become_matmul_and_sum() -> None:
     graph = capture(model, x)
     torch.testing.assert_close(graph(x), model(x))
     assert [s.role for s in graph.sites.values()].count(Role.WEIGHT) == 1 and len(graph.sites) == 4
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape"), [(1, (6, 7)), (([2], [1]), (7, 6)), (([-1, 1], [0, 2]), (6, 3, 5)), (([1], [0]), (5, 2, 2))]
+)
+def test_a_tensordot_becomes_a_matmul_with_sites(dims: Any, shape: tuple[int, ...]) -> None:
+    class Dotted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(shape))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tensordot(x, self.w, dims=dims)
+
+    torch.manual_seed(0)
+    model, x = Dotted(), torch.randn(3, 5, 6)
+    graph = capture(model, x)
+    torch.testing.assert_close(graph(x), model(x), rtol=1e-4, atol=1e-5)
+    assert [site.role for site in graph.sites.values()] == [Role.IMAGE, Role.WEIGHT]
 
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

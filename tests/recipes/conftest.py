@@ -34,33 +34,33 @@ def dummy_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Register the steps ``tune`` and ``look``, forget them afterwards, and import no others."""
     monkeypatch.setattr("vitq.recipes.known.STEP_PACKAGES", ())
 
-    @register_step("look")
-    class Look(Step):
-        images: int = Field(32, ge=1)
-        search: Literal["mse", "percentile"] = "mse"
+    with STEPS.kept():
 
-        def apply(self, run: object) -> None: ...
+        @register_step("look")
+        class Look(Step):
+            images: int = Field(32, ge=1)
+            search: Literal["mse", "percentile"] = "mse"
 
-    @register_step("tune")
-    class Tune(Step):
-        steps: int = 1000
-        drop: float = 0.5
-        schedule: tuple[str, ...] = ("block",)
-        rates: Rates = Rates(weights=1e-3)
-        objective: Annotated[Mse | Kl, Field(discriminator="kind")] = Mse()
-        shares: dict[str, float] = Field(default_factory=lambda: {"block": 1.0, "network": 0.5})
-        rollback: bool = True
-        global_: float = Field(0.0, alias="global")
+            def apply(self, run: object) -> None: ...
 
-        @field_validator("drop")
-        @classmethod
-        def _probability(cls, drop: float) -> float:
-            if not 0 <= drop < 1:
-                raise ValueError("Drop is a probability below 1")
-            return drop
+        @register_step("tune")
+        class Tune(Step):
+            steps: int = 1000
+            drop: float = 0.5
+            schedule: tuple[str, ...] = ("block",)
+            rates: Rates = Rates(weights=1e-3)
+            objective: Annotated[Mse | Kl, Field(discriminator="kind")] = Mse()
+            shares: dict[str, float] = Field(default_factory=lambda: {"block": 1.0, "network": 0.5})
+            rollback: bool = True
+            global_: float = Field(0.0, alias="global")
 
-        def apply(self, run: object) -> None: ...
+            @field_validator("drop")
+            @classmethod
+            def _probability(cls, drop: float) -> float:
+                if not 0 <= drop < 1:
+                    raise ValueError("Drop is a probability below 1")
+                return drop
 
-    yield
-    for name in ("tune", "look"):
-        STEPS.pop(name, None)
+            def apply(self, run: object) -> None: ...
+
+        yield

@@ -134,7 +134,7 @@ def test_a_derived_recipe_adds_and_removes_steps(
         write("parent", PARENT)
         recipe = load_recipe(write("child", f"extends: parent.yaml\nsteps: {steps}\n"))
     finally:
-        STEPS.pop("extra")
+        STEPS.remove("extra")
     assert names(recipe) == expected
     assert [options(recipe, k)["images"] for k, name in enumerate(expected) if name == "look"] == images
 
@@ -221,7 +221,7 @@ def test_unknown_recipes_name_the_nearest() -> None:
 
 
 def test_a_step_name_belongs_to_one_class() -> None:
-    with pytest.raises(RecipeError, match="'look' is taken"):
+    with pytest.raises(RecipeError, match="'look' is already registered"):
 
         @register_step("look")
         class Other(Step):

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitq.errors import RecipeError, ResumeError
+from vitq.errors import ResumeError
 from vitq.quantizers import Quantizer
 from vitq.recipes import load_recipe
 from vitq.reconstruct import Reconstruct
@@ -43,7 +43,7 @@ def test_every_schedule_lowers_the_error_of_the_logits(make_run: Callable[..., R
 @pytest.mark.parametrize(
     "options",
     [
-        {"learn": {"rounding": 1e-2, "activation_scales": 1e-3}},
+        {"learn": {"rounding": 1e-2, "activation_scales": 1e-3}, "steps": 40},
         {"global": 1.0, "global_on": "logits"},
         {"global": 1.0, "local": 0.1, "local_by": "moments"},
         {"local": 0.1, "local_by": "kl"},
@@ -237,8 +237,8 @@ def test_rolls_back_what_gets_worse(make_run: Callable[..., Run]) -> None:
     assert {w.name for w in run.events.warnings} >= {"rolled-back"}
 
 
-def test_unknown_schedule_and_variable_name_the_choices(make_run: Callable[..., Run]) -> None:
-    with pytest.raises(RecipeError, match="block"):
-        Reconstruct.model_validate({**QUICK, "schedule": ["blok"]}).apply(make_run())
+def test_unknown_schedule_and_variable_name_the_choices() -> None:
+    with pytest.raises(ValueError, match="schedule 'blok' does not exist; did you mean 'block'"):
+        Reconstruct.model_validate({**QUICK, "schedule": ["blok"]})
     with pytest.raises(ValueError, match="rounding"):
         Reconstruct.model_validate({"learn": {"weight": 1.0}})

@@ -29,12 +29,15 @@ from vitq.graph import Graph
 from vitq.graph.edit import quantizer_target
 from vitq.graph.rebuild import from_json
 from vitq.graph.serialize import to_json
+from vitq.graph.types import require_alike
 from vitq.quantizers import Format, Quantizer, make_quantizer, pack, unpack
 from vitq.quantizers.granularity import parameter_shape
 
 __all__ = ["describe_sites", "freeze_weights", "read", "seal", "to_json_bytes", "write_artifact", "write_files"]
 
 CODES = ".codes"
+STORED = (torch.float32, torch.float64, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+"""Types of tensors that an artifact has: vitq writes models in float32, with constants of the other types."""
 
 
 def describe_sites(graph: Graph, weights: Mapping[str, Quantizer]) -> dict[str, SavedSite]:
@@ -104,12 +107,8 @@ def read(folder: Path) -> tuple[Graph, dict[str, Quantizer], ArtifactConfig, dic
     return *_model(folder, files, config), config, parse_json(files["metrics.json"], folder / "metrics.json")
 
 
-def seal(path: str | Path) -> tuple[str, ...]:
-    """Seal an artifact anew after an edit of its files, and return the names of those that were not sealed as they are.
-
-    Everything but the hashes is checked as ``vitq.load`` does; ArtifactError where the files do not fit together.
-    """
-    folder = Path(path)
+def seal(folder: Path) -> tuple[str, ...]:
+    """Do what ``vitq.seal`` says."""
     files = read_all(folder)
     _require_version(folder, files)
     config, metrics = _config(folder, files), parse_json(files["metrics.json"], folder / "metrics.json")
@@ -127,6 +126,9 @@ def _model(folder: Path, files: Mapping[str, bytes], config: ArtifactConfig) -> 
         quantizers = {name: _quantizer(name, site) for name, site in config.sites.items()}
     with damaged(tensors):
         stored = from_safetensors(files["model.safetensors"])
+        for path, tensor in stored.items():
+            if tensor.dtype not in STORED:
+                raise ValueError(f"tensor '{path}' is of type {str(tensor.dtype).removeprefix('torch.')}")
         for name, quantizer in quantizers.items():
             prefix = f"{config.sites[name].module}."
             own = {k.removeprefix(prefix): t for k, t in stored.items() if k.startswith(prefix)}
@@ -138,7 +140,9 @@ def _model(folder: Path, files: Mapping[str, bytes], config: ArtifactConfig) -> 
     modules: dict[str, nn.Module] = {config.sites[n].module: q for n, q in quantizers.items() if n not in weights}
     written = parse_json(files["graph.json"], folder / "graph.json")
     with damaged(folder / "graph.json"):
-        graph = Graph(from_json(written, stored, modules))
+        module = from_json(written, stored, modules)
+        require_alike(module)
+        graph = Graph(module)
     with damaged(configured):
         true = describe_sites(graph, weights)
         for name in sorted({*true, *config.sites}):

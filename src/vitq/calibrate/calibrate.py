@@ -22,13 +22,7 @@ if TYPE_CHECKING:
     from vitq.run.run import Run
 
 
-def _known(search: str) -> str:
-    if search not in (OUTPUT, *SEARCHES):
-        raise ValueError(f"search '{search}' does not exist{did_you_mean(search, (OUTPUT, *SEARCHES))}")
-    return search
-
-
-Search = Annotated[str, AfterValidator(_known)]
+Search = Annotated[str, AfterValidator(SEARCHES.option)]
 """A name of ``SEARCHES``, or "output"."""
 
 

@@ -45,8 +45,7 @@ class SiteFormat(BaseModel):
     @classmethod
     def _known(cls, names: str | dict[int, str]) -> str | dict[int, str]:
         for name in [names] if isinstance(names, str) else names.values():
-            if name not in FORMATS:
-                raise ValueError(f"number format '{name}' does not exist{did_you_mean(name, FORMATS)}")
+            FORMATS.option(name)
         return names
 
     def at(self, bits: int, granularity: Granularity) -> Format:

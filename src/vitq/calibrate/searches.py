@@ -11,7 +11,7 @@ import torch
 
 from vitq.calibrate.candidates import Grid, Score, Target
 from vitq.calibrate.samples import Rows, quantiles
-from vitq.errors import RecipeError
+from vitq.registry import Registry
 
 PERCENTILES = (0.99, 0.995, 0.999, 0.9999, 0.99999, 1.0)
 """RepQ-ViT's levels and two lower ones for 3 and 4 bits; 1 is min-max."""
@@ -31,18 +31,30 @@ OUTPUT = "output"
 BUDGET = 1 << 22
 """Elements simulated at once."""
 
+Search = Callable[[Target, Rows], Grid]
+SearchType = TypeVar("SearchType", bound=Search)
+SEARCHES: Registry[Search] = Registry("search", reserved=[OUTPUT])
 
+
+def register_search(name: str) -> Callable[[SearchType], SearchType]:
+    """Register a search under the name that recipes use; raise RecipeError where it is taken."""
+    return SEARCHES.register(name)
+
+
+@register_search("minmax")
 def minmax(target: Target, rows: Rows) -> Grid:
     """Return the parameters of each group's whole range."""
     low_G, high_G = ends(target, rows)
     return target.grid(low_G[None], high_G[None])
 
 
+@register_search("percentile")
 def percentile(target: Target, rows: Rows) -> Grid:
     """Return each group's best percentile of ``PERCENTILES`` by tensor error (RepQ-ViT, ICCV 2023, code)."""
     return best(percentile_grid(target, rows), tensor_score(target, rows))[0]
 
 
+@register_search("mse")
 def mse(target: Target, rows: Rows) -> Grid:
     """Return each group's range of least squared error: clip fractions of both ends, then nearer to the best.
 
@@ -133,19 +145,3 @@ def where(chosen_G: torch.Tensor, first: Grid, second: Grid) -> Grid:
     if first.zero_KG is None or second.zero_KG is None:
         return Grid(scale, None)
     return Grid(scale, torch.where(chosen_G, first.zero_KG, second.zero_KG))
-
-
-SearchType = TypeVar("SearchType", bound=Callable[[Target, Rows], Grid])
-SEARCHES: dict[str, Callable[[Target, Rows], Grid]] = {"minmax": minmax, "percentile": percentile, "mse": mse}
-
-
-def register_search(name: str) -> Callable[[SearchType], SearchType]:
-    """Register a search under the name that recipes use; raise RecipeError where it is taken."""
-
-    def register(search: SearchType) -> SearchType:
-        if name in SEARCHES or name == OUTPUT:
-            raise RecipeError(f"search '{name}' is already registered; choose another name")
-        SEARCHES[name] = search
-        return search
-
-    return register

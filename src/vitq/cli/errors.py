@@ -54,7 +54,7 @@ KNOWN: tuple[tuple[type[VitqError], int, str], ...] = (
     ),
     (ModelError, BAD_INPUT, "'vitq models PATTERN' lists the models known by name"),
     (ArtifactError, ARTIFACT, "an artifact is the folder that 'vitq quantize --out' wrote"),
-    (ResumeError, ARTIFACT, "repeat the original command with --resume, or start afresh in another --out"),
+    (ResumeError, ARTIFACT, "'vitq quantize --help' says what --out, --resume and --overwrite do"),
     (ExportError, RUN_FAILED, "'vitq export --help' lists the targets; docs/export.md says what each can run"),
     (CalibrationError, RUN_FAILED, "try other calibration images, more of them (--limit), or another recipe"),
     (GraphError, RUN_FAILED, "this model's graph is not understood; please report it with the model's name"),

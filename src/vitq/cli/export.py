@@ -1,7 +1,6 @@
 """``vitq export``: an artifact as an ONNX file, with its proof."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,11 +13,11 @@ from vitq.export.targets import OPSET, Cpu, check_opset, cpu_of, profile_of
 
 @guarded
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="An artifact's folder, as 'vitq quantize' wrote it.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="An artifact's folder, as 'vitq quantize' wrote it.")],
     images: Annotated[
         str, typer.Option(metavar="DIR", help="Images of the proof, labels not needed; calibration images will do.")
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write: .onnx, or .xml for openvino.")],
+    out: Annotated[str, typer.Option(metavar="FILE", help="The file to write: .onnx, or .xml for openvino.")],
     target: Annotated[
         str, typer.Option(help="onnxruntime, openvino; tensorrt, coreml, qnn are written but not run here.")
     ] = "onnxruntime",

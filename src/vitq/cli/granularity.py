@@ -36,14 +36,13 @@ def granularity(
 
     Example: vitq granularity deit_tiny_patch16_224 --images photos/ --bits w3a3
     """
-    from vitq.errors import RecipeError
+    from vitq.arguments import PATH, check
     from vitq.recipes import parse_assignments
+    from vitq.report.slicing import check_svg
 
     overrides = parse_assignments(override or [])
-    if out is not None and Path(out).suffix != ".svg":
-        raise RecipeError(f"--out {out}: the plots are saved as .svg; name a file that ends so")
-    if out is not None and not Path(out).parent.is_dir():
-        raise RecipeError(f"--out {out}: there is no folder '{Path(out).parent}'")
+    if out is not None:
+        check_svg(Path(check("out", out, PATH)))
 
     from vitq.slicing import granularity as measure
 

@@ -1,6 +1,5 @@
 """``vitq seal``: accept an edited artifact."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +11,7 @@ from vitq.cli.options import AsJson
 
 @guarded
 def seal(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="An artifact's folder whose files you have edited.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="An artifact's folder whose files you have edited.")],
     as_json: AsJson = False,
 ) -> None:
     """Check an artifact whose files were edited, and seal it anew.

@@ -17,6 +17,7 @@ from vitq.export.saturation import NONE, cause, overflowing
 from vitq.export.targets import IR, OPSET, Cpu, Profile, check_opset, cpu_of, profile_of
 from vitq.export.verify.integer_products import promises, split_operators
 from vitq.export.verify.outputs import Batches, EndToEnd, Floating, compare, complaints
+from vitq.export.verify.pieces import MakeSession
 from vitq.export.verify.segments import SegmentProof, prove
 from vitq.models import LoadedModel
 from vitq.run.events import Events
@@ -96,7 +97,7 @@ def export(
         if reason and not force:
             raise ExportError(f"{path} was not written: {reason}; --force writes it all the same")
         if floating is not None:
-            plain = Floating(floating.module, SESSIONS[target](baseline(floating, model, images_NCHW[:2])))
+            plain = Floating(floating.module, SESSIONS[profile.runtime](baseline(floating, model, images_NCHW[:2])))
     taken = None if profile.runtime is None else wanted if wide else Cpu.ANY  # elsewhere both are the same file
     avoided = wide if wanted is Cpu.ANY else NONE
     about = properties(model, target, taken)
@@ -108,7 +109,9 @@ def export(
     failed = split_operators(model.graph, graph, profile)
     if profile.runtime:
         batches = labelled or (lambda: ((x_BCHW, None) for x_BCHW in images_NCHW.split(32)))
-        result = _proven(result, model, content, images_NCHW, batches, plain, events or Events())
+        result = _proven(
+            result, SESSIONS[profile.runtime], model, content, images_NCHW, batches, plain, events or Events()
+        )
         failed += failures(result)
     if failed and not force:
         raise ExportError(f"{path} was not written: {'; '.join(failed)}; --force writes it all the same")
@@ -133,6 +136,7 @@ def failures(result: Exported) -> list[str]:
 
 def _proven(
     result: Exported,
+    session: MakeSession,
     model: "QuantizedModel",
     content: Content,
     images_NCHW: torch.Tensor,
@@ -140,7 +144,6 @@ def _proven(
     floating: Floating | None,
     events: Events,
 ) -> Exported:
-    session = SESSIONS[result.target]
     whole = session(content)
     segments = prove(content, model.graph, images_NCHW, session, events)
     end = compare(model, whole, batches, floating)

@@ -1,14 +1,14 @@
 """Lowering: the student graph with each quantizer written as operations that a runtime knows."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import fx
 
 from vitq.errors import ExportError
+from vitq.export.lowerings import LOWERINGS
 from vitq.export.saturation import NONE, Overflow
 from vitq.export.targets import Carrier, Profile
 from vitq.export.weights import constant, lower_weight
@@ -49,7 +49,7 @@ def _refusal(site: Site, quantizer: Quantizer, profile: Profile) -> str:
         return "piecewise values of more than 6 bits do not fit uint8; recalibrate with from_bits {7: affine}"
     if profile.carrier is Carrier.INT8 and not site.is_weight and not form.symmetric:
         return f"{profile.name} takes symmetric activations only; quantize with --target {profile.name}"
-    if form.name not in profile.formats:
+    if profile.formats is not None and form.name not in profile.formats:
         return f"{profile.name} has no kernel for format '{form.name}'"
     return ""
 
@@ -85,60 +85,21 @@ def lower(
     return Lowered(module, sites, codes)
 
 
-Arguments = tuple[torch.Tensor | int | bool, ...]
-
-
-def _affine(quantizer: Quantizer, parameters: Mapping[str, torch.Tensor]) -> Arguments:
-    scale, zero = parameters["scale"], parameters["zero_point"].round()
-    return scale, zero.to(torch.uint8), -zero * scale, (quantizer.format.qmax - zero) * scale
-
-
-def _affine_signed(quantizer: Quantizer, parameters: Mapping[str, torch.Tensor]) -> Arguments:
-    scale, _, low, high = _affine(quantizer, parameters)
-    return scale, torch.zeros((), dtype=torch.int8), low, high
-
-
-def _affine_float(quantizer: Quantizer, parameters: Mapping[str, torch.Tensor]) -> Arguments:
-    return parameters["scale"], parameters["zero_point"].round(), quantizer.format.qmax
-
-
-def _piecewise(quantizer: Quantizer, parameters: Mapping[str, torch.Tensor]) -> Arguments:
-    zero = parameters["zero_point"].round().to(torch.uint8)
-    return parameters["scale"], zero, quantizer.format.qmax
-
-
-def _logarithm(quantizer: Quantizer, parameters: Mapping[str, torch.Tensor], octave: int) -> Arguments:
-    qmax = quantizer.format.qmax
-    codes = torch.arange(qmax + 1, dtype=torch.float32)
-    return parameters["scale"], quantizer.kernel.values(codes, qmax, torch.ones(()), None), octave
-
-
-LOWERINGS: dict[str, tuple[str, Callable[[Quantizer, Mapping[str, torch.Tensor]], Arguments]]] = {
-    "affine": ("affine", _affine),
-    "piecewise": ("piecewise", _piecewise),
-    "log2": ("logarithm", partial(_logarithm, octave=1)),
-    "log2_flush": ("logarithm", partial(_logarithm, octave=1)),
-    "log_sqrt2": ("logarithm", partial(_logarithm, octave=2)),
-}
-
-
 def _activation(module: fx.GraphModule, node: fx.Node, site: str, quantizer: Quantizer, carrier: Carrier | None) -> str:
     """Write a quantizer, in floating point where it has parameters for each part or no ``carrier``."""
     if quantizer.format.name not in LOWERINGS:
         raise ExportError(f"site '{site}': format '{quantizer.format.name}' has no lowering")
-    operation, arguments = LOWERINGS[quantizer.format.name]
-    floating = quantizer.axis is not None or carrier is None
-    if floating and operation == "affine":
-        operation, arguments = "affine_float", _affine_float
-    elif floating and operation == "piecewise":
-        operation = "piecewise_float"
+    lowering = LOWERINGS[quantizer.format.name]
+    if quantizer.axis is not None or carrier is None:
+        lowering = lowering.floating or lowering
     elif carrier is Carrier.INT8:
-        operation, arguments = "affine", _affine_signed
+        lowering = lowering.signed or lowering
     given = [
         constant(module, f"{node.name}_{i}", a, node) if isinstance(a, torch.Tensor) else a
-        for i, a in enumerate(arguments(quantizer, quantizer.parameters_dict()))
+        for i, a in enumerate(lowering.arguments(quantizer, quantizer.parameters_dict()))
     ]
-    target = getattr(torch.ops.vitq, operation).default
+    namespace, _, operation = lowering.operation.rpartition("::")
+    target = getattr(getattr(torch.ops, namespace or "vitq"), operation).default
     with module.graph.inserting_before(node):
         new = module.graph.call_function(target, (node.args[0], *given))
     replace(module, node, new)

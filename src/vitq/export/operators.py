@@ -28,7 +28,9 @@ def _float(x: Any) -> Any:
     return op.Cast(x, to=TensorProto.FLOAT)
 
 
-def _translated_by(operation: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def translated_by(operation: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register how ONNX says a torch custom operation that gives a tensor like its first one."""
+
     def register(translation: Callable[..., Any]) -> Callable[..., Any]:
         TRANSLATIONS[operation._opoverload] = translation
         operation.register_fake(lambda x, *_, **__: torch.empty_like(x))
@@ -45,7 +47,7 @@ def affine(x: Tensor, scale: Tensor, zero_point: Tensor, low: Tensor, high: Tens
     return ((clipped / scale).round().add(zero).clamp(codes.min, codes.max) - zero) * scale
 
 
-@_translated_by(affine)
+@translated_by(affine)
 def _affine(x: Any, scale: Any, zero_point: Any, low: Any, high: Any) -> Any:
     codes = op.QuantizeLinear(op.Clip(x, low, high), scale, zero_point)
     return op.DequantizeLinear(codes, scale, zero_point)
@@ -57,7 +59,7 @@ def affine_float(x: Tensor, scale: Tensor, zero_point: Tensor, qmax: int) -> Ten
     return (((x / scale).round() + zero_point).clamp(0, qmax) - zero_point) * scale
 
 
-@_translated_by(affine_float)
+@translated_by(affine_float)
 def _affine_float(x: Any, scale: Any, zero_point: Any, qmax: int) -> Any:
     raw = op.Add(op.Round(op.Div(x, scale)), zero_point)
     codes = op.Clip(raw, _number(0.0), _number(qmax))
@@ -73,7 +75,7 @@ def piecewise(x: Tensor, scale: Tensor, zero_point: Tensor, qmax: int) -> Tensor
     return (torch.maximum(codes, codes * RATIO) + (knee - zero)) * scale
 
 
-@_translated_by(piecewise)
+@translated_by(piecewise)
 def _piecewise(x: Any, scale: Any, zero_point: Any, qmax: int) -> Any:
     """Spread the codes from byte to byte, which ONNX Runtime does by a table."""
     knee = op.Constant(value=helper.make_tensor("knee", TensorProto.UINT8, (), [qmax // 2]))
@@ -89,7 +91,7 @@ def piecewise_float(x: Tensor, scale: Tensor, zero_point: Tensor, qmax: int) -> 
     return result
 
 
-@_translated_by(piecewise_float)
+@translated_by(piecewise_float)
 def _piecewise_float(x: Any, scale: Any, zero_point: Any, qmax: int) -> Any:
     codes = op.Round(_narrow(x, scale, zero_point, qmax))
     wide = op.LeakyRelu(op.Mul(codes, _number(RATIO)), alpha=1 / RATIO)
@@ -111,7 +113,7 @@ def logarithm(x: Tensor, scale: Tensor, values: Tensor, octave: int) -> Tensor:
     return values[codes.long()] * scale
 
 
-@_translated_by(logarithm)
+@translated_by(logarithm)
 def _logarithm(x: Any, scale: Any, values: Any, octave: int) -> Any:
     """Values are looked up: powers would be slower in OpenVINO, and Exp inexact. Zero has an infinite logarithm."""
     zero, last = _number(0.0), _number(values.shape[0] - 1)
@@ -129,7 +131,7 @@ def weight(codes: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tenso
     return (codes.float() - zero_point.float().reshape(shape)) * scale.reshape(shape)
 
 
-@_translated_by(weight)
+@translated_by(weight)
 def _weight(codes: Any, scale: Any, zero_point: Any, axis: int) -> Any:
     return op.DequantizeLinear(codes, scale, zero_point, axis=axis)
 
@@ -143,7 +145,7 @@ def linear(x: Tensor, w_IO: Tensor) -> Tensor:
     return x @ w_IO
 
 
-@_translated_by(linear)
+@translated_by(linear)
 def _linear(x: Any, w_IO: Any) -> Any:
     return op.MatMul(x, w_IO)
 

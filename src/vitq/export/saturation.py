@@ -17,7 +17,7 @@ from vitq.export.runtimes import SESSIONS
 from vitq.export.targets import OPSET, Cpu, Profile, overflows
 from vitq.export.verify.segments import quantized_nodes
 from vitq.graph import Graph
-from vitq.graph.ops import MATMUL, is_op
+from vitq.graph.ops import MATMUL, is_op, is_transposed
 from vitq.quantizers import Quantizer
 
 MIDDLE = 128
@@ -45,7 +45,8 @@ def overflowing(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile
     """Return what can overflow in files of ``profile``; nothing where it runs on no CPU.
 
     Weights of 7 bits cannot, nor those whose activation has 7 bits or none. ONNX Runtime multiplies two activations as
-    uint8 by uint8; OpenVINO takes the second one as int8 where its zero point is in the middle.
+    uint8 by uint8; OpenVINO takes the second one as int8 where its zero point is in the middle. It drops the zero point
+    of a transposed convolution's uint8 weights, so the activation before one is in floating point instead.
     """
     if profile.runtime is None:
         return NONE
@@ -69,12 +70,16 @@ def overflowing(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile
         if is_op(node, MATMUL)
     ]
     second = {b for a, b in pairs if a and b and overflows(min(codes[b], MIDDLE), codes[a])}
-    return Overflow(wide, frozenset(second))
+    transposed = {node.name for node in graph.module.graph.nodes if is_transposed(node)}
+    spread = {name for name in wide if transposed.intersection(graph.sites[name].consumers)}
+    readers = {consumer for name in spread for consumer in graph.sites[name].consumers}
+    before = {name for name in codes if readers.intersection(graph.sites[name].consumers)}
+    return Overflow(wide - spread, frozenset(second | before))
 
 
 def cause(overflow: Overflow, profile: Profile, cpu: Cpu) -> str:
     """Return why a file for ``cpu`` is wrong on this one, and what to do; nothing where it is not for that reason."""
-    if not overflow or cpu is Cpu.ANY or not saturates(profile.name):
+    if not overflow or cpu is Cpu.ANY or profile.runtime is not None or not saturates(profile.runtime):
         return ""
     return (
         f"this CPU has no VNNI: it adds products in pairs, in 16 bits, and {len(overflow)} products of 8-bit codes "

@@ -1,14 +1,14 @@
 """Targets: what each runtime can carry, and how a model has to be calibrated to run fast there."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 from vitq.bits import FLOATING_POINT, Bits
 from vitq.errors import ExportError, did_you_mean
-
-ALL_FORMATS = frozenset({"affine", "piecewise", "log2", "log2_flush", "log_sqrt2"})
+from vitq.registry import Registry
 
 ONNX, IR = ".onnx", ".xml"
 """Endings of files: ONNX, and OpenVINO's graph, whose weights lie beside it in a .bin."""
@@ -50,13 +50,13 @@ class Profile:
     """Rules of one target.
 
     ``runtime``: the package that runs its files here, None where vitq only writes them. ``formats``: what it can
-    carry at all. ``overrides``: recipe options with which ``vitq quantize --target`` calibrates for it. ``note``: what
-    its files hold. ``scopes``: those it can be calibrated for, its own first.
+    carry at all, None for whatever has a lowering. ``overrides``: recipe options with which ``vitq quantize
+    --target`` calibrates for it. ``note``: what its files hold. ``scopes``: those it can be calibrated for, its own
+    first. ``name`` is given by ``register_target``.
     """
 
-    name: str
     runtime: str | None
-    formats: frozenset[str]
+    formats: frozenset[str] | None
     overrides: dict[str, Any]
     note: str
     carrier: Carrier = Carrier.UINT8
@@ -67,6 +67,7 @@ class Profile:
     scopes: tuple[str, ...] = ("deploy",)
     uint8_weights: bool = True
     """Whether weights of uint8 codes stay in its integer kernels, which 8-bit ones need to be right on every CPU."""
+    name: str = ""
 
 
 NARROWER = (
@@ -84,51 +85,64 @@ _AFFINE = {**_CPU, "insert.post_activation.format": "affine"}
 _ROLES = ("activation", "post_norm", "post_activation")
 _SYMMETRIC = {**_AFFINE, **{f"insert.{role}.symmetric": True for role in _ROLES}}
 
-PROFILES: dict[str, Profile] = {
-    profile.name: profile
-    for profile in (
-        Profile(
-            "onnxruntime",
-            "onnxruntime",
-            ALL_FORMATS,
-            {**_CPU, **_ATTENTION},
-            "linears in int8 kernels, in scope paper attention too; activations uint8, weights int8, or uint8 if wide",
-            scopes=("deploy", "paper"),
-        ),
-        Profile(
-            "openvino",
-            "openvino",
-            ALL_FORMATS,
-            _CPU,
-            "as onnxruntime, weights of 7 bits; OpenVINO reads the ONNX file, or has its own",
-            suffixes=(ONNX, IR),
-            uint8_weights=False,
-        ),
-        Profile(
-            "tensorrt",
-            None,
-            frozenset({"affine"}),
-            _SYMMETRIC,
-            "symmetric int8 on both sides; Q/DQ ONNX is written and checked, not run",
-            carrier=Carrier.INT8,
-        ),
-        Profile(
-            "coreml",
-            None,
-            frozenset({"affine"}),
-            _SYMMETRIC,
-            "symmetric int8 on both sides; Q/DQ ONNX is written and checked, not run",
-            carrier=Carrier.INT8,
-        ),
-        Profile(
-            "qnn",
-            None,
-            frozenset({"affine"}),
-            _AFFINE,
-            "uint8 activations, symmetric weights; Q/DQ ONNX is written and checked, not run",
-        ),
+
+Making = Callable[[], Profile]
+MakingType = TypeVar("MakingType", bound=Making)
+PROFILES: Registry[Profile] = Registry("target", Profile, error=ExportError)
+
+
+def register_target(name: str) -> Callable[[MakingType], MakingType]:
+    """Register the profile that a function returns as the target ``name``; ExportError where that is taken."""
+    return PROFILES.register(name, lambda make: _named(make(), name))
+
+
+def _named(made: object, name: str) -> object:
+    return replace(made, name=name) if isinstance(made, Profile) else made
+
+
+@register_target("onnxruntime")
+def _onnxruntime() -> Profile:
+    return Profile(
+        "onnxruntime",
+        None,
+        {**_CPU, **_ATTENTION},
+        "linears in int8 kernels, in scope paper attention too; activations uint8, weights int8, or uint8 if wide",
+        scopes=("deploy", "paper"),
     )
-}
+
+
+@register_target("openvino")
+def _openvino() -> Profile:
+    return Profile(
+        "openvino",
+        None,
+        _CPU,
+        "as onnxruntime, weights of 7 bits; OpenVINO reads the ONNX file, or has its own",
+        suffixes=(ONNX, IR),
+        uint8_weights=False,
+    )
+
+
+@register_target("tensorrt")
+@register_target("coreml")
+def _int8() -> Profile:
+    return Profile(
+        None,
+        frozenset({"affine"}),
+        _SYMMETRIC,
+        "symmetric int8 on both sides; Q/DQ ONNX is written and checked, not run",
+        carrier=Carrier.INT8,
+    )
+
+
+@register_target("qnn")
+def _qnn() -> Profile:
+    return Profile(
+        None,
+        frozenset({"affine"}),
+        _AFFINE,
+        "uint8 activations, symmetric weights; Q/DQ ONNX is written and checked, not run",
+    )
 
 
 def require_export() -> None:
@@ -149,8 +163,6 @@ def check_opset(opset: int) -> None:
 
 def profile_of(target: str) -> Profile:
     """Return the rules of ``target``; ExportError names the known ones."""
-    if target not in PROFILES:
-        raise ExportError(f"target '{target}' does not exist{did_you_mean(target, PROFILES)}")
     return PROFILES[target]
 
 

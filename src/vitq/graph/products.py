@@ -1,4 +1,4 @@
-"""Open products that are written in another way (einsum, baddbmm, addmm), so that their operands are sites."""
+"""Open products that are written in another way (einsum, tensordot, baddbmm, addmm): their operands become sites."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def open_products(module: fx.GraphModule) -> int:
-    """Rewrite each einsum of two tensors, ``baddbmm`` and ``addmm`` as a matmul and count them.
+    """Rewrite each einsum of two tensors, ``tensordot``, ``baddbmm`` and ``addmm`` as a matmul and count them.
 
     Same result up to floating-point order. An einsum of other form (one tensor, three, a diagonal, no contraction)
     stays as it is.
@@ -34,16 +34,35 @@ def open_products(module: fx.GraphModule) -> int:
 
 
 def _einsum(emit: Emitter, node: fx.Node) -> fx.Node | None:
+    """Return an einsum of two tensors as a matmul."""
+    equation: Any = node.args[0]
+    operands: Any = node.args[1]
+    parsed = _parse(equation, [value(operand).ndim for operand in operands]) if len(operands) == 2 else None
+    return None if parsed is None else _contract(emit, operands, *parsed)
+
+
+def _tensordot(emit: Emitter, node: fx.Node) -> fx.Node | None:
+    """Return a product over named dimensions as a matmul."""
+    operands: Any = node.args[:2]
+    dims: Any = node.args[2:4]
+    left, right = (
+        list(part) for part in (LETTERS[: value(operands[0]).ndim], LETTERS[::-1][: value(operands[1]).ndim])
+    )
+    for own, other in zip(*dims, strict=True):
+        right[other] = left[own]
+    kept = [
+        [x for i, x in enumerate(side) if i - len(side) not in d and i not in d]
+        for side, d in ((left, dims[0]), (right, dims[1]))
+    ]
+    return _contract(emit, operands, ["".join(left), "".join(right)], "".join(kept[0] + kept[1]))
+
+
+def _contract(emit: Emitter, operands: Any, letters: list[str], out: str) -> fx.Node | None:
     """Return a @ b, with a as (left…, right…, shared…, row, k) and b as (left…, right…, shared…, k, column).
 
     A dimension of one stands where an operand has none of its own: no size is needed, and the batch stays dynamic.
     """
-    equation: Any = node.args[0]
-    operands: Any = node.args[1]
-    parsed = _parse(equation, [value(operand).ndim for operand in operands]) if len(operands) == 2 else None
-    if parsed is None:
-        return None
-    (left, right), out = parsed
+    left, right = letters
     a, left = _sum_away(emit, operands[0], left, right + out)
     b, right = _sum_away(emit, operands[1], right, left + out)
     shared = [x for x in left if x in right and x in out]
@@ -79,6 +98,7 @@ def _baddbmm(emit: Emitter, node: fx.Node) -> fx.Node:
 
 OPENED: dict[Any, Callable[[Emitter, fx.Node], fx.Node | None]] = {
     aten.einsum.default: _einsum,
+    aten.tensordot.default: _tensordot,
     aten.baddbmm.default: _baddbmm,
     aten.addmm.default: _baddbmm,
 }

@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from vitq.graph.fold import depends_on_input
-from vitq.graph.ops import CONV, LINEAR, MATMUL, MOVE, NORM, is_op, value
+from vitq.graph.ops import CONV, LINEAR, MATMUL, MOVE, NORM, is_op, is_transposed, value
 
 LOOKUP = {
     torch.ops.aten.embedding.default,
@@ -19,6 +19,35 @@ LOOKUP = {
     torch.ops.aten.flip.default,
 }
 """Operations that pick values out of a table, or repeat and move them."""
+
+PRODUCTS = {
+    "addbmm",
+    "addmv",
+    "addr",
+    "baddbmm",
+    "bilinear",
+    "cdist",
+    "conv3d",
+    "conv_transpose3d",
+    "conv_tbc",
+    "dot",
+    "einsum",
+    "gru",
+    "inner",
+    "kron",
+    "linalg_matmul",
+    "linalg_vecdot",
+    "lstm",
+    "mv",
+    "rnn_relu",
+    "rnn_tanh",
+    "tensordot",
+    "vdot",
+}
+"""Operations that multiply and add, whatever they read; so do all Fourier transforms."""
+
+RECURRENT = {"lstm", "gru", "rnn_relu", "rnn_tanh"}
+COMPUTED = " of a computed weight"
 
 
 @dataclass(frozen=True)
@@ -32,15 +61,21 @@ class Unsupported:
 
 
 def find_unsupported(graph: fx.Graph) -> tuple[Unsupported, ...]:
-    """Return the operations that read a weight of two or more dimensions and are no linear, convolution or matmul.
+    """Return the operations that multiply and add, or read a weight of two or more dimensions, and have no sites.
 
-    Elementwise operations, norms, views and lookups in tables count as none. Source: vitq.
+    A linear or convolution whose weight is computed from the image is one of them. Elementwise operations, norms, views
+    and lookups in tables are none. Source: vitq.
     """
     dependent = depends_on_input(graph)
     found: dict[str, list[fx.Node]] = {}
     for node in graph.nodes:
-        if node in dependent and node.op == "call_function" and not _known(node) and _weights(node):
-            found.setdefault(_name(node), []).append(node)
+        if node not in dependent or node.op != "call_function":
+            continue
+        name = _name(node)
+        if is_op(node, LINEAR | CONV) and node.args[1] in dependent:
+            found.setdefault(name + COMPUTED, []).append(node)
+        elif not _known(node) and (_weights(node) or name in PRODUCTS or name.lstrip("_").startswith("fft_")):
+            found.setdefault(name, []).append(node)
     return tuple(
         Unsupported(
             name, tuple(node.name for node in nodes), sum(_elements(w) for node in nodes for w in _weights(node))
@@ -90,15 +125,23 @@ def _multiplications(node: fx.Node) -> float:
     weights = _weights(node)
     if weights:
         return float(outputs * sum(_elements(w) for w in weights)) / max(_channels(node, weights[0]), 1)
-    return float(outputs * _inner(node)) if is_op(node, MATMUL) else 0.0
+    return float(outputs * _inner(node))
 
 
 def _channels(node: fx.Node, weight: fx.Node) -> int:
     """Return the outputs of one weight: its first size, for a stored right side of a matmul its last."""
+    if _name(node) in RECURRENT:
+        return int(value(node)[0].shape[-1])
+    if is_transposed(node) or _name(node) == "conv_transpose3d":
+        return int(value(weight).shape[1])
     return int(value(weight).shape[-1 if is_op(node, MATMUL) and node.args[1] is weight else 0])
 
 
 def _inner(node: fx.Node) -> int:
+    """Return how often each element of the result adds a product: the last size of what is multiplied."""
+    if is_op(node, LINEAR | CONV):
+        weight = node.args[1]
+        return math.prod(int(size) for size in value(weight).shape[1:]) if isinstance(weight, fx.Node) else 1
     size = value(node.all_input_nodes[0]).shape[-1]
     return size if isinstance(size, int) else 1
 

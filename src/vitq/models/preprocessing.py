@@ -23,6 +23,8 @@ AUGMENTED_RATIO = (3 / 4, 4 / 3)
 CROP_MODES = ("center", "squash", "border", "shortest_edge")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 LARGEST_SIDE = 8192
+LARGEST_MEAN, SMALLEST_STD = 1e6, 1e-6
+"""Of pixel values in 0..1; what lies beyond leaves the range of float32 in a model."""
 
 
 @dataclass(frozen=True)
@@ -47,26 +49,34 @@ class Preprocessing:
     assumed: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.assumed, bool):
+            raise ModelError(f"preprocessing: assumed {_shown(self.assumed)}; it is True or False")
         if not _is_size(self.input_size):
             raise ModelError(
-                f"preprocessing: input_size {self.input_size}; give (channels, height, width), whole numbers from 1 "
-                f"to {LARGEST_SIDE}"
+                f"preprocessing: input_size {_shown(self.input_size)}; give (channels, height, width), whole numbers "
+                f"from 1 to {LARGEST_SIDE}"
             )
         channels = self.input_size[0]
         if self.mean == () and self.std == ():  # of tensors that are already preprocessed, of any channels
             return
         numbers = _are_numbers(self.mean) and _are_numbers(self.std)
         if channels not in (1, 3) or not numbers or len(self.mean) != channels or len(self.std) != channels:
-            given = f"{len(self.mean)} means, {len(self.std)} stds" if numbers else f"mean {self.mean}, std {self.std}"
+            given = (
+                f"{len(self.mean)} means, {len(self.std)} stds"
+                if numbers
+                else f"mean {_shown(self.mean)}, std {_shown(self.std)}"
+            )
             raise ModelError(
                 f"preprocessing: {given}, input_size {self.input_size}; "
                 "give 1 or 3 channels and a mean and std for each"
             )
-        if min(self.std) <= 0:
+        if min(self.std) < SMALLEST_STD:
             raise ModelError(f"preprocessing: std {self.std}; pixels are divided by it, so each is above 0")
+        if max(map(abs, (*self.mean, *self.std))) > LARGEST_MEAN:
+            raise ModelError(f"preprocessing: mean {self.mean}, std {self.std}; they are of pixel values in 0..1")
         if not _are_numbers((self.crop_pct,)) or not 0 < self.crop_pct <= 1:
             raise ModelError(
-                f"preprocessing: crop_pct {self.crop_pct}; it is a share of the image, above 0 and at most 1"
+                f"preprocessing: crop_pct {_shown(self.crop_pct)}; it is a share of the image, above 0 and at most 1"
             )
         if max(self.input_size[1:]) / self.crop_pct > LARGEST_SIDE:
             raise ModelError(
@@ -78,7 +88,7 @@ class Preprocessing:
             ("interpolation", self.interpolation, INTERPOLATIONS),
         ):
             if value not in known:
-                raise ModelError(f"preprocessing: {name} {value!r}{did_you_mean(str(value), known)}")
+                raise ModelError(f"preprocessing: {name} {_shown(value)}{did_you_mean(str(value)[:80], known)}")
 
     def describe(self) -> str:
         """Return one line for people: size, crop, interpolation and normalisation."""
@@ -142,12 +152,23 @@ class Preprocessing:
         """Read what ``to_dict`` wrote; raise ModelError for unknown names."""
         unknown = sorted(str(name) for name in set(values) - set(cls.__dataclass_fields__))
         if unknown:
-            hint = did_you_mean(unknown[0], cls.__dataclass_fields__)
-            raise ModelError(f"preprocessing: unknown {', '.join(unknown)}{hint}")
+            hint = did_you_mean(unknown[0][:80], cls.__dataclass_fields__)
+            raise ModelError(f"preprocessing: unknown {', '.join(unknown)[:100]}{hint}")
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
         return cls(**fields)
+
+    @classmethod
+    def check_values(cls, values: Mapping[str, Any]) -> None:
+        """Raise ModelError where ``values`` cannot be some of a model's, whatever the model's own others are."""
+        size, mean, std = (values.get(name) for name in ("input_size", "mean", "std"))
+        known = [len(given) for given in (mean, std) if isinstance(given, list | tuple)]
+        if isinstance(size, list | tuple) and size:
+            known = [size[0], *known] if size[0] in (1, 3) else [0]
+        channels = known[0] if known else 3
+        fitting = {"mean": [0.5] * channels, "std": [0.5] * channels, "crop_pct": 1.0}
+        cls.from_dict({**fitting, "input_size": [channels or 3, 32, 32], **values})
 
     def changed(self, given: "Preprocessing | Mapping[str, Any] | None") -> "Preprocessing":
         """Return ``given`` where it is whole, and these values with the ones that a mapping names."""
@@ -231,6 +252,11 @@ def _pixels(image: Image.Image) -> Tensor:
     from torchvision.transforms import functional
 
     return cast(Tensor, functional.pil_to_tensor(image))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:80]}… ({len(text):,} characters)"
 
 
 def _is_size(size: Any) -> bool:

@@ -1,9 +1,18 @@
 """Reconstruction: train segments of the student to give back what the teacher computed."""
 
 from vitq.reconstruct.objective.curvature import register_curvature
-from vitq.reconstruct.objective.terms import register_term
+from vitq.reconstruct.objective.terms import register_distance, register_term
 from vitq.reconstruct.slicing.choose import Choice, Choose
 from vitq.reconstruct.slicing.schedule import SCHEDULES, register_schedule
 from vitq.reconstruct.step import Reconstruct
 
-__all__ = ["SCHEDULES", "Choice", "Choose", "Reconstruct", "register_curvature", "register_schedule", "register_term"]
+__all__ = [
+    "SCHEDULES",
+    "Choice",
+    "Choose",
+    "Reconstruct",
+    "register_curvature",
+    "register_distance",
+    "register_schedule",
+    "register_term",
+]

@@ -6,13 +6,28 @@ from dataclasses import fields
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from vitq.devices import supports_bfloat16
-from vitq.errors import did_you_mean
 from vitq.graph import Graph
-from vitq.reconstruct.objective.curvature import LOW_RANK, Weigh
-from vitq.reconstruct.objective.terms import TERMS, BlockTerm, FeatureTerm, LocalTerm, LogitsTerm, LowRankTerm, Term
+from vitq.reconstruct.objective.curvature import CURVATURES, NONE, Weigh
+from vitq.reconstruct.objective.terms import (
+    DISTANCES,
+    TERMS,
+    BlockTerm,
+    FeatureTerm,
+    LocalTerm,
+    LogitsTerm,
+    LowRankTerm,
+    Term,
+)
 from vitq.reconstruct.settings import Settings
 from vitq.reconstruct.slicing.choose import Choose
 from vitq.reconstruct.slicing.schedule import Order, Piece, check_name
@@ -53,7 +68,7 @@ class Options(Step):
     temperature: float = Field(4.0, gt=0)
     local: float = Field(0.0, ge=0)
     local_batch: int = Field(8, ge=1)
-    local_by: Literal["moments", "kl", "mse"] = "moments"
+    local_by: Annotated[str, AfterValidator(DISTANCES.option)] = "moments"
     extra: dict[str, Rate] = Field(default_factory=dict)
     drop_activations: float = Field(0.5, ge=0, le=1)
     mix_inputs: float = Field(0.5, ge=0, le=1)
@@ -84,9 +99,9 @@ class Options(Step):
     @classmethod
     def _known_terms(cls, weights: dict[str, float]) -> dict[str, float]:
         for name in weights:
-            if name not in TERMS:
-                hint = did_you_mean(name, TERMS) if TERMS else "; none is registered"
-                raise ValueError(f"term '{name}' does not exist{hint}")
+            if name in TERMS.reserved:
+                raise ValueError(f"term '{name}' has an option of its own; leave it out of extra")
+            TERMS.option(name)
         return weights
 
     @model_serializer(mode="wrap")
@@ -107,7 +122,7 @@ class Options(Step):
     def terms(self, reachable: bool) -> dict[str, tuple[float, Term]]:
         """Return the weighed terms of the objective; the global one only where the goal is ``reachable``."""
         terms: dict[str, tuple[float, Term]] = {"block": (self.block, BlockTerm(self.drop_smallest))}
-        if self.weigh in LOW_RANK:
+        if self.weigh != NONE and CURVATURES[self.weigh].low_rank:
             terms["low_rank"] = (self.low_rank, LowRankTerm())
         if reachable:
             on_feature = self.global_on == "feature"

@@ -11,7 +11,7 @@ from vitq.errors import RecipeError
 from vitq.graph.edit import set_attribute
 from vitq.quantizers import compiling, use_compiled_kernels, worth_compiling
 from vitq.reconstruct.data import Data, count_held_out
-from vitq.reconstruct.objective.terms import LOCAL, Fusion
+from vitq.reconstruct.objective.terms import DISTANCES, Fusion
 from vitq.reconstruct.options import Options
 from vitq.reconstruct.segment import prepare
 from vitq.reconstruct.slicing.schedule import Piece
@@ -49,7 +49,7 @@ class Sweep:
         if span.start != span.cut:
             here = self.prefix.between(span.cut, span.start, here)
         segment = prepare(run.student, run.teacher, span, self.goal, options.rates(), options.local > 0)
-        target, layers = segment.targets(here.teacher_N, LOCAL[options.local_by].summary, run.device)
+        target, layers = segment.targets(here.teacher_N, DISTANCES[options.local_by].summary, run.device)
         if self.logits_NK is not None and (segment.to_logits is None or len(target) != len(self.logits_NK)):
             raise RecipeError(
                 f"reconstruct.weigh={options.weigh} needs segments that end where one activation is alive, with one "

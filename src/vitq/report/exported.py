@@ -12,7 +12,7 @@ from vitq.report.units import memory, number, percent, size
 
 if TYPE_CHECKING:
     from vitq.bench.bench import Measured
-    from vitq.export import Exported
+    from vitq.export.export import Exported
 
 
 CPUS = {

@@ -11,10 +11,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from vitq.artifact.artifact import write_files
+from vitq.artifact.files import exists, read_file, shown
+from vitq.errors import ArgumentError, ArtifactError
 from vitq.report.units import number
 
 if TYPE_CHECKING:
     from vitq.reconstruct import Choice
+
+
+TITLE = "vitq granularity"
+MARK = TITLE.replace(" ", "&#160;").encode()
+"""In every plot that vitq has written."""
 
 
 def plots(choice: "Choice") -> Group:
@@ -38,11 +45,23 @@ def plots(choice: "Choice") -> Group:
     return Group(outliers, scores)
 
 
+def check_svg(path: Path) -> None:
+    """Raise ArgumentError where no plots can be at ``path``, ArtifactError where a file is that is not vitq's."""
+    if path.suffix != ".svg":
+        raise ArgumentError(f"--out {shown(path)}: the plots are saved as .svg; name a file that ends so")
+    if not path.parent.is_dir():
+        raise ArgumentError(f"--out {shown(path)}: there is no folder '{shown(path.parent)}'")
+    if exists(path) and MARK not in read_file(path):
+        raise ArtifactError(
+            f"--out {shown(path)} was not written by vitq, so it is not overwritten: choose another name"
+        )
+
+
 def save_svg(path: Path, choice: "Choice") -> None:
     """Write the plots to ``path``; ArtifactError where that fails."""
     console = Console(record=True, width=120, file=StringIO())
     console.print(plots(choice))
-    write_files(path.parent, {path.name: console.export_svg(title="vitq granularity").encode()})
+    write_files(path.parent, {path.name: console.export_svg(title=TITLE).encode()})
 
 
 def _table(title: str, headers: tuple[str, ...]) -> Table:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from vitq.errors import RecipeError
+from vitq.registry import Registry
 from vitq.run.limits import check_plain
 
 if TYPE_CHECKING:
@@ -48,20 +48,17 @@ class Step(BaseModel, ABC):
         """Do the step's work on ``run``; raise a VitqError where it cannot be done."""
 
 
-STEPS: dict[str, type[Step]] = {}
+STEPS: Registry[type[Step]] = Registry("step", Step)
 
 S = TypeVar("S", bound=Step)
 
 
 def register_step(name: str) -> Callable[[type[S]], type[S]]:
-    """Register a step under the name that recipes use; raise RecipeError when another class has that name."""
+    """Register a step under the name that recipes use; raise RecipeError where another class has that name."""
+    keep = STEPS.register(name)
 
     def register(step: type[S]) -> type[S]:
-        taken = STEPS.get(name)
-        if taken is not None and _origin(taken) != _origin(step):
-            raise RecipeError(f"step name '{name}' is taken by {_origin(taken)}; choose another")
-        step.step_name = name
-        STEPS[name] = step
+        keep(step).step_name = name
         return step
 
     return register
@@ -93,7 +90,3 @@ def _mentions_bool(annotation: Any) -> bool:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return any(_mentions_bool(field.annotation) for field in annotation.model_fields.values())
     return annotation in (bool, Any) or any(_mentions_bool(part) for part in get_args(annotation))
-
-
-def _origin(step: type[Step]) -> str:
-    return f"{step.__module__}.{step.__qualname__}"

@@ -116,7 +116,7 @@ QUICK = {"steps": 6, "batch": 16, "held_out": 16, "precision": "float32", "weigh
         {"weigh": "perturbed", "global": 0.1},
         {"weigh": "least_squares", "low_rank": 1.0},
         {"weigh": "low_rank", "low_rank": 1.0, "refreshes": 3},
-        {"average": 0.9, "steps": 20, "learn": {"rounding": 1e-2, "activation_scales": 1e-2}},
+        {"average": 0.9, "steps": 40, "learn": {"rounding": 1e-2, "activation_scales": 1e-2}},
     ],
     ids=str,
 )

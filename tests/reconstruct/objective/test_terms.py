@@ -2,7 +2,7 @@ import torch
 
 from vitq.reconstruct.objective.distances import divergence, image_moments, moment_distance
 from vitq.reconstruct.objective.terms import (
-    LOCAL,
+    DISTANCES,
     Batch,
     BlockTerm,
     FeatureTerm,
@@ -16,14 +16,14 @@ def batch(noise: float, by: str = "moments") -> Batch:
     torch.manual_seed(0)
     target, goal, tap = torch.randn(4, 5, 6), torch.randn(4, 7), torch.randn(4, 5, 3)
     shifted = [t + noise * torch.randn_like(t) for t in (target, goal, tap)]
-    summary = LOCAL[by].summary
+    summary = DISTANCES[by].summary
     seen = tap if summary is None else summary(tap, len(tap))
     return Batch(shifted[0], target, (shifted[2],), (seen,), shifted[1], goal)
 
 
 def test_every_term_is_zero_for_equal_tensors_and_positive_otherwise() -> None:
     terms = [(term, "moments") for term in (BlockTerm(), FeatureTerm(), LogitsTerm())]
-    for term, by in [*terms, *((LocalTerm(by), by) for by in LOCAL)]:
+    for term, by in [*terms, *((LocalTerm(by), by) for by in DISTANCES)]:
         assert float(term(batch(0.0, by))) < 1e-6
         assert float(term(batch(0.5, by))) > 1e-3
 

@@ -50,7 +50,7 @@ def promises(
             )
         return sum(count for name, count in products.items() if name not in uneven | wide), tuple(notes)
     attention = sum(count == 2 and is_op(nodes[c], MATMUL) for c, count in operands.items())
-    return sum(products.values()) + (attention if profile.name == "onnxruntime" else 0), ()
+    return sum(products.values()) + (attention if profile.runtime == "onnxruntime" else 0), ()
 
 
 def split_operators(graph: Graph, content: bytes, profile: Profile) -> list[str]:

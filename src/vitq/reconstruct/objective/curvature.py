@@ -7,11 +7,8 @@ from typing import Annotated, TypeVar
 import torch
 from pydantic import AfterValidator
 
-from vitq.errors import RecipeError, did_you_mean
 from vitq.reconstruct.objective.gradients import Gradients
-
-LOW_RANK = {"low_rank", "least_squares"}
-"""Estimates that have rows beside their diagonal."""
+from vitq.registry import Registry
 
 EPSILON = 1e-12
 
@@ -43,6 +40,46 @@ class Curvature:
         return ((a_NR @ self.mixing_RR) * a_NR).sum(1).mean()
 
 
+Estimator = Callable[[Gradients], Curvature]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How a segment's curvature is estimated: ``make`` gives it one estimator, called again at every refresh.
+
+    ``low_rank`` says that the curvature has rows beside its diagonal.
+    """
+
+    make: Callable[[], Estimator]
+    low_rank: bool = False
+
+
+NONE = "none"
+CURVATURES: Registry[Estimate] = Registry("curvature", Estimate, reserved=[NONE])
+EstimatorType = TypeVar("EstimatorType", bound=Estimator | type)
+
+
+def register_curvature(name: str, *, low_rank: bool = False) -> Callable[[EstimatorType], EstimatorType]:
+    """Register a function from ``Gradients`` to a ``Curvature`` under the name that ``reconstruct.weigh`` takes.
+
+    So is a class whose objects are such functions: each segment gets one, which may remember. ``low_rank`` says that
+    its curvature has rows. Raises RecipeError where the name is taken.
+    """
+    return CURVATURES.register(
+        name, lambda given: Estimate(given if isinstance(given, type) else lambda: given, low_rank)
+    )
+
+
+def make_estimator(weigh: str) -> Estimator:
+    """Return what computes the curvature of one segment; called again at every refresh."""
+    return CURVATURES[weigh].make()
+
+
+Weigh = Annotated[str, AfterValidator(CURVATURES.option)]
+"""A name of ``CURVATURES``, or "none"."""
+
+
+@register_curvature("fisher")
 def fisher(gradients: Gradients) -> Curvature:
     """Return the diagonal Fisher of every image. Source: BRECQ (arXiv 2102.05426).
 
@@ -51,11 +88,13 @@ def fisher(gradients: Gradients) -> Curvature:
     return Curvature(_unit_mean(gradients.of_labels().square()))
 
 
+@register_curvature("mean_fisher")
 def mean_fisher(gradients: Gradients) -> Curvature:
     """Return the diagonal Fisher averaged over images: the same weights for every image, so less noise (vitq)."""
     return Curvature(_unit_mean(gradients.of_labels().square().mean(0, keepdim=True)))
 
 
+@register_curvature("perturbed")
 def perturbed(gradients: Gradients) -> Curvature:
     """Return |g(z + ε)| averaged over images: how strongly each element answers a small random error of all others.
 
@@ -70,6 +109,7 @@ def perturbed(gradients: Gradients) -> Curvature:
     return Curvature(_unit_mean(g.abs().mean(0, keepdim=True)))
 
 
+@register_curvature("least_squares", low_rank=True)
 def least_squares(gradients: Gradients) -> Curvature:
     """Return the diagonal and the rank-1 row that map the present errors to the present gradients by least squares.
 
@@ -84,6 +124,7 @@ def least_squares(gradients: Gradients) -> Curvature:
     return Curvature(_unit_mean(diagonal), row[None], torch.ones(1, 1, device=row.device))
 
 
+@register_curvature("low_rank", low_rank=True)
 class LowRank:
     """FIMA-Q's diagonal plus low rank: every call adds one row, taken at the student as it is then.
 
@@ -103,52 +144,6 @@ class LowRank:
         rows_R, errors_R = torch.stack(self.gradients_R), torch.stack(self.errors_R).flatten(1)
         mixing_RR = torch.linalg.pinv(errors_R @ errors_R.T, hermitian=True)
         return Curvature(_unit_mean(rows_R.mean(0, keepdim=True)), rows_R, mixing_RR, absolute=True)
-
-
-Estimator = Callable[[Gradients], Curvature]
-EstimatorType = TypeVar("EstimatorType", bound=Estimator)
-
-ESTIMATORS: dict[str, Callable[[], Estimator]] = {
-    "fisher": lambda: fisher,
-    "mean_fisher": lambda: mean_fisher,
-    "perturbed": lambda: perturbed,
-    "low_rank": LowRank,
-    "least_squares": lambda: least_squares,
-}
-"""By name, what makes a segment's estimator."""
-
-
-def register_curvature(name: str, *, low_rank: bool = False) -> Callable[[EstimatorType], EstimatorType]:
-    """Register a function from ``Gradients`` to a ``Curvature`` under the name that ``reconstruct.weigh`` takes.
-
-    ``low_rank`` says that its curvature has rows. Raises RecipeError where the name is taken.
-    """
-
-    def register(estimator: EstimatorType) -> EstimatorType:
-        if name in ESTIMATORS or name == NONE:
-            raise RecipeError(f"curvature '{name}' is already registered; choose another name")
-        ESTIMATORS[name] = lambda: estimator
-        if low_rank:
-            LOW_RANK.add(name)
-        return estimator
-
-    return register
-
-
-def make_estimator(weigh: str) -> Estimator:
-    """Return what computes the curvature of one segment; called again at every refresh."""
-    return ESTIMATORS[weigh]()
-
-
-def _known(name: str) -> str:
-    if name not in (NONE, *ESTIMATORS):
-        raise ValueError(f"curvature '{name}' does not exist{did_you_mean(name, (NONE, *ESTIMATORS))}")
-    return name
-
-
-NONE = "none"
-Weigh = Annotated[str, AfterValidator(_known)]
-"""A name of ``ESTIMATORS``, or "none"."""
 
 
 def _unit_mean(diagonal: torch.Tensor) -> torch.Tensor:

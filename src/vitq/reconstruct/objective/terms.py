@@ -6,7 +6,6 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from vitq.errors import RecipeError
 from vitq.reconstruct.objective.curvature import Curvature
 from vitq.reconstruct.objective.distances import (
     EPSILON,
@@ -17,6 +16,7 @@ from vitq.reconstruct.objective.distances import (
     moment_distance,
     relative_square,
 )
+from vitq.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,16 @@ class Term(Protocol):
 
 
 TermType = TypeVar("TermType", bound=Callable[[], Term])
-TERMS: dict[str, Callable[[], Term]] = {}
-"""Terms from outside, by the name that ``reconstruct.extra`` takes."""
+OWN = ("block", "low_rank", "global", "local")
+"""Names of the terms that have options of their own."""
+
+TERMS: Registry[Callable[[], Term]] = Registry("term", reserved=OWN)
+"""Terms by the name that ``reconstruct.extra`` takes."""
 
 
 def register_term(name: str) -> Callable[[TermType], TermType]:
     """Register a term's class, made without arguments, for ``reconstruct.extra``; RecipeError if the name is taken."""
-
-    def register(term: TermType) -> TermType:
-        if name in TERMS or name in OWN:
-            raise RecipeError(f"term '{name}' is already registered; choose another name")
-        TERMS[name] = term
-        return term
-
-    return register
-
-
-OWN = ("block", "low_rank", "global", "local")
-"""Names of the terms that have options of their own."""
+    return TERMS.register(name)
 
 
 @dataclass(frozen=True)
@@ -130,15 +122,24 @@ class Local:
     the distance needs the whole output, which is computed again at every step.
     """
 
-    distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    distance: "Distance"
     summary: Summary | None = None
 
 
-LOCAL = {
-    "moments": Local(moment_distance, image_moments),
-    "kl": Local(channel_divergence),
-    "mse": Local(relative_square),
-}
+Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+DistanceType = TypeVar("DistanceType", bound=Distance)
+DISTANCES: Registry[Local] = Registry("distance", Local)
+"""Distances between a layer's outputs, by the name that ``reconstruct.local_by`` takes."""
+
+
+def register_distance(name: str, *, summary: Summary | None = None) -> Callable[[DistanceType], DistanceType]:
+    """Register a function of a layer's output and the teacher's, or its ``summary``; RecipeError for a taken name."""
+    return DISTANCES.register(name, lambda distance: Local(distance, summary))
+
+
+register_distance("moments", summary=image_moments)(moment_distance)
+register_distance("kl")(channel_divergence)
+register_distance("mse")(relative_square)
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class LocalTerm:
         """Return the sum over layers; zero where a segment has a single layer, whose output is the segment's."""
         pairs = zip(batch.taps, batch.target_taps, strict=True)
         return (
-            torch.stack([LOCAL[self.by].distance(a, b) for a, b in pairs]).sum()
+            torch.stack([DISTANCES[self.by].distance(a, b) for a, b in pairs]).sum()
             if batch.taps
             else batch.output.new_zeros(())
         )

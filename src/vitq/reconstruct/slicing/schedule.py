@@ -5,30 +5,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vitq.errors import RecipeError, did_you_mean
+from vitq.errors import RecipeError
 from vitq.graph import Graph, Span
+from vitq.registry import Registry
 
 Schedule = Callable[[Graph], tuple[Span, ...]]
 Order = Literal["level", "fine_to_coarse"]
-SCHEDULES: dict[str, Schedule] = {}
 GRANULARITIES = ("layer", "unit", "block", "stage", "network")
+SCHEDULES: Registry[Schedule] = Registry("schedule", reserved=GRANULARITIES)
+"""Schedules that are more than one uniform granularity; ``Graph.spans`` knows those, and numbers of blocks."""
 
 
 def register_schedule(name: str) -> Callable[[Schedule], Schedule]:
-    """Register a schedule that is more than one uniform granularity."""
-
-    def register(schedule: Schedule) -> Schedule:
-        SCHEDULES[name] = schedule
-        return schedule
-
-    return register
+    """Register a schedule that is more than one uniform granularity; raise RecipeError where its name is taken."""
+    return SCHEDULES.register(name)
 
 
 def check_name(name: str) -> None:
     """Raise ValueError where ``name`` is no granularity, number of blocks or registered schedule."""
-    options = (*GRANULARITIES, *SCHEDULES)
-    if name not in options and not re.fullmatch("[1-9][0-9]{0,5}", name):
-        raise ValueError(f"schedule '{name}' is unknown{did_you_mean(name, options)} (a number means that many blocks)")
+    if not re.fullmatch("[1-9][0-9]{0,5}", name):
+        try:
+            SCHEDULES.option(name)
+        except ValueError as error:
+            raise ValueError(f"{error} (a number means that many blocks)") from None
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,11 @@ def plan(graph: Graph, schedule: Sequence[str], order: Order = "level") -> tuple
 
 
 def _spans(graph: Graph, name: str) -> tuple[Span, ...]:
-    if name in SCHEDULES:
-        return SCHEDULES[name](graph)
     try:
-        return graph.spans(name)
-    except RecipeError as error:
-        options = (*GRANULARITIES, *SCHEDULES)
-        raise RecipeError(
-            f"schedule '{name}' is unknown{did_you_mean(name, options)} (a number means that many blocks)"
-        ) from error
+        check_name(name)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    return SCHEDULES[name](graph) if name in SCHEDULES else graph.spans(name)
 
 
 def fine_to_coarse(cuts: Sequence[str], levels: Sequence[tuple[str, tuple[Span, ...]]]) -> tuple[Piece, ...]:
