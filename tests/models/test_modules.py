@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from vitq.errors import ModelError
 from vitq.models import load_model
@@ -37,6 +38,34 @@ def test_wrappers_are_taken_off(wrap: Callable[[nn.Module], Any]) -> None:
     assert torch.equal(loaded.module(x), model(x))
 
 
+def weight_norm(model: nn.Module) -> nn.Module:
+    nn.utils.weight_norm(model.get_submodule("fc"))
+    return model
+
+
+def pruned(model: nn.Module) -> nn.Module:
+    prune.l1_unstructured(model.get_submodule("fc"), "weight", 0.5)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+@pytest.mark.parametrize("wrap", [weight_norm, pruned])
+def test_weights_that_hooks_compute_are_plain_in_the_copy(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model, x = wrap(Small()), torch.randn(2, 4)
+    names = list(model.state_dict())
+    loaded = load_model(model)
+    assert sorted(loaded.module.state_dict()) == ["fc.bias", "fc.weight"] and list(model.state_dict()) == names
+    torch.testing.assert_close(loaded.module(x), model(x))
+
+
+def test_state_beside_the_tensors_is_no_obstacle() -> None:
+    class Stateful(Small):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"step": 3}
+
+    assert len(load_model(Stateful()).source["sha256"]) == 64
+
+
 def test_timm_averages_are_taken_off() -> None:
     ensure_torchvision()
     from timm.utils import ModelEmaV2
@@ -65,6 +94,7 @@ class Uncopied(Small):
         (lambda: nn.Sequential(nn.LazyLinear(3)), "'0.weight' is lazy.*run the model once"),
         (lambda: Small().to("meta"), "'fc.weight' is on the meta device"),
         (lambda: torch.export.export(Small(), (torch.zeros(1, 4),)), "ExportedProgram; give the torch.nn.Module"),
+        (lambda: nn.Sequential(torch.ao.nn.quantized.dynamic.Linear(4, 3)), "quantized by torch already.*floating"),
         (Uncopied, "Uncopied cannot be copied.*a lock"),
         (lambda: Small, "class Small, not an instance of it"),
         (lambda: dict, "class dict, not no model"),

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import prune
+from torch.nn.utils.weight_norm import WeightNorm
 
 from vitq.errors import ModelError
 
@@ -13,11 +15,13 @@ _WRAPPERS = {
     "torch.nn.parallel.distributed.DistributedDataParallel": "module",
     "torch.optim.swa_utils.AveragedModel": "module",
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
-    "timm.utils.model_ema.ModelEma": "ema",
     "timm.utils.model_ema.ModelEmaV2": "module",
     "timm.utils.model_ema.ModelEmaV3": "module",
 }
 """Classes that hold a model and call it, and the name under which they hold it."""
+
+_QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
+"""Where torch's own quantized modules live."""
 
 
 def plain_copy(module: nn.Module) -> nn.Module:
@@ -30,7 +34,8 @@ def plain_copy(module: nn.Module) -> nn.Module:
     name = type(inner).__name__
     _check_kind(inner, name)
     try:
-        mine = copy.deepcopy(inner)
+        mine = copy.deepcopy(inner, _computed_weights(inner))
+        _settle_weights(mine)
     except Exception as error:  # locks, handles, tensors with a gradient history: each raises its own
         raise ModelError(
             f"the {name} cannot be copied ({error}); give a module that copy.deepcopy copies, in its plain form"
@@ -65,10 +70,30 @@ def not_a_model(spec: Any) -> ModelError:
     return ModelError(f"model is {given}; {accepted}")
 
 
+def _computed_weights(module: nn.Module) -> dict[int, Any]:
+    """What ``copy.deepcopy`` may put in place of weights that hooks compute, as pruning and weight norm do."""
+    held = [tensor for part in module.modules() for tensor in vars(part).values() if isinstance(tensor, torch.Tensor)]
+    return {id(tensor): tensor.detach().clone() for tensor in held if not tensor.is_leaf}
+
+
+def _settle_weights(module: nn.Module) -> None:
+    """Let weights that hooks compute before each run be plain parameters with their values."""
+    for part in module.modules():
+        for hook in list(part._forward_pre_hooks.values()):
+            if isinstance(hook, prune.BasePruningMethod):
+                prune.remove(part, hook._tensor_name)
+            elif isinstance(hook, WeightNorm):
+                nn.utils.remove_weight_norm(part, hook.name)
+
+
 def _check_kind(module: nn.Module, name: str) -> None:
     for part in module.modules():
         if isinstance(part, torch.jit.ScriptModule):
             raise _script(getattr(part, "original_name", name))
+        if type(part).__module__.startswith(_QUANTIZED):
+            raise ModelError(
+                f"the {name} is quantized by torch already ({type(part).__name__}); give the floating-point model"
+            )
     for path, tensor in (*module.named_parameters(), *module.named_buffers()):
         if nn.parameter.is_lazy(tensor):
             raise ModelError(f"{name}: '{path}' is lazy and has no shape yet; run the model once on an image first")
