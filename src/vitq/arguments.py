@@ -156,7 +156,11 @@ def _mapping(value: Any) -> Mapping[str, Any]:
         raise TypeError
     if not all(isinstance(key, str) for key in value):
         raise ValueError("a key is not text")
-    check_plain(value)
+    for key, item in value.items():
+        try:
+            check_plain(item)
+        except ValueError as error:
+            raise ValueError(f"'{key[:80]}': {error}") from None
     return value
 
 

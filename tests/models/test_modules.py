@@ -10,6 +10,7 @@ from torch.nn.utils import prune
 
 from vitq.errors import ModelError
 from vitq.models import load_model
+from vitq.models.modules import plain_copy
 from vitq.models.torchvision_shim import ensure_torchvision
 
 
@@ -121,3 +122,17 @@ def test_wrong_numbers_of_classes_are_refused(classes: Any) -> None:
 def test_weights_of_another_type_are_refused() -> None:
     with pytest.raises(ModelError, match="weights is a dict"):
         load_model(Small(), weights={})  # type: ignore[arg-type]
+
+
+def test_state_that_is_no_plain_tensor_is_named() -> None:
+    class Extra(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"step": 3}
+
+        def set_extra_state(self, state: dict[str, int]) -> None: ...
+
+    sparse = nn.Linear(2, 2)
+    sparse.register_buffer("mask", torch.eye(2).to_sparse())
+    for model, said in ((Extra(2, 2), "_extra_state' of its state is a dict"), (sparse, "mask' .* sparse tensor")):
+        with pytest.raises(ModelError, match=said):
+            plain_copy(model)

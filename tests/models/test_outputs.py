@@ -85,6 +85,7 @@ def test_a_plain_model_keeps_its_names() -> None:
         (lambda y: y.mean(), "one number for 2 images"),
         (lambda y: y.t(), r"returns \(4, 2\) for 2 images"),
         (lambda y: y.argmax(1), "before argmax"),
+        (lambda y: y[:, :0], r"returns \(2, 0\), no value at all"),
         (lambda y: y / 0 * 0, "returns NaN or infinity"),
         (lambda y: F.dropout(y, 0.5), "random in eval mode.*F.dropout"),
         (lambda y: y + torch.rand_like(y), "random in eval mode"),

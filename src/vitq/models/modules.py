@@ -27,8 +27,8 @@ _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch
 def plain_copy(module: nn.Module) -> nn.Module:
     """Copy the module inside ``module``'s wrappers; compiled parts inside are taken out of theirs too.
 
-    Raises ModelError for TorchScript, lazy modules that never ran, parameters without values, and what
-    cannot be copied.
+    Raises ModelError for TorchScript, lazy modules that never ran, parameters without values, state that
+    is no plain tensor, and what cannot be copied.
     """
     inner = unwrapped(module)
     name = type(inner).__name__
@@ -99,6 +99,15 @@ def _check_kind(module: nn.Module, name: str) -> None:
             raise ModelError(f"{name}: '{path}' is lazy and has no shape yet; run the model once on an image first")
         if tensor.is_meta:
             raise ModelError(f"{name}: '{path}' is on the meta device and has no values; load the weights first")
+    for path, value in module.state_dict().items():
+        kind = None if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+        if isinstance(value, torch.Tensor) and (value.is_quantized or value.layout is not torch.strided):
+            kind = f"a {'quantized' if value.is_quantized else 'sparse'} tensor"
+        if kind is not None:
+            raise ModelError(
+                f"{name}: '{path}' of its state is {kind}; vitq takes models of plain floating-point tensors: give the "
+                "one that it was made from"
+            )
 
 
 def _script(name: str) -> ModelError:

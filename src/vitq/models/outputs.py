@@ -155,6 +155,8 @@ def _check(name: str, y: Tensor, x_BCHW: Tensor, module: nn.Module) -> None:
             f"{name} returns {shape} for {len(x_BCHW)} images; vitq needs an output for each image, (images, …): "
             "give the model without the mean, the loss or the transpose at its end"
         )
+    if y.numel() == 0:
+        raise ModelError(f"{name} returns {tuple(y.shape)}, no value at all; give the model with its head")
     if not y.is_floating_point():
         raise ModelError(f"{name} returns {y.dtype}; give the model that returns logits, before argmax or thresholds")
     if bool(torch.isfinite(y).all()):
