@@ -113,7 +113,7 @@ def quantize(
         progress=not quiet,
     )
     if as_json:
-        print_json({"path": folder, "bits": bits, **quantized.metrics.to_dict()})
+        print_json({"path": folder, "bits": quantized.artifact.config.bits, **quantized.metrics.to_dict()})
         return
     from vitq.report import closing_table
 
