@@ -9,13 +9,13 @@ import torch
 from pydantic import ValidationError
 
 from vitq.bits import Bits
-from vitq.calibrate import SCOPES, Calibrate, Insert, Placed, place, plan_formats, register_scope
+from vitq.calibrate import SCOPES, Calibrate, Insert, Placed, place, plan_formats, register_scope, scope_rows
 from vitq.calibrate.calibrate import parameters
 from vitq.errors import GraphError, RecipeError
 from vitq.graph import Graph, Role
 from vitq.quantizers import Quantizer
 from vitq.run.checkpoints import Store
-from vitq.run.pipeline import apply_steps, show_scope
+from vitq.run.pipeline import apply_steps, preview
 from vitq.run.run import Run
 from vitq.run.step import Step
 
@@ -50,14 +50,13 @@ def test_what_a_step_of_another_name_previews_is_shown(vit: Graph, make_run: Mak
         def apply(self, run: Run) -> None:
             raise AssertionError("a preview applies nothing")
 
-    run, shown = make_run(vit), list[object]()
-    run.events.show = shown.append  # type: ignore[method-assign]
-    show_scope(run, [Own()], "own")
-    (table,) = shown
-    assert table.title == "What is quantized (w4a4), scope own"  # type: ignore[attr-defined]
-    assert table.caption == "2 of 28 sites quantized"  # type: ignore[attr-defined]
+    run = make_run(vit)
+    plan = preview(run, [Own()])
+    assert set(plan) == {"head/input", "head/weight"} and not run.student.quantizers
+    rows = scope_rows(run.student, planned={name: placed.format for name, placed in plan.items()})
+    assert sum(row.sites for row in rows if row.bits == 4) == 2 and sum(row.sites for row in rows) > 2
     with pytest.raises(GraphError, match="already quantized"):
-        show_scope(run, [Own(), Insert()], "own")
+        preview(run, [Own(), Insert()])
 
 
 def test_a_calibration_is_read_back_by_the_step_itself(vit: Graph, make_run: MakeRun, tmp_path: Path) -> None:
