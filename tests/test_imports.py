@@ -24,7 +24,7 @@ KNOWS = {
     "models": {"errors"},
     "data": {"errors", "models"},
     "integer": {"errors", "graph", "quantizers"},
-    "artifact": {"errors", "graph", "models", "quantizers"},
+    "artifact": {"bits", "errors", "graph", "models", "quantizers"},
 }
 """The packages below the steps, and all that each may import; who is not here is held by ``FORBIDDEN`` alone."""
 

@@ -1,11 +1,8 @@
 """The public verbs, under the words of the command line."""
 
-import hashlib
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +13,7 @@ from vitq.arguments import MODEL, checked
 from vitq.artifact.artifact import Artifact
 from vitq.artifact.artifact import seal as seal_files
 from vitq.artifact.metrics import RunMetrics
+from vitq.artifact.origin import describe_run
 from vitq.artifact.schema import ArtifactConfig
 from vitq.artifact.sealing import is_artifact
 from vitq.bits import Bits
@@ -28,7 +26,7 @@ from vitq.export.targets import NARROWER, bits_for, cpu_of, profile_of, require_
 from vitq.model import QuantizedModel, finish, load
 from vitq.models import LoadedModel, Preprocessing
 from vitq.modes import in_own_modes
-from vitq.recipes import ResolvedRecipe, load_recipe
+from vitq.recipes import load_recipe
 from vitq.recipes.for_target import recipe_for
 from vitq.reconstruct import Choice, Reconstruct
 from vitq.report import scope_table
@@ -100,7 +98,7 @@ def quantize(
             events.warn("bits-for-target", f"{asked} is {wanted} for {target}: {NARROWER}")
         loaded = load_source(model, weights, num_classes, preprocessing)
         loaded, x_NCHW = draw_images(loaded, images, preprocessing is None, limit, views, seed, events)
-        about = _about(loaded, x_NCHW, plan, wanted, taken, seed)
+        about = describe_run(loaded, x_NCHW, plan.to_dict(), wanted, taken, seed)
         if space.folder is not None and space.finished:
             return _finished(space.folder, about, place)
         store = space.store(about.model_dump(mode="json"))
@@ -288,19 +286,3 @@ def _finished(folder: Path, about: ArtifactConfig, device: torch.device) -> Quan
     own: dict[str, Any] = {"sites": {}, "hashes": {}}
     require_same(result.config.model_copy(update=own).model_dump(mode="json"), about.model_dump(mode="json"), folder)
     return result
-
-
-def _about(
-    loaded: LoadedModel, x_NCHW: torch.Tensor, plan: ResolvedRecipe, bits: Bits, scope: str, seed: int
-) -> ArtifactConfig:
-    return ArtifactConfig(
-        source={**loaded.source, "name": loaded.name},
-        preprocessing=loaded.preprocessing.to_dict(),
-        bits=str(bits),
-        scope=scope,
-        recipe=plan.to_dict(),
-        seed=seed,
-        calibration={"images": len(x_NCHW), "sha256": hashlib.sha256(x_NCHW.numpy().tobytes()).hexdigest()},
-        versions={"vitq": version("vitq"), "torch": torch.__version__, "python": platform.python_version()},
-        sites={},
-    )
