@@ -166,3 +166,8 @@ def test_what_bench_takes_is_in_the_table() -> None:
         with pytest.raises(ArgumentError, match=name):
             check(name, value, RULES[name])
     assert check("runs", ["a", Path("b")], RULES["runs"]) == (Path("a"), Path("b"))
+
+
+def test_the_message_names_the_key_of_a_mapping() -> None:
+    with pytest.raises(ArgumentError, match=r"'reconstruct\.learn\.weights': input should be a finite number"):
+        check("overrides", {"insert.scope": "paper", "reconstruct.learn.weights": float("nan")}, RULES["overrides"])

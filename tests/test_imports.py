@@ -32,7 +32,7 @@ STEPS = {"calibrate", "rewrite", "reconstruct", "allocate"}
 TOP = {"__init__", "__main__", "api", "cli"}
 ABOVE = {"models", "data", "artifact", "evaluation", "export", "bench", "integer", "report", "recipes", "model"}
 FORBIDDEN = {
-    **{step: (STEPS - {step}) | ABOVE for step in STEPS},
+    **{step: (STEPS - {step}) | ABOVE for step in sorted(STEPS)},
     "run": STEPS | {"model", "evaluation", "report", "recipes", "export", "bench"},
     "evaluation": {"model", "report", "recipes", "export", "bench"},
     "recipes": {"model", "evaluation", "bench"},

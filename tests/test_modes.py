@@ -217,6 +217,14 @@ def test_random_numbers_of_a_caller_go_on_where_they_were() -> None:
     assert torch.rand(3).tolist() == expected
 
 
+def test_a_model_that_changes_modes_changes_no_callers() -> None:
+    before = state()
+    with own_modes():
+        torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(torch.get_num_threads() + 1)
+    assert state() == before
+
+
 def test_modes_nest_and_survive_an_error() -> None:
     with pytest.raises(CalibrationError), own_modes(), forward_modes(), own_modes():
         assert torch.is_grad_enabled()

@@ -1,53 +1,129 @@
-"""Cached activations at one cut, computed in chunks so that memory stays bounded."""
+"""The one pass of images through a part of a model: in chunks, with taps, and what is kept of it between parts."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from vitq.graph import Graph, Span
+from vitq.graph import Graph, Site, Span
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
+Result = torch.Tensor | tuple[torch.Tensor, ...]
+"""What a segment gives: the tensor at its end, or that and its taps."""
+
 CPU_CHUNK = 16
 """Images at a time on a CPU: 1.4 times as fast as 64, whose activations do not fit what malloc keeps at hand."""
+GPU_CHUNK = 64
 
 
 def forward_all(module: nn.Module | Forward, x_N: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Run ``module`` over all N inputs in chunks on ``device``; the result has x's dtype and home."""
-    return forward_many(lambda chunk: (module(chunk).to(x_N.dtype),), x_N, device)[0]
+    return forward_many(lambda chunk: module(chunk).to(x_N.dtype), x_N, device)[0]
 
 
 @torch.no_grad()
 def forward_many(
-    function: Callable[[torch.Tensor], tuple[torch.Tensor, ...]], x_N: torch.Tensor, device: torch.device
+    function: Callable[[torch.Tensor], Result],
+    x_N: torch.Tensor,
+    device: torch.device,
+    *,
+    chunk: int | None = None,
+    home: torch.device | None = None,
 ) -> tuple[torch.Tensor, ...]:
-    """Run ``function`` over all N inputs in chunks on ``device``; each result has its own dtype and x's home.
+    """Run ``function`` over all N inputs in chunks on ``device``; each result has its own dtype and lies at ``home``.
 
-    A tensor of windows has several rows per image, so a result may have a multiple of N rows.
+    ``chunk``: inputs at a time, without it as many as suit the device; ``home``: without it, x's. The results of chunks
+    follow each other: a tensor of windows has several rows per image.
     """
-    batch = min(CPU_CHUNK if device.type == "cpu" else 64, len(x_N))
-    first = function(x_N[:batch].to(device).float())
-    rows = [len(part) // batch for part in first]
-    results = tuple(
-        torch.empty((len(x_N) * n, *part.shape[1:]), dtype=part.dtype, device=x_N.device)
-        for n, part in zip(rows, first, strict=True)
-    )
-    for start in range(0, len(x_N), batch):
-        parts = first if start == 0 else function(x_N[start : start + batch].to(device).float())
-        for result, n, part in zip(results, rows, parts, strict=True):
-            result[start * n : start * n + len(part)] = part.to(result.device)
-    return results
+    batch = chunk or (CPU_CHUNK if device.type == "cpu" else GPU_CHUNK)
+    results: list[_Rows] = []
+    for chunk_B in x_N.split(batch):
+        parts = outputs(function(chunk_B.to(device).float()))
+        if not results:
+            results = [_Rows(part, len(x_N) / len(chunk_B), home or x_N.device) for part in parts]
+        for result, part in zip(results, parts, strict=True):
+            result.add(part)
+        del parts, part  # else they are still there while the next chunk is computed
+    return tuple(result.all() for result in results)
+
+
+class _Rows:
+    """Rows that come chunk by chunk, in one tensor that has room for all where every chunk gives equally many."""
+
+    def __init__(self, first: torch.Tensor, chunks: float, home: torch.device) -> None:
+        rows = max(round(len(first) * chunks), len(first))
+        self.rows, self.filled = torch.empty((rows, *first.shape[1:]), dtype=first.dtype, device=home), 0
+
+    def add(self, part: torch.Tensor) -> None:
+        """Put ``part`` behind what is there."""
+        end = self.filled + len(part)
+        if end > len(self.rows):
+            self.rows = torch.cat((self.rows[: self.filled], part.to(self.rows.device)))
+        else:
+            self.rows[self.filled : end] = part.to(self.rows.device)
+        self.filled = end
+
+    def all(self) -> torch.Tensor:
+        """Return what was put there."""
+        return self.rows if self.filled == len(self.rows) else self.rows[: self.filled].clone()
+
+
+def outputs(result: Result) -> tuple[torch.Tensor, ...]:
+    """Return what a segment gave as a tuple: its end, then its taps."""
+    return result if isinstance(result, tuple) else (result,)
 
 
 def first_output(module: nn.Module) -> Forward:
     """Return ``module`` without its taps."""
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor | tuple[torch.Tensor, ...] = module(x)
-        return result[0] if isinstance(result, tuple) else result
+        return outputs(module(x))[0]
 
     return forward
+
+
+@dataclass(frozen=True)
+class SegmentSites:
+    """A segment and the activation sites whose consumers run inside it."""
+
+    span: Span
+    sites: tuple[Site, ...]
+
+
+def sites_by_segment(graph: Graph, wanted: Callable[[Site], bool]) -> tuple[SegmentSites, ...]:
+    """Assign every activation site that is ``wanted`` to the segment of its first consumer."""
+    place = {node.name: i for i, node in enumerate(graph.module.graph.nodes)}
+    spans = graph.spans("unit")
+    owned: list[list[Site]] = [[] for _ in spans]
+    for site in graph.sites.values():
+        if site.is_weight or not wanted(site):
+            continue
+        first = min(place[consumer] for consumer in site.consumers)
+        index = next(i for i, span in enumerate(spans) if first <= place[span.end])
+        owned[index].append(site)
+    return tuple(SegmentSites(span, tuple(sites)) for span, sites in zip(spans, owned, strict=True))
+
+
+def walk(
+    graph: Graph, images_NCHW: torch.Tensor, segments: Sequence[SegmentSites], device: torch.device
+) -> Iterator[tuple[SegmentSites, Mapping[str, torch.Tensor]]]:
+    """Yield each segment with the tensors of its sites, by site name, without any quantizer.
+
+    Only one segment's tensors and its output are alive at a time: they are gone when the next is asked for. What
+    follows the last site is not run. The graph may be changed behind the segment that was yielded.
+    """
+    last = max((i for i, segment in enumerate(segments) if segment.sites), default=-1)
+    current = images_NCHW
+    for segment in segments[: last + 1]:
+        nodes = tuple(dict.fromkeys(site.node for site in segment.sites))
+        module = graph.segment(segment.span.start, segment.span.end, nodes, floating=True)
+        current, *taps = forward_many(module, current, device, chunk=CPU_CHUNK, home=device)
+        by_node = dict(zip(nodes, taps, strict=True))
+        tensors = {site.name: by_node[site.node] for site in segment.sites}
+        del taps, by_node
+        yield segment, tensors
+        tensors.clear()
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,8 @@ def quantize(
 
     ``model`` is a timm name, a Hugging Face id or folder, or a module x_BCHW -> logits_BK, which is not changed.
     ``images`` is a folder, an ``.npz``, a preprocessed tensor x_NCHW or an iterable; ``validation`` likewise, with
-    labels. ``bits`` reads "w4a4"; ``scope`` is "paper" or "deploy", by default the recipe's ("paper" where it has
-    none); ``target`` calibrates for a target of ``QuantizedModel.export``, whose default scope is "deploy";
+    labels. ``bits`` reads "w4a4"; ``scope`` is "paper", "deploy" or "full", by default the recipe's ("paper" where
+    it has none); ``target`` calibrates for a target of ``QuantizedModel.export``, whose default scope is "deploy";
     ``overrides`` changes recipe options
     ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is checkpointed there, its artifact saved, and
     ``resume`` continues it after a kill; ``overwrite`` replaces what ``out`` holds.
@@ -106,7 +106,9 @@ def quantize(
         store = space.store(about.model_dump(mode="json"))
         teacher = capture_checked(loaded, x_NCHW, place)
         run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, store, recipe=plan.name)
-        events.show(scope_table(scope_rows(preview(run, plan.steps)), f"What is quantized ({wanted})"))
+        formats = {name: placed.format for name, placed in preview(run, plan.steps).items()}
+        title = f"What is quantized ({wanted}), scope {taken}"
+        events.show(scope_table(scope_rows(run.student, planned=formats), title))
         evaluator = Evaluator(loaded, validation, x_NCHW, place, events)
         floating = evaluator(teacher, "floating point")
         frozen = run_steps(run, plan.steps)

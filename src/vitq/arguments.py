@@ -156,7 +156,11 @@ def _mapping(value: Any) -> Mapping[str, Any]:
         raise TypeError
     if not all(isinstance(key, str) for key in value):
         raise ValueError("a key is not text")
-    check_plain(value)
+    for key, item in value.items():
+        try:
+            check_plain(item)
+        except ValueError as error:
+            raise ValueError(f"'{key[:80]}': {error}") from None
     return value
 
 
@@ -195,7 +199,7 @@ RULES: dict[str, Rule] = {
     "recipe": Rule("a recipe's name or a .yaml file", _path),
     "bits": Rule("bits such as 'w4a4'", _bits),
     "budget": Rule("'quick', 'full' or another budget of the recipe", _text),
-    "scope": Rule("'paper' or 'deploy'", _text),
+    "scope": Rule("'paper', 'deploy' or 'full'", _text),
     "target": Rule("the name of a target of 'vitq export'", _text),
     "weights": Rule("a file, or 'random'", _weights),
     "num_classes": whole(1, 1_000_000),

@@ -13,7 +13,7 @@ COMPUTING = ("cpu", "cuda", "mps", "xpu")
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called ``name`` ("auto": CUDA if it is there, else the CPU); ArgumentError if it is missing."""
+    """Return the device called ``name``, "auto" a GPU where there is one; ArgumentError where it is missing."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

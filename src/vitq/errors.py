@@ -3,9 +3,17 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST = 2_000
+"""Letters of a message; in a longer one a stranger's file speaks."""
+
 
 class VitqError(Exception):
-    """Base of every error that vitq raises on purpose."""
+    """Base of every error that vitq raises on purpose; its message is printable, and the middle of a long one is left
+    out.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_readable(message))
 
 
 class ArgumentError(VitqError):
@@ -46,6 +54,15 @@ class ResumeError(VitqError):
 
 class ExportError(VitqError):
     """A model cannot be lowered for a target, or its file does not compute what the simulation computes."""
+
+
+def _readable(message: str) -> str:
+    """Return what a terminal can show: control characters and halves of letters are written out."""
+    if len(message) > LONGEST:
+        message = f"{message[: LONGEST // 2]} … {message[-LONGEST // 2 :]}"
+    if message.isprintable():
+        return message
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message)
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

@@ -49,8 +49,8 @@ def own_modes() -> Iterator[None]:
             stack.enter_context(torch.device("cpu"))
         for read, write, wanted in _process_modes():
             before = read()
+            stack.callback(_restore, read, write, before)
             if before != wanted:
-                stack.callback(write, before)
                 write(wanted)
         stack.callback(_set_threads, torch.get_num_threads())
         stack.enter_context(_same_random_state())
@@ -97,6 +97,12 @@ def _precisions() -> list[Mode]:
             for owner in owners
         ]
     return [(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest")]
+
+
+def _restore(read: Callable[[], Any], write: Callable[[Any], object], before: Any) -> None:
+    """Write ``before`` where a verb, or the model that it ran, has left another value."""
+    if read() != before:
+        write(before)
 
 
 def _set_threads(count: int) -> None:

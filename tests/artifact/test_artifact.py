@@ -226,6 +226,7 @@ TENSORS: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {
     "half bias": lambda t: t.update({"head.bias": t["head.bias"].half()}),
     "double bias": lambda t: t.update({"head.bias": t["head.bias"].double()}),
     "whole numbers in a norm": lambda t: t.update({"norm.weight": t["norm.weight"].long()}),
+    "deep bias": lambda t: t.update({"head.bias": t["head.bias"].reshape([1] * 9 + [5])}),
     "bias of another shape": lambda t: t.update({"head.bias": torch.ones(7)}),
 }  # fmt: skip
 

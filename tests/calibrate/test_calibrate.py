@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from vitq.calibrate import Calibrate, Insert, SiteFormat
+from vitq.activations import sites_by_segment, walk
+from vitq.calibrate import SCOPES, Calibrate, Insert, SiteFormat
 from vitq.calibrate.groups import find_groups
-from vitq.calibrate.statistics import sites_by_segment, walk
 from vitq.errors import CalibrationError, RecipeError
-from vitq.graph import Graph, Role
+from vitq.graph import Graph
 from vitq.quantizers import Granularity, Quantizer
 from vitq.run.run import Run
 
@@ -32,7 +32,7 @@ def quantized(run: Run, search: str) -> Run:
 @pytest.mark.parametrize("search", ["minmax", "percentile", "mse", "output"])
 def test_every_search_calibrates_every_site_the_same_way_twice(vit: Graph, make_run: MakeRun, search: str) -> None:
     first, second = (parameters(quantized(make_run(vit), search)) for _ in range(2))
-    assert set(first) == {site.name for site in vit.sites.values() if site.role is not Role.IMAGE}
+    assert set(first) == {name for name, site in vit.sites.items() if site.readers(SCOPES["paper"])}
     for name, values in first.items():
         for key, value in values.items():
             assert torch.equal(value, second[name][key]), (name, key)

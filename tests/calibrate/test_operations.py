@@ -9,6 +9,7 @@ from vitq.bits import Bits
 from vitq.calibrate import Insert, scope_rows
 from vitq.errors import CalibrationError, ModelError, RecipeError
 from vitq.graph import capture
+from vitq.graph.unsupported import find_unsupported
 from vitq.reconstruct.variables.learnable import learnable
 from vitq.run.run import Run
 from vitq.run.step import Step
@@ -138,6 +139,18 @@ def test_a_format_without_negative_values_is_refused_where_there_are_some(images
     with pytest.raises(CalibrationError, match="'log_sqrt2' has no negative values"):
         overrides = {"insert.activation.format": "log_sqrt2"}
         vitq.quantize(model, images, bits="w8a8", recipe="rtn", overrides=overrides, progress=False)
+
+
+def test_a_repeated_parameter_is_no_unsupported_operation() -> None:
+    class Probe(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.probe, self.fc = nn.Parameter(torch.ones(1, 1, 4)), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(torch.cat((x, self.probe.repeat(x.shape[0], 1, 1).roll(1, 2).flip(2)), 1))
+
+    assert not find_unsupported(capture(Probe(), torch.randn(2, 3, 4)).module.graph)
 
 
 def test_a_moved_model_makes_its_tensors_where_it_is() -> None:

@@ -88,6 +88,13 @@ def test_without_labels_accuracy_is_a_dash(vitq_cli: Any, api: Any) -> None:
     assert any("90.0 % of 100" in line for line in lines)
 
 
+def test_the_bits_told_are_those_of_the_artifact(vitq_cli: Any, api: Any) -> None:
+    api.bits = "w7a8"
+    line = (*RUN, "--bits", "w8a8", "--target", "openvino")
+    assert json.loads(vitq_cli(*line, "--json").stdout)["bits"] == "w7a8"
+    assert "w7a8" in vitq_cli(*line).stdout
+
+
 def test_json_is_the_only_thing_on_stdout(vitq_cli: Any, api: Any) -> None:
     api.metrics = api.metrics.model_copy(update={"mean_segment_error": float("nan")})
     result = vitq_cli(*RUN, "--json", "--out", "runs/y")

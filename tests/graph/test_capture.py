@@ -112,6 +112,16 @@ def test_unusable_models_are_refused_by_name(model: nn.Module, message: str) -> 
         capture(model, torch.randn(2, 4))
 
 
+def test_what_is_switched_off_or_unused_is_not_random() -> None:
+    class Idle(TwoOutputs):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            torch.rand_like(x)
+            y = nn.functional.dropout(nn.functional.dropout(self.fc(x), 0.5, self.training), 0.0)
+            return nn.functional.scaled_dot_product_attention(*[y[:, None]] * 3)
+
+    assert capture(Idle(), torch.randn(2, 4))(torch.randn(3, 4)).shape == (3, 1, 4)
+
+
 def test_a_dict_with_one_tensor_is_one_output() -> None:
     model, x = DictOutput(), torch.randn(3, 4)
     assert torch.equal(capture(model, x)(x), model(x)["logits"])

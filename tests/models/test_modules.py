@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from vitq.errors import ModelError
 from vitq.models import load_model
+from vitq.models.modules import plain_copy
 from vitq.models.torchvision_shim import ensure_torchvision
 
 
@@ -35,6 +37,34 @@ def test_wrappers_are_taken_off(wrap: Callable[[nn.Module], Any]) -> None:
     loaded = load_model(wrap(model))
     assert type(loaded.module) is Small and loaded.name == "Small"
     assert torch.equal(loaded.module(x), model(x))
+
+
+def weight_norm(model: nn.Module) -> nn.Module:
+    nn.utils.weight_norm(model.get_submodule("fc"))
+    return model
+
+
+def pruned(model: nn.Module) -> nn.Module:
+    prune.l1_unstructured(model.get_submodule("fc"), "weight", 0.5)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+@pytest.mark.parametrize("wrap", [weight_norm, pruned])
+def test_weights_that_hooks_compute_are_plain_in_the_copy(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model, x = wrap(Small()), torch.randn(2, 4)
+    names = list(model.state_dict())
+    loaded = load_model(model)
+    assert sorted(loaded.module.state_dict()) == ["fc.bias", "fc.weight"] and list(model.state_dict()) == names
+    torch.testing.assert_close(loaded.module(x), model(x))
+
+
+def test_state_beside_the_tensors_is_no_obstacle() -> None:
+    class Stateful(Small):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"step": 3}
+
+    assert len(load_model(Stateful()).source["sha256"]) == 64
 
 
 def test_timm_averages_are_taken_off() -> None:
@@ -65,6 +95,7 @@ class Uncopied(Small):
         (lambda: nn.Sequential(nn.LazyLinear(3)), "'0.weight' is lazy.*run the model once"),
         (lambda: Small().to("meta"), "'fc.weight' is on the meta device"),
         (lambda: torch.export.export(Small(), (torch.zeros(1, 4),)), "ExportedProgram; give the torch.nn.Module"),
+        (lambda: nn.Sequential(torch.ao.nn.quantized.dynamic.Linear(4, 3)), "quantized by torch already.*floating"),
         (Uncopied, "Uncopied cannot be copied.*a lock"),
         (lambda: Small, "class Small, not an instance of it"),
         (lambda: dict, "class dict, not no model"),
@@ -91,3 +122,17 @@ def test_wrong_numbers_of_classes_are_refused(classes: Any) -> None:
 def test_weights_of_another_type_are_refused() -> None:
     with pytest.raises(ModelError, match="weights is a dict"):
         load_model(Small(), weights={})  # type: ignore[arg-type]
+
+
+def test_state_that_is_no_plain_tensor_is_named() -> None:
+    class Extra(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"step": 3}
+
+        def set_extra_state(self, state: dict[str, int]) -> None: ...
+
+    sparse = nn.Linear(2, 2)
+    sparse.register_buffer("mask", torch.eye(2).to_sparse())
+    for model, said in ((Extra(2, 2), "_extra_state' of its state is a dict"), (sparse, "mask' .* sparse tensor")):
+        with pytest.raises(ModelError, match=said):
+            plain_copy(model)

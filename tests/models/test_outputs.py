@@ -78,15 +78,21 @@ def test_a_plain_model_keeps_its_names() -> None:
     [
         (lambda y: (y, y.sum(1)), r"returns 2 tensors: \[0\] \(2, 4\), \[1\] \(2,\).*self.model\(x\)\[0\]"),
         (lambda y: {"a": y, "b": y}, r"a \(2, 4\), b \(2, 4\).*self.model\(x\)\['a'\]"),
+        (lambda y: Out(y, [None, y]), r"self.model\(x\)\.logits$"),
+        (lambda y: {"a": [None, y], "b": y}, r"self.model\(x\)\['a'\]\[1\]"),
         (lambda y: None, "no tensor but None"),
         (lambda y: "logits", "no tensor but a str"),
         (lambda y: y.mean(), "one number for 2 images"),
         (lambda y: y.t(), r"returns \(4, 2\) for 2 images"),
         (lambda y: y.argmax(1), "before argmax"),
+        (lambda y: y[:, :0], r"returns \(2, 0\), no value at all"),
         (lambda y: y / 0 * 0, "returns NaN or infinity"),
         (lambda y: F.dropout(y, 0.5), "random in eval mode.*F.dropout"),
         (lambda y: y + torch.rand_like(y), "random in eval mode"),
         (lambda y: y + torch.rand(1), "random in eval mode"),
+        (lambda y: y + 1e-9 * torch.randn_like(y), "randn_like.* draws numbers"),
+        (lambda y: F.alpha_dropout(y, 1e-6, training=True), "random in eval mode"),
+        (lambda y: F.scaled_dot_product_attention(*[y[:, None]] * 3, dropout_p=0.5)[:, 0], "random in eval mode"),
         (lambda y: y.reshape(7, 7), "cannot be run on images of shape"),
     ],
 )
@@ -182,6 +188,14 @@ def test_of_several_outputs_one_is_kept_and_the_others_are_named(
         assert torch.equal(loaded.module(X_NCHW), getattr(model(pixel_values=X_NCHW), kept))
     ((name, message),) = warned
     assert name == "outputs-dropped" and dropped in message and f"only {kept} is kept" in message
+
+
+def test_the_only_feature_map_of_a_backbone_is_the_output(transformers: Any) -> None:
+    backbone = transformers.Dinov2Backbone(transformers.Dinov2Config(**TINY)).eval()
+    loaded, warned = settled(backbone)
+    with torch.no_grad():
+        assert torch.equal(loaded.module(X_NCHW), backbone(X_NCHW).feature_maps[0])
+    assert not warned and loaded.num_classes is None
 
 
 def test_a_classifier_drops_nothing(transformers: Any) -> None:

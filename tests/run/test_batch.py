@@ -55,6 +55,7 @@ WRONG = {
     "sparse": torch.zeros(2, 3, 8, 12).to_sparse(),
     "meta": torch.zeros(2, 3, 8, 12, device="meta"),
     "pixels of numpy": np.zeros((2, 3, 8, 12), np.uint8),
+    "whole numbers of another byte order": np.zeros((2, 3, 8, 12), ">i4"),
     "channels last": np.zeros((2, 8, 12, 3), np.float32),
     "objects": np.full((2, 3, 8, 12), None),
     "a list": [torch.zeros(3, 8, 12)],
@@ -87,6 +88,8 @@ def test_floats_of_any_width_and_arrays_are_taken_as_float32(
     assert expected.dtype == torch.float32 and not expected.requires_grad
     assert torch.equal(models[name](images.double()), expected)
     assert torch.equal(models[name](images.numpy()), expected)
+    assert torch.equal(models[name](images.numpy().astype(">f8")), expected)
+    assert torch.equal(models[name](images.numpy().astype(np.longdouble)), expected)
     assert torch.equal(models[name](images.clone().requires_grad_()), expected)
     assert torch.equal(models[name](images.half()), models[name](images.half().float()))
     assert torch.equal(models[name](images[::2].flip(0)), models[name](images[::2].flip(0).contiguous()))

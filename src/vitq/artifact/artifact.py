@@ -29,7 +29,7 @@ from vitq.errors import ArtifactError
 from vitq.graph import Graph
 from vitq.graph.rebuild import from_json
 from vitq.graph.serialize import to_json
-from vitq.graph.types import require_alike
+from vitq.graph.types import require_computable
 from vitq.models import Preprocessing
 from vitq.quantizers import Quantizer
 
@@ -117,7 +117,7 @@ def _model(folder: Path, files: Mapping[str, bytes], config: ArtifactConfig) -> 
     written = parse_json(files["graph.json"], folder / "graph.json")
     with damaged(folder / "graph.json"):
         module = from_json(written, tensors, modules)
-        require_alike(module)
+        require_computable(module)
         graph = Graph(module)
     with damaged(configured):
         true = describe_sites(graph, weights)

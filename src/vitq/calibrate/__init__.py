@@ -2,7 +2,21 @@
 
 from vitq.calibrate.calibrate import Calibrate
 from vitq.calibrate.insert import Insert, SiteFormat
-from vitq.calibrate.scope import ScopeRow, scope_rows
+from vitq.calibrate.plan import place, plan_formats
+from vitq.calibrate.scope import SCOPES, ScopeRow, register_scope, scope_rows
 from vitq.calibrate.searches import register_search
+from vitq.run.placed import Placed
 
-__all__ = ["Calibrate", "Insert", "ScopeRow", "SiteFormat", "register_search", "scope_rows"]
+__all__ = [
+    "SCOPES",
+    "Calibrate",
+    "Insert",
+    "Placed",
+    "ScopeRow",
+    "SiteFormat",
+    "place",
+    "plan_formats",
+    "register_scope",
+    "register_search",
+    "scope_rows",
+]

@@ -61,7 +61,12 @@ def search_alone(member: Member, search: str) -> None:
 
 
 def search_output(group: Group, members: Mapping[str, Member], chosen: Sequence[str], rounds: int) -> None:
-    """Lower the output error of ``group``: its ``chosen`` weights given activations, then the reverse."""
+    """Lower the output error of ``group``: its ``chosen`` weights given activations, then the reverse.
+
+    What no product reads has no such output, and stays as it is.
+    """
+    if not group.layers:
+        return
     steps: Steps = STEPS
     for _ in range(rounds):
         if group.weights:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from pydantic import AfterValidator, Field
 
+from vitq.activations import sites_by_segment, walk
 from vitq.calibrate.assign import Member, search_alone, search_output
 from vitq.calibrate.groups import Group, find_groups
 from vitq.calibrate.insert import quantizer_of
 from vitq.calibrate.searches import OUTPUT, SEARCHES
-from vitq.calibrate.statistics import dead_channels, require_usable, sites_by_segment, walk
+from vitq.calibrate.statistics import dead_channels, require_usable
 from vitq.errors import CalibrationError, RecipeError, did_you_mean
-from vitq.graph import Graph
+from vitq.graph import Graph, Role
+from vitq.graph.edit import quantizer_target
 from vitq.quantizers import Quantizer
 from vitq.run.step import Step, register_step
 
@@ -43,7 +45,19 @@ class Calibrate(Step):
     only_uncalibrated: bool = False
 
     def apply(self, run: "Run") -> None:
-        """Calibrate ``run.student``; CalibrationError names a site whose calibration tensor is unusable."""
+        """Calibrate ``run.student``, or read back what an interrupted run had calibrated, which is kept whole.
+
+        CalibrationError names a site whose calibration tensor is unusable.
+        """
+        saved = run.restore(run.stage)
+        if saved is None:
+            self._search(run)
+            run.keep(run.stage, parameters(run.student))
+        else:
+            set_parameters(run.student, saved[0], run.device)
+            run.events.log("calibrate", resumed=True)
+
+    def _search(self, run: "Run") -> None:
         if len(run.images_NCHW) == 0:
             raise CalibrationError("no calibration images: give a folder that holds some")
         graph = run.student
@@ -102,9 +116,32 @@ class Calibrate(Step):
         return mine
 
 
+def parameters(graph: Graph) -> dict[str, torch.Tensor]:
+    """Return the parameters of all calibrated quantizers, by the path that they have in the graph."""
+    return {
+        f"{quantizer_target(site)}.{name}": tensor
+        for site, quantizer in graph.quantizers.items()
+        if isinstance(quantizer, Quantizer) and quantizer.calibrated
+        for name, tensor in quantizer.parameters_dict().items()
+    }
+
+
+def set_parameters(graph: Graph, tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Give the quantizers of ``graph`` what ``parameters`` returned; those without any stay as they are."""
+    by_target: dict[str, dict[str, torch.Tensor]] = {}
+    for path, tensor in tensors.items():
+        target, _, name = path.rpartition(".")
+        by_target.setdefault(target, {})[name] = tensor.to(device)
+    for site, quantizer in graph.quantizers.items():
+        assert isinstance(quantizer, Quantizer)
+        if own := by_target.get(quantizer_target(site)):
+            quantizer.set_parameters(**own)
+
+
 def _check(member: Member, events: "Events") -> None:
     """Raise or warn about values that cannot be calibrated well."""
-    require_usable(member.site.name, member.x, weight=member.site.is_weight)
+    idle_branch = member.site.role is Role.RESIDUAL  # a branch that adds nothing, as some begin their training
+    require_usable(member.site.name, member.x, weight=member.site.is_weight, may_be_zero=idle_branch)
     quantizer = member.quantizer
     assert isinstance(quantizer, Quantizer)
     if not quantizer.signed and float(member.x.min()) < 0:

@@ -17,7 +17,8 @@ MAX_ROWS = 1 << 14
 class Group:
     """Activation sites ``inputs`` (one, or a matmul's two) and the ``weights`` that meet the first.
 
-    ``layers`` are the operations, one per weight; a matmul of two activations has one and no weight.
+    ``layers`` are the operations, one per weight; a matmul of two activations has one and no weight. A tensor that
+    no product reads has neither.
     """
 
     inputs: tuple[Site, ...]
@@ -31,9 +32,13 @@ class Group:
 
 
 def find_groups(graph: Graph) -> tuple[Group, ...]:
-    """Return the groups of ``graph`` in order; layers that read the same tensor are one group."""
+    """Return the groups of ``graph``; layers that read the same tensor are one group.
+
+    A tensor that no product reads is a group alone, without an operation: nothing is there to search by its output.
+    """
     consumed: dict[str, list[Site]] = {}
-    for site in graph.sites.values():
+    alone = [site for site in graph.sites.values() if not site.of_product]
+    for site in (site for site in graph.sites.values() if site.of_product):
         for consumer in site.consumers:
             consumed.setdefault(consumer, []).append(site)
     nodes = {node.name: node for node in graph.module.graph.nodes}
@@ -46,7 +51,7 @@ def find_groups(graph: Graph) -> tuple[Group, ...]:
         key = tuple(site.name for site in inputs) if weights else (name,)
         known = groups.get(key, Group(inputs, (), ()))
         groups[key] = Group(inputs, (*known.weights, *weights), (*known.layers, nodes[name]))
-    return tuple(groups.values())
+    return (*groups.values(), *(Group((site,), (), ()) for site in alone))
 
 
 def _operand(op: fx.Node, site: Site) -> int:

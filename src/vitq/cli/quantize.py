@@ -35,7 +35,8 @@ def quantize(
     scope: Annotated[
         str | None,
         typer.Option(
-            help="Which tensors are quantized: paper (linears, convs, matmuls) or deploy (no matmuls). "
+            help="Which tensors are quantized: paper (linears, convs, matmuls), deploy (no matmuls) or full "
+            "(also what norms, softmax, activations and residual sums read). "
             "Default: the recipe's, else the target's, else paper."
         ),
     ] = None,
@@ -112,7 +113,7 @@ def quantize(
         progress=not quiet,
     )
     if as_json:
-        print_json({"path": folder, "bits": bits, **quantized.metrics.to_dict()})
+        print_json({"path": folder, "bits": quantized.artifact.config.bits, **quantized.metrics.to_dict()})
         return
     from vitq.report import closing_table
 

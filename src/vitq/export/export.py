@@ -7,6 +7,7 @@ import torch
 
 from vitq.artifact.artifact import Artifact
 from vitq.errors import ExportError
+from vitq.export.besides import note, products_only
 from vitq.export.build import build, properties
 from vitq.export.files import check_place, write
 from vitq.export.floating import baseline
@@ -79,6 +80,7 @@ def export(
     that this one is not, and instead of writing a file that fails its proof.
     """
     profile, path, wanted = check_request(out, target, opset, cpu, force)
+    artifact, left = products_only(artifact)
     refused = refusals(artifact.graph, artifact.weights, profile)
     if refused:
         count = f"{len(refused)} site{'s' if len(refused) > 1 else ''}"
@@ -97,10 +99,10 @@ def export(
             plain = Floating(floating.module, SESSIONS[profile.runtime](baseline(floating, artifact, images_NCHW[:2])))
     taken = None if profile.runtime is None else wanted if wide else Cpu.ANY  # elsewhere both are the same file
     avoided = wide if wanted is Cpu.ANY else NONE
-    about = properties(artifact, target, taken)
+    about = {**properties(artifact, target, taken), **({"vitq.floating": left} if left else {})}
     graph = build(artifact.graph, artifact.weights, images_NCHW[:2], about, profile.carrier, opset, avoided)
     promised, notes = promises(artifact.graph, artifact.weights, profile, avoided.weights)
-    notes += () if profile.runtime else (profile.note,)
+    notes += (*((note(left),) if left else ()), *(() if profile.runtime else (profile.note,)))
     content: Content = to_ir(graph) if path.suffix == IR else graph
     result = Exported(path, target, size_of(content), promised, None, (), None, notes, taken)
     failed = split_operators(artifact.graph, graph, profile)

@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from vitq.errors import ModelError
 from vitq.graph.fold import depends_on_image, fold_constants, simplify
+from vitq.graph.noise import random_nodes
 
 
 def capture(model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
@@ -28,17 +29,40 @@ def capture(model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
     except ModelError:
         raise
     except Exception as error:  # torch.export raises many unrelated types
+        if _differs(frozen, example):
+            raise is_random(type(model).__name__) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
             f"torch.export cannot capture {type(model).__name__}: {reason}; "
             "vitq needs a model without branches on values or on the batch size (x.shape[0], not len(x))"
         ) from error
     _check_signature(module, type(model).__name__)
+    if drawn := random_nodes(module.graph):
+        raise is_random(type(model).__name__, drawn[0])
     plain = fx.GraphModule(module, _without_guards(module.graph))
     with _float32():
         fold_constants(plain)
     simplify(plain)
     return plain.eval()
+
+
+def is_random(name: str, drawn: fx.Node | None = None) -> ModelError:
+    """The error for a model that gives other outputs each time, and the operation that draws numbers in it."""
+    where = "" if drawn is None else f" ({drawn.target} draws numbers)"
+    return ModelError(
+        f"{name} is random in eval mode: two runs on the same images differ{where}. Turn off what draws numbers "
+        "there, such as F.dropout(x, p) without training=self.training, or noise"
+    )
+
+
+def _differs(model: nn.Module, x_BCHW: torch.Tensor) -> bool:
+    """Whether two runs on the same images give other outputs."""
+    try:
+        with torch.no_grad():
+            first, second = model(x_BCHW), model(x_BCHW)
+    except Exception:  # whatever ended the export ends the model too
+        return False
+    return isinstance(first, torch.Tensor) and not torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
 
 
 @contextmanager

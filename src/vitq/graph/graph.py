@@ -71,8 +71,11 @@ class Graph:
         """Find the sites again after a rewrite put operations before one; cuts and spans stay."""
         self.sites = find_sites(without_quantizers(self.module.graph))
 
-    def insert(self, quantizers: Mapping[str, nn.Module]) -> None:
-        """Quantize the named sites; raise GraphError for an unknown or already quantized site."""
+    def insert(self, quantizers: Mapping[str, nn.Module], readers: Mapping[str, Sequence[str]] | None = None) -> None:
+        """Quantize the named sites for their ``readers`` (by default the site's own consumers).
+
+        Raise GraphError for an unknown or already quantized site.
+        """
         for name in quantizers:
             if name not in self.sites:
                 raise GraphError(f"no site '{name}' in the graph{did_you_mean(name, self.sites)}")
@@ -80,7 +83,7 @@ class Graph:
                 raise GraphError(f"site '{name}' is already quantized; remove its quantizer first")
         for name, quantizer in quantizers.items():
             site = self.sites[name]
-            insert_quantizer(self.module, name, site.node, site.consumers, quantizer)
+            insert_quantizer(self.module, name, site.node, (readers or {}).get(name, site.consumers), quantizer)
         finish(self.module)
         self.quantizers |= dict(quantizers)
 

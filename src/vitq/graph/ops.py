@@ -133,21 +133,26 @@ def origin(node: fx.Node) -> fx.Node:
 
 
 def is_written_activation(node: fx.Node) -> bool:
-    """Tell whether ``node`` is an activation function written out: GELU by erf or tanh, x · sigmoid(c x), relu(x)², …
+    """Tell whether ``node`` is an activation written out: GELU by erf or tanh, x · sigmoid(c x), relu(x)², …"""
+    return written_out(node, ELEMENTWISE | GATE, GATE) is not None
 
-    So it is where it follows from one tensor by elementwise operations on numbers, one of them a gate. Walking back,
-    the latest node first, that tensor is where a single one is left, as at a cut.
+
+def written_out(node: fx.Node, parts: set[Any], gates: set[Any]) -> tuple[fx.Node, set[fx.Node]] | None:
+    """Return the one tensor from which ``node`` follows by several ``parts`` on numbers, one a gate, and these parts.
+
+    Walking back, the latest node first, that tensor is where a single one is left, as at a cut; None without one.
     """
-    ahead, gated = {node}, False
+    ahead, gated, inside = {node}, False, set[fx.Node]()
     for _ in range(MOST_ELEMENTWISE):
         latest = max(ahead)
-        if not is_op(latest, ELEMENTWISE | GATE) or constant_factor(latest):
-            return False
-        gated = gated or is_op(latest, GATE)
+        if not is_op(latest, parts) or constant_factor(latest):
+            return None
+        gated = gated or is_op(latest, gates)
+        inside.add(latest)
         ahead = (ahead - {latest}) | set(latest.all_input_nodes)
         if gated and len(ahead) == 1:
-            return latest is not node
-    return False
+            return (ahead.pop(), inside) if latest is not node else None
+    return None
 
 
 def constant_factor(node: fx.Node) -> bool:

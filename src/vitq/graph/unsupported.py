@@ -9,8 +9,16 @@ from torch import fx
 from vitq.graph.fold import depends_on_input
 from vitq.graph.ops import CONV, LINEAR, MATMUL, MOVE, NORM, is_op, is_transposed, value
 
-LOOKUP = {torch.ops.aten.embedding.default, torch.ops.aten.index.Tensor, torch.ops.aten.gather.default}
-"""Operations that pick values out of a table."""
+LOOKUP = {
+    torch.ops.aten.embedding.default,
+    torch.ops.aten.index.Tensor,
+    torch.ops.aten.gather.default,
+    torch.ops.aten.repeat.default,
+    torch.ops.aten.tile.default,
+    torch.ops.aten.roll.default,
+    torch.ops.aten.flip.default,
+}
+"""Operations that pick values out of a table, or repeat and move them."""
 
 PRODUCTS = {
     "addbmm",

@@ -31,6 +31,18 @@ class OneTensor(nn.Module):
         return y[:, None] if y.ndim == 1 else y
 
 
+class AllOutputs(nn.Module):
+    """A Hugging Face model with all that it returns."""
+
+    def __init__(self, model: LogitsOf) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x_BCHW: Tensor) -> Any:
+        """Return the model's own output."""
+        return self.model.outputs(x_BCHW)
+
+
 def settle(loaded: LoadedModel, x_NCHW: Tensor, warn: Warn) -> LoadedModel:
     """Run the model on two images: return it with one output tensor (B, …) and the number of classes that it has.
 
@@ -44,8 +56,12 @@ def settle(loaded: LoadedModel, x_NCHW: Tensor, warn: Warn) -> LoadedModel:
     outputs = _run(loaded.name, module.outputs if isinstance(module, LogitsOf) else module, x_2CHW)
     named = dict(named_tensors(outputs))
     if isinstance(module, LogitsOf):
-        name = _preferred(loaded.name, named, warn)
-        y, module = named[name], module if name == module.output else LogitsOf(module.model, module.bgr, name)
+        name = _preferred(loaded.name, outputs, named, warn)
+        y = named[name]
+        if not name.isidentifier():  # the only tensor, inside a list of feature maps
+            module = AllOutputs(module)
+        elif name != module.output:
+            module = LogitsOf(module.model, module.bgr, name)
     elif len(named) == 1:
         y = next(iter(named.values()))
     else:
@@ -88,12 +104,12 @@ def _run(name: str, function: Callable[[Tensor], Any], x_BCHW: Tensor) -> Any:
         ) from error
 
 
-def _preferred(model: str, named: Mapping[str, Tensor], warn: Warn) -> str:
+def _preferred(model: str, outputs: Any, named: Mapping[str, Tensor], warn: Warn) -> str:
     """The name of the output that is kept; the others are named in a warning."""
     kept = next((name for name in PREFERRED if name in named), None)
     if kept is None:
-        if len(named) != 1 or "[" in next(iter(named)):
-            raise _several(model, named, named)
+        if len(named) != 1:
+            raise _several(model, named, outputs)
         return next(iter(named))
     if len(named) > 1:
         warn(
@@ -110,12 +126,26 @@ def _several(model: str, named: Mapping[str, Tensor], outputs: Any) -> ModelErro
             f"{model} returns no tensor but {'None' if outputs is None else f'a {type(outputs).__name__}'}; "
             "vitq needs one tensor out: give a module whose forward returns it"
         )
-    first = next(iter(named))
-    where = first if first.startswith("[") else f"['{first}']"
     return ModelError(
         f"{model} returns {len(named)} tensors: {_shapes(named)}; vitq needs one tensor out: give a module that picks "
-        f"it, with forward(self, x): return self.model(x){where}"
+        f"it, with forward(self, x): return self.model(x){_first_place(outputs)}"
     )
+
+
+def _first_place(outputs: Any) -> str:
+    """Return how Python picks the first tensor of ``outputs``: ``['a'][0].b``."""
+    if isinstance(outputs, Mapping):
+        parts = {f"[{key!r}]": value for key, value in outputs.items()}
+    elif hasattr(outputs, "_fields"):
+        parts = {f".{name}": getattr(outputs, name) for name in outputs._fields}
+    elif isinstance(outputs, tuple | list):
+        parts = {f"[{index}]": value for index, value in enumerate(outputs)}
+    elif dataclasses.is_dataclass(outputs):
+        parts = {f".{field.name}": getattr(outputs, field.name) for field in dataclasses.fields(outputs)}
+    else:
+        return ""
+    place, inside = next((place, value) for place, value in parts.items() if any(named_tensors(value)))
+    return place + _first_place(inside)
 
 
 def _check(name: str, y: Tensor, x_BCHW: Tensor, module: nn.Module) -> None:
@@ -125,6 +155,8 @@ def _check(name: str, y: Tensor, x_BCHW: Tensor, module: nn.Module) -> None:
             f"{name} returns {shape} for {len(x_BCHW)} images; vitq needs an output for each image, (images, …): "
             "give the model without the mean, the loss or the transpose at its end"
         )
+    if y.numel() == 0:
+        raise ModelError(f"{name} returns {tuple(y.shape)}, no value at all; give the model with its head")
     if not y.is_floating_point():
         raise ModelError(f"{name} returns {y.dtype}; give the model that returns logits, before argmax or thresholds")
     if bool(torch.isfinite(y).all()):

@@ -87,18 +87,19 @@ def load_timm_folder(folder: Path, weights: Path | str | None, num_classes: int 
 
 
 def timm_preprocessing(module: nn.Module) -> Preprocessing:
-    """Return the preprocessing in ``module.pretrained_cfg``."""
+    """Return the preprocessing in ``module.pretrained_cfg``; raise ModelError where that cannot be."""
     from timm.data import resolve_model_data_config
 
-    config = resolve_model_data_config(module)
-    return Preprocessing(
-        input_size=tuple(config["input_size"]),
-        crop_pct=float(config["crop_pct"]),
-        crop_mode=config["crop_mode"],
-        interpolation=config["interpolation"],
-        mean=tuple(float(value) for value in config["mean"]),
-        std=tuple(float(value) for value in config["std"]),
-    )
+    with reading("the preprocessing in the model's pretrained_cfg"):
+        config = resolve_model_data_config(module)
+        return Preprocessing(
+            input_size=tuple(config["input_size"]),
+            crop_pct=float(config["crop_pct"]),
+            crop_mode=config["crop_mode"],
+            interpolation=config["interpolation"],
+            mean=tuple(float(value) for value in config["mean"]),
+            std=tuple(float(value) for value in config["std"]),
+        )
 
 
 def _finish(module: nn.Module, name: str, weights: Path | str | None, origin: str) -> LoadedModel:

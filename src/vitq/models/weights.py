@@ -109,19 +109,24 @@ def seeded_weights() -> Iterator[None]:
 
 def check_finite(module: nn.Module, origin: str) -> None:
     """Raise ModelError naming the first tensor of ``module`` that holds NaN or infinity."""
-    for name, tensor in module.state_dict().items():
+    for name, tensor in _tensors(module).items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ModelError(f"{origin}: '{name}' holds NaN or infinity; the weights are damaged")
 
 
 def state_sha256(module: nn.Module) -> str:
-    """Return the SHA-256 of all names, types, shapes and bytes of ``module.state_dict()``."""
+    """Return the SHA-256 of all names, types, shapes and bytes of the tensors of ``module.state_dict()``."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(_tensors(module).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """A module's parameters and buffers, without the extra state that it may keep beside them."""
+    return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
 
 
 def _load_strictly(module: nn.Module, state: dict[str, Tensor], file_name: str) -> None:

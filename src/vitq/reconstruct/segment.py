@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from vitq.activations import first_output, forward_all, forward_many
+from vitq.activations import first_output, forward_all, forward_many, outputs
 from vitq.graph import Graph, Role, Span
 from vitq.graph.ops import CONV, LINEAR, MATMUL, is_op
 from vitq.reconstruct.objective.terms import Batch, Summary
@@ -63,7 +63,7 @@ class TrainingSegment:
             return forward_all(first_output(self.teacher), x_N, device), None
 
         def look(chunk: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            output, *layers = _as_list(self.teacher(chunk))
+            output, *layers = outputs(self.teacher(chunk))
             return output.to(x_N.dtype), *(summary(layer, len(chunk)) for layer in layers)
 
         output, *layers = forward_many(look, x_N, device)
@@ -72,7 +72,7 @@ class TrainingSegment:
     @torch.no_grad()
     def teacher_layers(self, x_teacher: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the teacher's outputs of the layers inside."""
-        return tuple(_as_list(self.teacher(x_teacher))[1:]) if self.layers else ()
+        return outputs(self.teacher(x_teacher))[1:] if self.layers else ()
 
     def batch(
         self,
@@ -87,7 +87,7 @@ class TrainingSegment:
         The goal is computed for as many images, the first ones, as ``target_goal`` has; the layers inside are
         compared on the first ``local_images``.
         """
-        output, *taps = _as_list(self.student(x))
+        output, *taps = outputs(self.student(x))
         goal = None
         if target_goal is not None and self.supervision.reachable:
             end = taps[-1] if self.supervision.tap else output
@@ -124,7 +124,3 @@ def _layers(graph: Graph, span: Span) -> tuple[str, ...]:
     return tuple(
         n.name for n in inside.nodes if is_op(n, LINEAR | CONV | MATMUL) and n.name not in scores and n.name != span.end
     )
-
-
-def _as_list(result: torch.Tensor | tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
-    return list(result) if isinstance(result, tuple) else [result]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vitq.activations import forward_all
+from vitq.activations import forward_all, forward_many, outputs
 from vitq.reconstruct.data import Data
 from vitq.reconstruct.objective.distances import relative_square
 from vitq.reconstruct.objective.terms import Fusion
@@ -72,25 +72,22 @@ def evaluate(segment: TrainingSegment, data: Data, device: torch.device, bfloat1
 
     ``bfloat16`` runs the frozen suffix as training does.
     """
-    x, target = data.x_student, data.target
-    whole = segment.student
-    tap = segment.supervision.tap
+    x = data.x_student
+    tapped = data.goal is not None and segment.supervision.tap is not None
 
-    def forward(chunk: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor | tuple[torch.Tensor, ...] = whole(chunk)
-        return result[0] if isinstance(result, tuple) else result
+    def ends(chunk: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        parts = outputs(segment.student(chunk))
+        return tuple(part.to(x.dtype) for part in ((parts[0], parts[-1]) if tapped else parts[:1]))
 
-    output = forward_all(forward, x, device)
-    error = float(relative_square(output, target))
+    output, *goals = forward_many(ends, x, device)
+    error = float(relative_square(output, data.target))
     if data.goal is None or not segment.supervision.reachable:
         return error, 0.0
     if segment.supervision.suffix is not None:
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             goal = forward_all(segment.supervision.suffix, output, device)
-    elif tap is not None:
-        goal = forward_all(lambda chunk: whole(chunk)[-1], x, device)
     else:
-        goal = output
+        goal = goals[0] if tapped else output
     return error, float(relative_square(goal, data.goal))
 
 

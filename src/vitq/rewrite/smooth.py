@@ -6,12 +6,14 @@ Source: SmoothQuant (arXiv 2211.10438), equation 3; only channels far above the 
 UQ-ViT), and how far they are pulled in is chosen per layer by output error at the run's bits (vitq).
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
 from torch import fx
 
+from vitq.activations import sites_by_segment, walk
 from vitq.errors import GraphError
 from vitq.graph import Graph, Role, Site
 from vitq.graph.edit import finish, insert_call, insert_constant, node_named
@@ -42,23 +44,22 @@ class Smooth(Step):
 
     def apply(self, run: "Run") -> None:
         """Rewrite ``run.student`` where that lowers the error of a layer's output."""
-        graph, x = run.student, run.images_NCHW[: self.images].to(run.device)
+        graph = run.student
         if graph.quantizers:
             raise GraphError("smooth changes what is quantized: put it before 'insert' in the recipe")
-        wanted = {s.consumers[0]: s for s in graph.sites.values() if s.role in self.roles and len(s.consumers) == 1}
-        linears = {n.name: n for n in graph.module.graph.nodes if is_op(n, LINEAR) and n.name in wanted}
+        linears = {node.name: node for node in graph.module.graph.nodes if is_op(node, LINEAR)}
+        segments = sites_by_segment(graph, lambda site: self._is_wanted(site, linears))
         chosen: dict[str, float] = {}
-        for span in graph.spans("unit"):
-            own = [s for name, s in wanted.items() if name in linears and _inside(graph, span.end, linears[name])]
-            module = graph.segment(span.start, span.end, [s.node for s in own])
-            with torch.no_grad():
-                x, *tensors = (torch.cat(t) for t in zip(*(_tuple(module(c)) for c in x.split(16)), strict=True))
-            for site, tensor in zip(own, tensors, strict=True):
-                del wanted[site.consumers[0]]
-                strength = self._smooth(run, site, linears[site.consumers[0]], tensor.reshape(-1, tensor.shape[-1]))
+        for segment, tensors in walk(graph, run.images_NCHW[: self.images], segments, run.device):
+            for site in segment.sites:
+                x = tensors[site.name]
+                strength = self._smooth(run, site, linears[site.consumers[0]], x.reshape(-1, x.shape[-1]))
                 chosen |= {site.name: strength} if strength else {}
         graph.refresh()
         run.events.log("smooth", sites=chosen)
+
+    def _is_wanted(self, site: Site, linears: Mapping[str, fx.Node]) -> bool:
+        return site.role in self.roles and len(site.consumers) == 1 and site.consumers[0] in linears
 
     @torch.no_grad()
     def _smooth(self, run: "Run", site: Site, linear: fx.Node, x_TC: torch.Tensor) -> float:
@@ -112,16 +113,3 @@ def _divide(graph: Graph, site: Site, linear: fx.Node, r_C: torch.Tensor) -> Non
     product = insert_call(module, aten.mul.Tensor, (source, factor), before=linear, like=source)
     linear.replace_input_with(source, product)
     finish(module)
-
-
-def _inside(graph: Graph, end: str, node: fx.Node) -> bool:
-    for other in graph.module.graph.nodes:
-        if other is node:
-            return True
-        if other.name == end:
-            return False
-    return False
-
-
-def _tuple(result: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return result if isinstance(result, tuple) else (result,)

@@ -25,13 +25,14 @@ def as_batch(x: Any, shape: tuple[int, ...]) -> torch.Tensor:
     Raises DataError for anything else: whole numbers are no preprocessed images, and a graph runs at one size only.
     """
     takes = f"this model takes preprocessed images as a float tensor (B, {', '.join(map(str, shape))})"
-    if isinstance(x, np.ndarray) and x.dtype.kind in "fiub":
-        x = torch.from_numpy(np.ascontiguousarray(x))
-    if not isinstance(x, torch.Tensor):
-        raise DataError(f"{takes}, not a {type(x).__name__}")
-    if not x.is_floating_point():
+    if isinstance(x, np.ndarray) and x.dtype.kind == "f":
+        x = torch.from_numpy(np.array(x, dtype=np.float32))
+    whole = isinstance(x, np.ndarray) and x.dtype.kind in "iub"
+    if whole or (isinstance(x, torch.Tensor) and not x.is_floating_point()):
         hint = "preprocess the pictures first, or give them to 'evaluate', which does"
         raise DataError(f"{takes}, not one of {_name(x.dtype)}; {hint}")
+    if not isinstance(x, torch.Tensor):
+        raise DataError(f"{takes}, not a {type(x).__name__}")
     if x.layout is not torch.strided or x.is_meta:
         raise DataError(f"{takes}, not one that is {'on the meta device' if x.is_meta else _name(x.layout)}")
     if tuple(x.shape) == shape:
@@ -61,5 +62,5 @@ def run_checked(forward: Callable[[torch.Tensor], Any], x: Any, shape: tuple[int
     return result
 
 
-def _name(kind: torch.dtype | torch.layout) -> str:
+def _name(kind: torch.dtype | torch.layout | np.dtype[Any]) -> str:
     return str(kind).removeprefix("torch.")

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from vitq.data import ImageSource, draw_calibration, load_batches, open_images
-from vitq.errors import ArgumentError, GraphError, ModelError
+from vitq.errors import ArgumentError, GraphError
 from vitq.graph import Graph, capture
+from vitq.graph.capture import is_random
 from vitq.models import LoadedModel, Preprocessing, load_model, settle
 from vitq.models.outputs import Warn
 from vitq.run.events import Events
@@ -48,10 +49,7 @@ def capture_checked(loaded: LoadedModel, x_NCHW: torch.Tensor, device: torch.dev
         expected, got = loaded.module(x_2CHW), graph(x_2CHW)
         if not _close(expected, got):
             if not torch.equal(expected, loaded.module(x_2CHW)):
-                raise ModelError(
-                    f"{loaded.name} is random in eval mode: two runs on the same images differ. Turn off what draws "
-                    "numbers there, such as F.dropout(x, p) without training=self.training, or noise"
-                )
+                raise is_random(loaded.name)
             raise GraphError(
                 f"the captured graph of {loaded.name} does not compute what the model computes; please report it"
             )

@@ -1,16 +1,13 @@
-"""Run the steps of a recipe, restoring what an interrupted run had already calibrated."""
+"""Run the steps of a recipe: say what they will quantize, and apply them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
-
 from vitq.artifact.tensors import freeze_weights
 from vitq.bits import FLOATING_POINT, Bits
 from vitq.errors import RecipeError
-from vitq.graph import Graph
-from vitq.graph.edit import quantizer_target
 from vitq.quantizers import Quantizer
+from vitq.run.placed import Placed, joined
 from vitq.run.run import Run
 from vitq.run.step import Step
 
@@ -28,29 +25,21 @@ def run_steps(run: Run, steps: Sequence[Step]) -> dict[str, Quantizer]:
 
 
 def apply_steps(run: Run, steps: Sequence[Step]) -> None:
-    """Apply ``steps`` to the student, one after another.
-
-    A calibration is checkpointed whole, a reconstruction after each segment; the other steps are quick and exact,
-    so a resumed run applies them again.
-    """
+    """Apply ``steps`` to the student, one after another; each keeps and reads back its own checkpoints."""
     for number, step in enumerate(steps):
         run.stage = f"{number:02d}-{step.step_name}"
         run.events.log("step", name=step.step_name, number=number)
         with _named(run, step):
-            if step.step_name == "calibrate":
-                _calibrate(run, step)
-            else:
-                step.apply(run)
+            step.apply(run)
 
 
-def preview(run: Run, steps: Sequence[Step]) -> Graph:
-    """Return a copy of the student with the quantizers that ``steps`` insert; RecipeError for an option of no site."""
-    copy = Run(run.teacher, run.student.clone(), run.images_NCHW, run.bits, device=run.device, recipe=run.recipe)
+def preview(run: Run, steps: Sequence[Step]) -> dict[str, Placed]:
+    """Return what ``steps`` will put on the student's sites; RecipeError, before any work, for an option of no site."""
+    plan: dict[str, Placed] = {}
     for step in steps:
-        if step.step_name == "insert":
-            with _named(copy, step):
-                step.apply(copy)
-    return copy.student
+        with _named(run, step):
+            plan = joined(plan, step.preview(run.student, run.bits))
+    return plan
 
 
 @contextmanager
@@ -61,29 +50,3 @@ def _named(run: Run, step: Step) -> Iterator[None]:
     except RecipeError as error:
         recipe = f"recipe '{run.recipe}', " if run.recipe else ""
         raise RecipeError(f"{recipe}step '{step.step_name}': {error}") from error
-
-
-def _calibrate(run: Run, step: Step) -> None:
-    saved = run.restore(run.stage)
-    if saved is None:
-        step.apply(run)
-        run.keep(run.stage, _parameters(run.student))
-        return
-    by_target: dict[str, dict[str, torch.Tensor]] = {}
-    for path, tensor in saved[0].items():
-        target, _, name = path.rpartition(".")
-        by_target.setdefault(target, {})[name] = tensor.to(run.device)
-    for site, quantizer in run.student.quantizers.items():
-        assert isinstance(quantizer, Quantizer)
-        if parameters := by_target.get(quantizer_target(site)):
-            quantizer.set_parameters(**parameters)
-    run.events.log("calibrate", resumed=True)
-
-
-def _parameters(graph: Graph) -> dict[str, torch.Tensor]:
-    return {
-        f"{quantizer_target(site)}.{name}": tensor
-        for site, quantizer in graph.quantizers.items()
-        if isinstance(quantizer, Quantizer) and quantizer.calibrated
-        for name, tensor in quantizer.parameters_dict().items()
-    }

@@ -11,6 +11,9 @@ from vitq.registry import Registry
 from vitq.run.limits import check_plain
 
 if TYPE_CHECKING:
+    from vitq.bits import Bits
+    from vitq.graph import Graph
+    from vitq.run.placed import Placed
     from vitq.run.run import Run
 
 
@@ -43,9 +46,20 @@ class Step(BaseModel, ABC):
             raise ValueError("input should not be true or false")
         return value
 
+    def preview(self, graph: "Graph", bits: "Bits") -> "Mapping[str, Placed]":
+        """Return what the step will quantize of ``graph``, which it does not change, by site: by default nothing.
+
+        RecipeError where an option names what is not there.
+        """
+        return {}
+
     @abstractmethod
     def apply(self, run: "Run") -> None:
-        """Do the step's work on ``run``; raise a VitqError where it cannot be done."""
+        """Do the step's work on ``run``; raise a VitqError where it cannot be done.
+
+        Work that takes long is kept with ``run.keep`` and read back with ``run.restore``, under keys that begin with
+        ``run.stage``; a step that keeps nothing is applied again when a run is resumed, so it has to be exact.
+        """
 
 
 STEPS: Registry[type[Step]] = Registry("step", Step)
