@@ -15,7 +15,6 @@ import vitq
 from vitq.errors import ArtifactError, DataError, ExportError, ModelError, RecipeError, ResumeError
 from vitq.quantizers import packed_size
 from vitq.recipes import list_recipes, load_recipe
-from vitq.run import workspace
 from vitq.run.checkpoints import Store
 
 QUICK = {"reconstruct.steps": 4, "reconstruct.batch": 8, "reconstruct.held_out": 8}
@@ -193,7 +192,7 @@ def test_a_run_killed_while_it_saves_is_finished_by_resume(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(workspace, "write_report", die)
+        patch.setattr("vitq.model.write_report", die)
         with pytest.raises(KeyboardInterrupt):
             quantize("repq", out=tmp_path / "run", overwrite=True)
     (tmp_path / "run" / "metrics.json").unlink()
