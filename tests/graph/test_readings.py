@@ -89,7 +89,11 @@ def test_rotary_embeddings_and_scores_are_no_residual_sums() -> None:
         cos, sin = torch.arange(8.0).cos(), torch.arange(8.0).sin()
         return x * cos + torch.cat((-x[..., 4:], x[..., :4]), -1) * sin
 
-    assert not besides(between(rotary))
+    def interleaved(x: torch.Tensor) -> torch.Tensor:
+        turned = torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2)
+        return x * torch.arange(8.0).cos() + turned * torch.arange(8.0).sin()
+
+    assert not besides(between(rotary)) and not besides(between(interleaved))
     graph = between(lambda x: (x @ x.mT + (x.mean(-1, keepdim=True) * 3).mT).softmax(-1) @ x)
     assert set(besides(graph).values()) == {Role.SOFTMAX_INPUT}
 

@@ -34,8 +34,11 @@ NORMS = NORM | {aten.group_norm.default, aten.instance_norm.default}
 ROOT = {aten.rsqrt.default, aten.sqrt.default}
 WRITTEN_NORM = ELEMENTWISE | ROOT | {aten.mean.dim, aten.var.correction, aten.var.dim, aten.pow.Tensor_Tensor}
 ACTIVATIONS = ACTIVATION | GATE | {aten.celu.default, aten.selu.default, aten.glu.default}
-FURTHEST = 24
-"""Operations that a walk from a sum's operands looks at: rotary embeddings have about ten."""
+REARRANGED = {aten.stack.default, aten.flip.default, aten.index_select.default}
+"""How rotary embeddings put the halves of a vector in another place, beside moves."""
+
+FURTHEST = 64
+"""Steps of a walk from a sum's operands: rotary embeddings take about thirty."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +138,15 @@ def _residual(node: fx.Node, dependent: set[fx.Node]) -> list[fx.Node]:
 
 def _of_one_tensor(operands: list[fx.Node], dependent: set[fx.Node]) -> bool:
     """Tell whether elementwise operations and moves alone make all of them from one tensor (rotary embeddings)."""
-    ahead, sources = list(operands), set[fx.Node]()
+    ahead, sources, seen = list(operands), set[fx.Node](), set[fx.Node]()
     for _ in range(FURTHEST):
         if not ahead:
             return len(sources) == 1
         node = ahead.pop()
-        if is_op(node, ELEMENTWISE) or is_move(node):
+        if node in seen:
+            continue
+        seen.add(node)
+        if is_op(node, ELEMENTWISE | REARRANGED) or is_move(node):
             ahead.extend(n for n in node.all_input_nodes if n in dependent)
         else:
             sources.add(node)
