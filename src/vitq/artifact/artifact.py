@@ -1,7 +1,8 @@
 """Save and load a quantized model: packed codes in safetensors, the graph and the configuration in JSON; no pickle."""
 
-from collections.abc import Mapping
-from contextlib import suppress
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def _model(folder: Path, files: Mapping[str, bytes], config: ArtifactConfig) -> 
             stored[site.weight or ""] = _decode(name, quantizer, stored.pop(f"{site.weight}{CODES}"), site.shape or ())
     modules: dict[str, nn.Module] = {config.sites[n].module: q for n, q in quantizers.items() if n not in weights}
     written = parse_json(files["graph.json"], folder / "graph.json")
-    with damaged(folder / "graph.json"):
+    with damaged(folder / "graph.json"), _quiet():
         module = from_json(written, stored, modules)
         require_computable(module)
         graph = Graph(module)
@@ -149,6 +150,17 @@ def _model(folder: Path, files: Mapping[str, bytes], config: ArtifactConfig) -> 
             if true.get(name) != config.sites.get(name):
                 raise ValueError(f"site '{name}' is not as the graph and the tensors have it")
     return graph, weights
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from logging a traceback for an operation that does not fit: the error says it."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _decode(name: str, quantizer: Quantizer, codes: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
