@@ -241,6 +241,16 @@ def test_forged_tensors_are_refused_by_name(folder: Path, change: str) -> None:
         vitq.load(folder)
 
 
+def test_torch_logs_no_traceback_beside_the_error(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["head.bias"] = torch.ones(0)
+    save_file(tensors, folder / "model.safetensors", {"format": "vitq"})
+    forge(folder)
+    with pytest.raises(ArtifactError):
+        vitq.load(folder)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 @pytest.mark.parametrize("blob", [b"", b"{}", b"\xff" * 100, (2**60).to_bytes(8, "little"), b"\x02" + bytes(7) + b"[]"])
 def test_tensors_in_another_format_are_refused_by_name(folder: Path, blob: bytes) -> None:
     (folder / "model.safetensors").write_bytes(blob)

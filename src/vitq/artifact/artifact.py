@@ -1,7 +1,8 @@
 """An artifact: one frozen value, written to a folder and read from it; no pickle."""
 
-from collections.abc import Mapping
-from contextlib import suppress
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def _model(folder: Path, files: Mapping[str, bytes], config: ArtifactConfig) -> 
     weights = {name: quantizer for name, quantizer in quantizers.items() if config.sites[name].weight}
     modules: dict[str, nn.Module] = {config.sites[n].module: q for n, q in quantizers.items() if n not in weights}
     written = parse_json(files["graph.json"], folder / "graph.json")
-    with damaged(folder / "graph.json"):
+    with damaged(folder / "graph.json"), _quiet():
         module = from_json(written, tensors, modules)
         require_computable(module)
         graph = Graph(module)
@@ -125,6 +126,17 @@ def _model(folder: Path, files: Mapping[str, bytes], config: ArtifactConfig) -> 
             if true.get(name) != config.sites.get(name):
                 raise ValueError(f"site '{name}' is not as the graph and the tensors have it")
     return graph, weights
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from logging a traceback for an operation that does not fit: the error says it."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _require_version(folder: Path, files: Mapping[str, bytes]) -> None:
