@@ -81,17 +81,15 @@ def test_scopes_are_lists_of_roles_that_a_new_role_does_not_join() -> None:
 
 
 def test_a_registered_scope_quantizes_for_the_readers_that_it_names(vit: Graph) -> None:
-    register_scope("sums", {"residual", "weight"})
-    try:
+    with SCOPES.kept():
+        register_scope("sums")(lambda: {"residual", "weight"})
         plan = plan_formats(vit, Insert(scope="sums", only="activations"), W4A8)
         assert plan["blocks.0.norm1/input"].readers == plan["blocks.0.attn.proj/output"].readers
         assert {vit.sites[name].role for name in plan} == {Role.NORM_INPUT, Role.RESIDUAL}
         with pytest.raises(RecipeError, match="already registered"):
-            register_scope("sums", {"weight"})
-    finally:
-        del SCOPES["sums"]
+            register_scope("sums")(set)
     with pytest.raises(RecipeError, match=r"role 'norm_inputs' does not exist; did you mean 'norm_input'\?"):
-        register_scope("norms", {"norm_inputs"})
+        register_scope("norms")(lambda: {"norm_inputs"})
 
 
 def test_options_of_roles_that_are_not_used_are_not_written_out() -> None:

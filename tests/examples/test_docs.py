@@ -48,6 +48,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     DISTANCES,
     LOWERINGS,
     PROFILES,
+    SCOPES,
 )
 
 
@@ -188,6 +189,14 @@ def test_the_target_is_known_by_its_name_and_its_options_are_taken(example: dict
     assert profile.name == "phone" and list(PROFILES)[-1] == "phone"
     steps = load_recipe("rtn", overrides=profile.overrides).steps
     assert [step.weight.symmetric for step in steps if isinstance(step, Insert)] == [True]
+
+
+@pytest.mark.parametrize("example", ["scope"], indirect=True)
+def test_the_scope_quantizes_its_roles_alone(example: dict[str, Any], graph: Graph) -> None:
+    run = Run(graph, graph.clone(), torch.randn(3, 3, 32, 32), Bits(4, 4))
+    Insert(scope="norms").apply(run)
+    wanted = {name for name, site in graph.sites.items() if site.readers(SCOPES["norms"])}
+    assert set(run.student.quantizers) == wanted and SCOPES["norms"] == example["norms"]()
 
 
 def test_every_registry_is_open_by_an_example() -> None:

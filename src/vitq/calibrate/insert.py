@@ -8,7 +8,6 @@ from vitq.bits import Bits
 from vitq.calibrate.options import SiteBits, SiteFormat
 from vitq.calibrate.plan import place, plan_formats
 from vitq.calibrate.scope import FULL_ONLY, SCOPES
-from vitq.errors import did_you_mean
 from vitq.graph import Graph, Role
 from vitq.graph.unsupported import find_unsupported, floating_share
 from vitq.quantizers import Granularity, Quantizer
@@ -22,9 +21,7 @@ __all__ = ["Insert", "SiteBits", "SiteFormat", "quantizer_of"]
 
 
 def _known(scope: str) -> str:
-    if scope not in SCOPES:
-        raise ValueError(f"scope '{scope}' does not exist{did_you_mean(scope, SCOPES)}")
-    return scope
+    return SCOPES.option(scope)
 
 
 @register_step("insert")

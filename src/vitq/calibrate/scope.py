@@ -1,48 +1,67 @@
 """Scope: which roles a run quantizes, as an allow-list, and the table that says so."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from vitq.errors import RecipeError, did_you_mean
 from vitq.graph import Graph, Role
 from vitq.graph.unsupported import find_unsupported
 from vitq.quantizers import Format, Quantizer
+from vitq.registry import Registry
 
 OPERANDS = frozenset({Role.WEIGHT, Role.POST_NORM, Role.POST_ACTIVATION, Role.OTHER})
 ATTENTION = frozenset({Role.QUERY, Role.KEY, Role.VALUE, Role.PROBABILITIES})
 FULL_ONLY = frozenset({Role.NORM_INPUT, Role.SOFTMAX_INPUT, Role.ACTIVATION_INPUT, Role.RESIDUAL})
 """Roles of tensors that no product reads."""
 
-SCOPES: dict[str, frozenset[Role]] = {
-    "paper": OPERANDS | ATTENTION,
-    "deploy": OPERANDS,
-    "full": OPERANDS | ATTENTION | FULL_ONLY,
-}
-"""Per scope the roles that it quantizes; a role that is in none stays in floating point.
-
-paper: every operand of linear, conv and matmul but the image. deploy: attention products stay in floating point, as
-integer ones are slower in OpenVINO and gain ONNX Runtime little (benchmarks/deploy.md). full: also what norms, softmax
-and activation functions read, and both operands of residual sums, as fully quantized models have it (FQ-ViT, I-ViT).
-"""
+Roles = Collection[Role | str]
+RolesType = TypeVar("RolesType", bound=Callable[[], Roles])
+SCOPES: Registry[frozenset[Role]] = Registry("scope", frozenset)
+"""Per scope the roles that it quantizes; a role that is in none stays in floating point."""
 
 NOT_SUPPORTED = "floating point, not supported"
 
 
-def register_scope(name: str, roles: Collection[Role | str]) -> None:
-    """Let recipes name a scope of these ``roles``; RecipeError where the name is taken or a role does not exist."""
-    if name in SCOPES:
-        raise RecipeError(f"scope '{name}' is already registered; choose another name")
+def register_scope(name: str) -> Callable[[RolesType], RolesType]:
+    """Register the roles that a function returns; RecipeError where the name is taken or a role does not exist."""
+    return SCOPES.register(name, lambda roles: _known(name, roles()))
+
+
+def _known(scope: str, roles: Roles) -> frozenset[Role]:
     known = [str(role) for role in Role]
     for role in roles:
         if role not in known:
-            raise RecipeError(f"scope '{name}': role '{role}' does not exist{did_you_mean(str(role), known)}")
-    SCOPES[name] = frozenset(Role(role) for role in roles)
+            raise RecipeError(f"scope '{scope}': role '{role}' does not exist{did_you_mean(str(role), known)}")
+    return frozenset(Role(role) for role in roles)
+
+
+@register_scope("paper")
+def _paper() -> Roles:
+    """Every operand of linear, conv and matmul but the image."""
+    return OPERANDS | ATTENTION
+
+
+@register_scope("deploy")
+def _deploy() -> Roles:
+    """Attention products stay in floating point.
+
+    Integer ones are slower in OpenVINO and gain ONNX Runtime little (benchmarks/deploy.md).
+    """
+    return OPERANDS
+
+
+@register_scope("full")
+def _full() -> Roles:
+    """Also what norms, softmax and activation functions read, and both operands of residual sums.
+
+    Fully quantized models have it so (FQ-ViT, I-ViT).
+    """
+    return OPERANDS | ATTENTION | FULL_ONLY
 
 
 def roles_of(scope: str) -> frozenset[Role]:
     """Return the roles that ``scope`` quantizes; RecipeError for an unknown scope."""
-    if scope not in SCOPES:
-        raise RecipeError(f"scope '{scope}' does not exist{did_you_mean(scope, SCOPES)}")
     return SCOPES[scope]
 
 
