@@ -1,5 +1,6 @@
 """Files are right on CPUs that add pairs of products in 16 bits, whatever CPU runs these tests."""
 
+import importlib
 import os
 import platform
 import subprocess
@@ -142,7 +143,7 @@ def test_a_file_for_vnni_is_refused_with_the_cause_before_any_work(
         raise AssertionError("the graph was lowered before the refusal")
 
     monkeypatch.setattr(saturation, "saturates", lambda runtime: True)
-    monkeypatch.setattr(sys.modules["vitq.export.export"], "build", work)
+    monkeypatch.setattr(importlib.import_module("vitq.export.export"), "build", work)
     model = quantized("vit", "w8a8", target="onnxruntime")
     for target in ("onnxruntime", "openvino"):
         with pytest.raises(ExportError, match=r"no VNNI.* 5 products .*leave --cpu out.*w7a8.*--force"):

@@ -79,7 +79,7 @@ def overflowing(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile
 
 def cause(overflow: Overflow, profile: Profile, cpu: Cpu) -> str:
     """Return why a file for ``cpu`` is wrong on this one, and what to do; nothing where it is not for that reason."""
-    if not overflow or cpu is Cpu.ANY or profile.runtime is not None or not saturates(profile.runtime):
+    if not overflow or cpu is Cpu.ANY or profile.runtime is None or not saturates(profile.runtime):
         return ""
     return (
         f"this CPU has no VNNI: it adds products in pairs, in 16 bits, and {len(overflow)} products of 8-bit codes "

@@ -69,8 +69,8 @@ def _rebuild(
     graph.lint()
     module = fx.GraphModule(root, graph)
     require_same_globals(module)
-    _require_own_places(graph)
     annotate(module, _shape(data["input"]["shape"]), decode_argument({"dtype": data["input"]["dtype"]}, {}))
+    _require_own_places(module.graph)
     return module.eval()
 
 

@@ -29,6 +29,8 @@ def check_plain(value: Any) -> None:
 
 def check_scalar(item: Any) -> None:
     """Raise ValueError for a number that is not finite or too large, and for what is neither number nor text."""
+    if isinstance(item, str) and not _is_unicode(item):
+        raise ValueError("text that no file can hold (half a surrogate pair)")
     if isinstance(item, bool | str | BaseModel) or item is None:
         return
     if not isinstance(item, int | float):
@@ -37,3 +39,11 @@ def check_scalar(item: Any) -> None:
         raise ValueError(f"input should be at most {LARGEST:,}")
     if not math.isfinite(item):
         raise ValueError("input should be a finite number")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
