@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import vitq
-from vitq.errors import ArtifactError, DataError, ExportError, ModelError, RecipeError, ResumeError
+from vitq.errors import ArgumentError, ArtifactError, DataError, ExportError, ModelError, RecipeError, ResumeError
 from vitq.quantizers import packed_size
 from vitq.recipes import list_recipes, load_recipe
 from vitq.run.checkpoints import Store
@@ -250,7 +250,7 @@ def test_bad_input_is_named(quantize: Callable[..., vitq.QuantizedModel], images
         quantize("mgrk")
     with pytest.raises(RecipeError, match=r"reconstruct\.steps"):
         quantize("mgrq", overrides={"reconstruct.stepz": 3})
-    with pytest.raises(DataError, match="cuda"):
+    with pytest.raises(ArgumentError, match="cuda"):
         quantize(device="cuda:99")
     with pytest.raises(ModelError, match="deit_tiny_patch16_224"):
         vitq.quantize("deit_tiny_patch16_22", images, progress=False)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,9 @@ def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
 def test_absent_and_unknown_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         load_model(SMALL, weights=tmp_path / "gone.safetensors")
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(ModelError, match="not a regular file"):
+        load_model(SMALL, weights=tmp_path / "pipe.pth")
     (tmp_path / "weights.onnx").touch()
     with pytest.raises(ModelError, match=r"expected \.safetensors"):
         load_model(SMALL, weights=tmp_path / "weights.onnx")

@@ -125,14 +125,7 @@ def test_weights_of_another_type_are_refused() -> None:
 
 
 def test_state_that_is_no_plain_tensor_is_named() -> None:
-    class Extra(nn.Linear):
-        def get_extra_state(self) -> dict[str, int]:
-            return {"step": 3}
-
-        def set_extra_state(self, state: dict[str, int]) -> None: ...
-
     sparse = nn.Linear(2, 2)
     sparse.register_buffer("mask", torch.eye(2).to_sparse())
-    for model, said in ((Extra(2, 2), "_extra_state' of its state is a dict"), (sparse, "mask' .* sparse tensor")):
-        with pytest.raises(ModelError, match=said):
-            plain_copy(model)
+    with pytest.raises(ModelError, match=r"mask' .* sparse tensor"):
+        plain_copy(sparse)

@@ -86,6 +86,10 @@ def _settle_weights(module: nn.Module) -> None:
                 nn.utils.remove_weight_norm(part, hook.name)
 
 
+_EXTRA = "_extra_state"
+"""What torch calls state that a module keeps beside its tensors: no part of what it computes from weights."""
+
+
 def _check_kind(module: nn.Module, name: str) -> None:
     for part in module.modules():
         if isinstance(part, torch.jit.ScriptModule):
@@ -100,6 +104,8 @@ def _check_kind(module: nn.Module, name: str) -> None:
         if tensor.is_meta:
             raise ModelError(f"{name}: '{path}' is on the meta device and has no values; load the weights first")
     for path, value in module.state_dict().items():
+        if path.rpartition(".")[2] == _EXTRA:
+            continue
         kind = None if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
         if isinstance(value, torch.Tensor) and (value.is_quantized or value.layout is not torch.strided):
             kind = f"a {'quantized' if value.is_quantized else 'sparse'} tensor"

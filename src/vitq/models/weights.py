@@ -34,7 +34,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     need to run code.
     """
     if not path.is_file():
-        raise ModelError(f"weights '{path}': no such file")
+        reason = "not a regular file; give a .safetensors or .pth file" if path.exists() else "no such file"
+        raise ModelError(f"weights '{path}': {reason}")
     if path.suffix not in (".safetensors", *PICKLED_SUFFIXES):
         raise ModelError(f"weights '{path}': expected .safetensors (or {', '.join(PICKLED_SUFFIXES)})")
     _check_no_text(path)
