@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from vitq.errors import GraphError
-from vitq.graph.edit import insert_call, insert_constant, replace
+from vitq.graph.edit import Emitter, replace
 from vitq.graph.ops import ATTENTION, aten, attribute, is_op, origin, value
 
 _NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
@@ -54,19 +54,3 @@ def _always_true(module: fx.GraphModule, mask: fx.Node) -> bool:
     if source.op != "get_attr" or value(source).dtype != torch.bool:
         return False
     return bool(attribute(module, str(source.target)).all())
-
-
-class Emitter:
-    """Insert operations and constants before a node."""
-
-    def __init__(self, module: fx.GraphModule, node: fx.Node) -> None:
-        self.module, self.node = module, node
-
-    def __call__(self, target: Any, *args: Any) -> fx.Node:
-        """Call ``target`` before the node."""
-        return insert_call(self.module, target, args, before=self.node)
-
-    def constant(self, tensor: torch.Tensor) -> fx.Node:
-        """Read ``tensor`` from a new buffer."""
-        name = f"{self.node.name}_constant_{len(list(self.module.buffers()))}"
-        return insert_constant(self.module, name, tensor, before=self.node)

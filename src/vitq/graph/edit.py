@@ -55,6 +55,22 @@ def insert_constant(
     return new
 
 
+class Emitter:
+    """Insert operations and constants before a node."""
+
+    def __init__(self, module: fx.GraphModule, node: fx.Node) -> None:
+        self.module, self.node = module, node
+
+    def __call__(self, target: Any, *args: Any) -> fx.Node:
+        """Call ``target`` before the node."""
+        return insert_call(self.module, target, args, before=self.node)
+
+    def constant(self, tensor: torch.Tensor) -> fx.Node:
+        """Read ``tensor`` from a new buffer."""
+        name = f"{self.node.name}_constant_{len(list(self.module.buffers()))}"
+        return insert_constant(self.module, name, tensor, before=self.node)
+
+
 def replace(module: fx.GraphModule, node: fx.Node, new: fx.Node, *, keep_name: bool = True) -> None:
     """Let all who read ``node`` read ``new`` and erase ``node``, whose name and metadata ``new`` takes over."""
     name = node.name

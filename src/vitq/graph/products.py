@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import fx
 
-from vitq.graph.attention import Emitter
+from vitq.graph.edit import Emitter
 from vitq.graph.fold import fold_constants
 from vitq.graph.ops import aten, value
 
