@@ -127,7 +127,7 @@ def reconstruct(run: Run, cell: dict[str, Any], starts: dict[str, Graph]) -> Non
 def shares(graph: Graph, step: Reconstruct) -> int:
     """Return how many times its ``steps`` a reconstruction takes in total."""
     pieces = plan(graph, step.schedule, step.order)
-    return len({piece.level for piece in pieces}) * len(graph.spans("block")) if step.even else len(pieces)
+    return len({piece.level for piece in pieces}) * len(graph.spans("block")) if step.equal_total_steps else len(pieces)
 
 
 def sliced(run: Run, step: Reconstruct, options: Choose, total: int) -> None:
@@ -135,12 +135,12 @@ def sliced(run: Run, step: Reconstruct, options: Choose, total: int) -> None:
     found = step.choice(run)
     tried = candidates(run.teacher, found.profile, options.among, options.outlier_quantiles, options.longest)
     blocks = len(run.student.spans("block"))
-    left = total - sum(options.steps * (blocks if step.even else len(slicing.pieces)) for slicing in tried)
+    left = total - sum(options.steps * (blocks if step.equal_total_steps else len(slicing.pieces)) for slicing in tried)
     if left < len(found.best.pieces):
         raise ValueError(f"the trials take all but {left} of {total} steps; raise --steps or lower choose.steps")
     pieces = found.best.pieces
     print(f"{found.best.name} of {found.scores}, {left} of {total} steps left", flush=True)
-    each = round(left / (blocks if step.even else len(pieces)))
+    each = round(left / (blocks if step.equal_total_steps else len(pieces)))
     sweep(run, step.model_copy(update={"steps": each}), pieces)
 
 

@@ -13,7 +13,7 @@ from own_module import SmallViT
 import vitq
 
 RECIPE = Path(__file__).with_name("own_recipe.yaml")
-TINY = {"reconstruct.steps": 5, "reconstruct.batch": 4, "reconstruct.held_out": 4}  # as --set in the shell
+TINY = {"reconstruct.steps": 5, "reconstruct.batch": 4, "reconstruct.evaluation.held_out": 4}  # as --set in the shell
 
 
 def main() -> None:

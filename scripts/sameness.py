@@ -31,10 +31,22 @@ import torch
 import vitq
 from vitq.errors import RecipeError, VitqError
 
-RENAMED: dict[str, str | None] = {}
+RENAMED: dict[str, str | None] = {
+    "reconstruct.equal_total_steps": "reconstruct.even",
+    "reconstruct.objective.curvature": "reconstruct.weigh",
+    "reconstruct.objective.curvature_images": "reconstruct.weigh_images",
+    "reconstruct.objective.curvature_refreshes": "reconstruct.refreshes",
+    "reconstruct.objective": "reconstruct",
+    "reconstruct.noise": "reconstruct",
+    "reconstruct.rounding.weight": "reconstruct.rounding_weight",
+    "reconstruct.rounding.warmup": "reconstruct.rounding_warmup",
+    "reconstruct.evaluation.held_out": "reconstruct.held_out",
+    "reconstruct.evaluation.average": "reconstruct.average",
+    "reconstruct.compute": "reconstruct",
+}
 """Keys of the configuration as they are written now, and what older trees call them; None where they have none.
 
-A part of the dotted path without positions, ``"reconstruct.objective.weigh": "reconstruct.weigh"``.
+A part of the dotted path without positions, ``"reconstruct.objective": "reconstruct"`` for a whole group.
 """
 
 FILES = ("config.json", "graph.json", "model.safetensors", "model.onnx")
@@ -51,7 +63,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "pfcr": LEARN,
     "oas": {**LEARN, "reconstruct.choose.steps": 2, "reconstruct.choose.held_out": 16},
 }
-"""What is run on the digits, and the options that make it quick."""
+"""What is run on the digits, and the options that make it quick, under their oldest names."""
 
 Start = Callable[[Path], tuple[Any, Any, dict[str, Any]]]
 

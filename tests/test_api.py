@@ -17,7 +17,7 @@ from vitq.quantizers import packed_size
 from vitq.recipes import list_recipes, load_recipe
 from vitq.run.checkpoints import Store
 
-QUICK = {"reconstruct.steps": 4, "reconstruct.batch": 8, "reconstruct.held_out": 8}
+QUICK = {"reconstruct.steps": 4, "reconstruct.batch": 8, "reconstruct.evaluation.held_out": 8}
 
 
 @pytest.fixture(scope="module")

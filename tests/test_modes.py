@@ -19,7 +19,12 @@ from vitq.artifact.artifact import Artifact
 from vitq.errors import CalibrationError, VitqError
 from vitq.modes import LOCK, forward_modes, own_modes
 
-QUICK = {"reconstruct.steps": 2, "reconstruct.batch": 4, "reconstruct.held_out": 2, "reconstruct.precision": "float32"}
+QUICK = {
+    "reconstruct.steps": 2,
+    "reconstruct.batch": 4,
+    "reconstruct.evaluation.held_out": 2,
+    "reconstruct.compute.precision": "float32",
+}
 
 
 class Small(nn.Module):

@@ -139,26 +139,26 @@ def test_the_term_is_zero_for_equal_directions_and_joins_a_fusion(example: dict[
     term = example["AngleTerm"]()
     assert float(term(Batch(3 * target, target, (), (), None, None))) < 1e-6
     assert float(term(Batch(other, target, (), (), None, None))) > 0.1
-    options = Reconstruct(extra={"angle": 0.5})
-    objective = Fusion(options.terms(reachable=False))
+    options = Reconstruct.model_validate({"objective": {"extra": {"angle": 0.5}}})
+    objective = Fusion(options.objective.terms(reachable=False))
     assert float(objective(Batch(other, target, (), (), None, None))) == pytest.approx(1.5)
-    assert options.model_dump(mode="json")["extra"] == {"angle": 0.5}
-    assert "extra" not in Reconstruct().model_dump(mode="json")
+    assert options.model_dump(mode="json")["objective"]["extra"] == {"angle": 0.5}
+    assert "extra" not in Reconstruct().model_dump(mode="json")["objective"]
 
 
 @pytest.mark.parametrize("example", ["curvature"], indirect=True)
 def test_the_curvature_is_known_by_its_name_and_weighs_large_errors_more(example: dict[str, Any]) -> None:
-    options = Reconstruct.model_validate({"weigh": "error"})
+    options = Reconstruct.model_validate({"objective": {"curvature": "error"}})
     target = torch.zeros(2, 3, 4)
     gradients = SimpleNamespace(student_N=torch.arange(4.0) + target, target_N=target)
-    curvature = make_estimator(options.weigh)(gradients)  # type: ignore[arg-type]
+    curvature = make_estimator(options.objective.curvature)(gradients)  # type: ignore[arg-type]
     assert curvature.diagonal_N.mean() == pytest.approx(1.0)
     assert (curvature.diagonal_N[..., 1:] > curvature.diagonal_N[..., :-1]).all()
 
 
 @pytest.mark.parametrize("example", ["distance"], indirect=True)
 def test_the_distance_is_known_by_its_name_and_compares_layers(example: dict[str, Any]) -> None:
-    term = LocalTerm(Reconstruct.model_validate({"local_by": "largest"}).local_by)
+    term = LocalTerm(Reconstruct.model_validate({"objective": {"local_by": "largest"}}).objective.local_by)
     same, other = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
     assert float(term(Batch(same, same, (same,), (same,), None, None))) == 0
     expected = (same - other).abs().amax((0, 1)).mean()

@@ -57,20 +57,20 @@ def test_the_ideas() -> None:
         assert "transfer_scales" in [s.step_name for s in load_recipe(name).steps]
         assert step(name, "insert")["post_norm"]["granularity"] == "channel"
     assert step("brecq", "reconstruct")["learn"]["rounding"] > 0
-    assert step("brecq", "reconstruct")["drop_activations"] == 0
-    assert step("qdrop", "reconstruct")["drop_activations"] == 0.5
-    assert step("pd-quant", "reconstruct")["global_on"] == "logits"
-    assert all(step("mgrq", "reconstruct")[term] > 0 for term in ("block", "global", "local"))
-    assert step("block", "reconstruct")["global"] == step("block", "reconstruct")["local"] == 0
+    assert step("brecq", "reconstruct")["noise"]["drop_activations"] == 0
+    assert step("qdrop", "reconstruct")["noise"]["drop_activations"] == 0.5
+    assert step("pd-quant", "reconstruct")["objective"]["global_on"] == "logits"
+    assert all(step("mgrq", "reconstruct")["objective"][term] > 0 for term in ("block", "global", "local"))
+    assert all(step("block", "reconstruct")["objective"][term] == 0 for term in ("global", "local"))
     assert [s["inputs"] for s in steps("pfcr", "reconstruct")] == ["floating", "quantized"]
     assert [s["only"] for s in steps("pfcr", "insert")] == ["activations", "weights"]
     assert all(s["order"] == "fine_to_coarse" for s in steps("pfcr", "reconstruct"))
     assert sum(s["steps"] * 3 for s in steps("pfcr", "reconstruct")) == pytest.approx(400, rel=0.02)  # as block
     assert step("oas", "reconstruct")["choose"]["outlier_quantiles"]
     weighing = {"fisher": "fisher", "aphq-vit": "perturbed", "fima-q": "low_rank", "ls-vit": "least_squares"}
-    assert {name: step(name, "reconstruct")["weigh"] for name in weighing} == weighing
-    assert step("apq-vit", "reconstruct")["drop_smallest"] > 0
-    assert step("sase", "reconstruct")["average"] > 0.9
+    assert {name: step(name, "reconstruct")["objective"]["curvature"] for name in weighing} == weighing
+    assert step("apq-vit", "reconstruct")["objective"]["drop_smallest"] > 0
+    assert step("sase", "reconstruct")["evaluation"]["average"] > 0.9
     assert step("adaquant", "reconstruct")["schedule"] == ["layer"]
     assert step("qft", "reconstruct")["schedule"] == ["network"]
 

@@ -23,7 +23,7 @@ LEVELS = ["unit", "block", "2"]
 SHORT: dict[str, Any] = {
     "smooth": "remove",
     "calibrate": {"images": 8, "weights": "mse", "activations": "mse"},
-    "reconstruct": {"steps": 2, "batch": 8, "held_out": 8, "precision": "float32"},
+    "reconstruct": {"steps": 2, "batch": 8, "evaluation": {"held_out": 8}, "compute": {"precision": "float32"}},
 }
 
 

@@ -12,7 +12,8 @@ from vitq.reconstruct import Reconstruct, replay
 from vitq.run.run import Run
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-MGRQ = {"batch": 16, "held_out": 16, "global": 1.0, "local": 0.1, "steps": 24}
+TERMS = {"global": 1.0, "local": 0.1}
+MGRQ = {"batch": 16, "evaluation": {"held_out": 16}, "objective": TERMS, "steps": 24}
 
 
 @dataclass
@@ -64,10 +65,10 @@ def test_masks_are_drawn_on_the_gpu() -> None:
     "options",
     [
         {},
-        {"drop_activations": 0.0, "mix_inputs": 0.0, "average": 0.9},
+        {"noise": {"drop_activations": 0.0, "mix_inputs": 0.0}, "evaluation": {"held_out": 16, "average": 0.9}},
         {"learn": {"rounding": 1e-2, "activation_scales": 1e-3}},
-        {"weigh": "low_rank", "low_rank": 1.0, "refreshes": 3},
-        {"weigh": "fisher", "global_on": "logits"},
+        {"objective": {**TERMS, "curvature": "low_rank", "low_rank": 1.0, "curvature_refreshes": 3}},
+        {"objective": {**TERMS, "curvature": "fisher", "global_on": "logits"}},
     ],
     ids=str,
 )

@@ -8,13 +8,14 @@ from vitq.errors import ResumeError
 from vitq.quantizers import Quantizer
 from vitq.recipes import load_recipe
 from vitq.reconstruct import Reconstruct
+from vitq.reconstruct.groups import Compute
 from vitq.reconstruct.loop import Loop
 from vitq.reconstruct.objective.terms import Fusion
 from vitq.run.run import Run
 
-QUICK = {"steps": 12, "batch": 16, "held_out": 16, "precision": "float32"}
+QUICK = {"steps": 12, "batch": 16, "evaluation": {"held_out": 16}, "compute": {"precision": "float32"}}
 TRIALS = {"among": ["unit", "block"], "outlier_quantiles": [], "steps": 2, "images": 24, "held_out": 8}
-MGRQ = {**QUICK, "global": 1.0, "local": 0.1}
+MGRQ = {**QUICK, "objective": {"global": 1.0, "local": 0.1}}
 
 
 def state(run: Run) -> dict[str, torch.Tensor]:
@@ -44,10 +45,10 @@ def test_every_schedule_lowers_the_error_of_the_logits(make_run: Callable[..., R
     "options",
     [
         {"learn": {"rounding": 1e-2, "activation_scales": 1e-3}, "steps": 40},
-        {"global": 1.0, "global_on": "logits"},
-        {"global": 1.0, "local": 0.1, "local_by": "moments"},
-        {"local": 0.1, "local_by": "kl"},
-        {"local": 0.1, "local_by": "mse", "block": 0.5},
+        {"objective": {"global": 1.0, "global_on": "logits"}},
+        {"objective": {"global": 1.0, "local": 0.1, "local_by": "moments"}},
+        {"objective": {"local": 0.1, "local_by": "kl"}},
+        {"objective": {"local": 0.1, "local_by": "mse", "block": 0.5}},
         {
             "learn": {
                 "weights": 0.02,
@@ -57,8 +58,11 @@ def test_every_schedule_lowers_the_error_of_the_logits(make_run: Callable[..., R
                 "norms": 1e-3,
             }
         },
-        {"drop_activations": 0.0, "mix_inputs": 0.0, "cache": "bfloat16"},
-        {"precision": "bfloat16"},
+        {
+            "noise": {"drop_activations": 0.0, "mix_inputs": 0.0},
+            "compute": {"precision": "float32", "cache": "bfloat16"},
+        },
+        {"compute": {"precision": "bfloat16"}},
     ],
     ids=str,
 )
@@ -92,7 +96,7 @@ def test_the_moving_average_is_of_what_was_learnt_alone(
 
     monkeypatch.setattr(Loop, "step", recorded_step)
     monkeypatch.setattr(Loop, "average", compared_average)
-    Reconstruct.model_validate({**QUICK, "steps": 3, "average": 0.9}).apply(make_run())
+    Reconstruct.model_validate({**QUICK, "steps": 3, "evaluation": {"held_out": 16, "average": 0.9}}).apply(make_run())
     assert len(compared) > 2
 
 
@@ -113,7 +117,8 @@ def test_the_better_of_average_and_last_values_is_kept(
 
     run = make_run()
     monkeypatch.setattr(Loop, "average", spoilt_average)
-    Reconstruct.model_validate({**QUICK, "average": 0.5, "learn": {"biases": 1e-3}, "schedule": ["network"]}).apply(run)
+    averaged = {**QUICK, "evaluation": {"held_out": 16, "average": 0.5}}
+    Reconstruct.model_validate({**averaged, "learn": {"biases": 1e-3}, "schedule": ["network"]}).apply(run)
     ((*expected,),) = kept
     values = list(state(run).values())
     assert expected and all(any(torch.equal(tensor, value) for value in values) for tensor in expected)
@@ -128,24 +133,24 @@ def test_a_stage_over_the_whole_network_sees_feature_and_logits(
     monkeypatch.setattr(Fusion, "__call__", lambda self, batch: (fusions.append(self), fuse(self, batch))[1])
     run = make_run()
     before = feature_error(run)
-    step.model_copy(update={"steps": 30, "precision": "float32"}).apply(run)
+    step.model_copy(update={"steps": 30, "compute": Compute(precision="float32")}).apply(run)
     assert feature_error(run) < before
     assert len(set(map(id, fusions))) == 1
     assert set(fusions[0].first) == {"block", "global"}
 
 
 @pytest.mark.parametrize(
-    "path", [{"order": "fine_to_coarse", "schedule": ["unit", "block"], "even": True}, {"choose": TRIALS}]
+    "path", [{"order": "fine_to_coarse", "schedule": ["unit", "block"], "equal_total_steps": True}, {"choose": TRIALS}]
 )
 @pytest.mark.parametrize(
-    "objective", [{"global": 0.1, "local": 0.02}, {"weigh": "perturbed"}, {"weigh": "mean_fisher"}]
+    "objective", [{"global": 0.1, "local": 0.02}, {"curvature": "perturbed"}, {"curvature": "mean_fisher"}]
 )
 def test_levels_and_chosen_slicings_take_any_objective(
     make_run: Callable[..., Run], path: dict[str, object], objective: dict[str, object]
 ) -> None:
     run = make_run()
     before = feature_error(run)
-    Reconstruct.model_validate({**QUICK, **path, **objective, "steps": 6}).apply(run)
+    Reconstruct.model_validate({**QUICK, **path, "objective": objective, "steps": 6}).apply(run)
     assert feature_error(run) < before
 
 
@@ -158,7 +163,7 @@ def test_three_images_are_enough(make_run: Callable[..., Run]) -> None:
     run = make_run()
     run.images_NCHW = run.images_NCHW[:3]
     before = feature_error(run)
-    Reconstruct.model_validate({"steps": 20, "batch": 8, "precision": "float32"}).apply(run)
+    Reconstruct.model_validate({"steps": 20, "batch": 8, "compute": {"precision": "float32"}}).apply(run)
     assert feature_error(run) < before
 
 
@@ -183,8 +188,9 @@ def test_same_seed_same_result_other_seed_other_result(make_run: Callable[..., R
 def test_biases_that_capture_joined_are_learnt(make_run: Callable[..., Run]) -> None:
     run = make_run("beit")
     before = state(run)
-    plain = {"drop_activations": 0, "mix_inputs": 0, "held_out": 0}  # on so few images biases alone may be rolled back
-    Reconstruct.model_validate({**QUICK, **plain, "learn": {"biases": 1e-3}}).apply(run)
+    plain = {"noise": {"drop_activations": 0, "mix_inputs": 0}, "learn": {"biases": 1e-3}}
+    kept = {"evaluation": {"held_out": 0}}  # on so few images biases alone may be rolled back
+    Reconstruct.model_validate({**QUICK, **plain, **kept}).apply(run)
     joined = [name for name in before if "folded" in name]
     assert any(not torch.equal(before[name], state(run)[name]) for name in joined)
 
@@ -194,7 +200,8 @@ def test_biases_that_capture_joined_are_learnt(make_run: Callable[..., Run]) -> 
 def test_a_killed_run_resumes_to_the_same_bits(
     make_run: Callable[..., Run], kill_after: Callable[..., list[str]], tmp_path: Path, segments: int, cache: str
 ) -> None:
-    step = Reconstruct.model_validate({**MGRQ, "schedule": ["unit", "block"], "steps": 4, "cache": cache})
+    compute = {"precision": "float32", "cache": cache}
+    step = Reconstruct.model_validate({**MGRQ, "schedule": ["unit", "block"], "steps": 4, "compute": compute})
     whole = make_run()
     step.apply(whole)
 
@@ -214,7 +221,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
 def test_a_segment_without_a_term_stays_and_is_named(make_run: Callable[..., Run]) -> None:
     run = make_run()
     before = state(run)
-    only_local = {**QUICK, "steps": 3, "schedule": ["layer"], "block": 0, "local": 1.0}
+    only_local = {**QUICK, "steps": 3, "schedule": ["layer"], "objective": {"block": 0, "local": 1.0}}
     Reconstruct.model_validate(only_local).apply(run)
     assert same(before, state(run))
     assert {w.name for w in run.events.warnings} == {"no-term"}
@@ -223,7 +230,7 @@ def test_a_segment_without_a_term_stays_and_is_named(make_run: Callable[..., Run
 def test_global_supervision_alone_leaves_the_head(make_run: Callable[..., Run]) -> None:
     run = make_run()
     error = feature_error(run)
-    Reconstruct.model_validate({**QUICK, "block": 0, "global": 1.0}).apply(run)
+    Reconstruct.model_validate({**QUICK, "objective": {"block": 0, "global": 1.0}}).apply(run)
     assert feature_error(run) < error
     (named,) = (w.message for w in run.events.warnings if w.name == "no-term")
     assert "'head'" in named

@@ -111,6 +111,9 @@ def _explain(problem: Mapping[str, Any], entry: Entry, label: str, step: type[St
     path = readable_path(problem["loc"], entry.options, keep_last=problem["type"] == "missing")
     key = ".".join((label, *path))
     if problem["type"] == "extra_forbidden":
+        now = step.renamed.get(".".join(path))
+        if now is not None:
+            return f"unknown key '{key}'; it is now '{label}.{now}'"
         return f"unknown key '{key}'{suggestion(key, [f'{label}.{option}' for option in option_keys(step)])}"
     if problem["type"] == "missing":
         return f"'{key}' is required"

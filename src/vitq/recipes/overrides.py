@@ -82,7 +82,7 @@ def _address(entries: Sequence[Entry], key: str, where: str) -> tuple[list[int],
     if not places:
         names = dict.fromkeys(entry.name for entry in entries)
         valid = [f"{step}.{option}" for step in names for option in option_keys(known_steps()[step])]
-        exact = [option for option in valid if option.partition(".")[2] == key]
+        exact = [option for option in valid if option.endswith(f".{key}")]
         if exact:
             raise RecipeError(f"{where}: '{key}' names no step; did you mean {one_of(exact)}?")
         raise RecipeError(f"{where} has no step '{name}', so no '{key}'{did_you_mean(key, valid)}")

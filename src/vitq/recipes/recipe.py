@@ -7,7 +7,7 @@ Example, a whole derived recipe::
     source: …
     extends: qdrop
     steps:
-      - reconstruct: {drop_activations: 0, mix_inputs: 0}
+      - reconstruct: {noise: {drop_activations: 0, mix_inputs: 0}}
 """
 
 from collections.abc import Mapping

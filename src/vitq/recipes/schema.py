@@ -21,11 +21,11 @@ def option_keys(owner: type) -> list[str]:
 
 
 def suggestion(key: str, valid: Sequence[str]) -> str:
-    """Return what to say of an unknown dotted key: the nearest beside it, the same one deeper, or all."""
+    """Return what to say of an unknown dotted key: the same one elsewhere, the nearest beside it, or all."""
     parent, _, leaf = key.rpartition(".")
     beside = {_leaf(option): option for option in valid if option.rpartition(".")[0] == parent}
     near = get_close_matches(leaf, beside, n=1, cutoff=0.5)
-    meant = [beside[near[0]]] if near else [option for option in valid if _leaf(option) == leaf]
+    meant = [option for option in valid if _leaf(option) == leaf] or [beside[name] for name in near]
     if meant:
         return f"; did you mean {one_of(meant)}?"
     return f"; choose one of: {', '.join(beside)}" if beside else ""

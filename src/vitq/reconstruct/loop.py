@@ -39,7 +39,8 @@ class Loop:
         self.images_SB = images.to(data.target.device)
         self.progress_S = torch.linspace(0, 1, settings.steps + 1)[:-1].to(device)
         self.now = torch.zeros(1, dtype=torch.int64, device=device)  # one element: a scalar index would be read back
-        self.choose = DropMask(1 - settings.mix_inputs, POOL, random) if settings.mix_inputs > 0 else None
+        mixed = settings.noise.mix_inputs
+        self.choose = DropMask(1 - mixed, POOL, random) if mixed > 0 else None
         self.parameters = segment.variables.seen()
         self.learns = True
         """Whether the loss depends on anything that is learnt; known after the first step."""
@@ -51,10 +52,10 @@ class Loop:
         progress = self.progress_S[self.now][0]
         chosen = self.images_SB[self.now.to(self.images_SB.device)][0]
         x, x_teacher, target = (self._rows(t, chosen) for t in (data.x_student, data.x_teacher, data.target))
-        goal = None if data.goal is None else self._rows(data.goal, chosen[: settings.global_batch])
+        goal = None if data.goal is None else self._rows(data.goal, chosen[: settings.objective.global_batch])
         mixed = x if self.choose is None else torch.where(self.choose(x), x_teacher, x)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bfloat16):
-            local = min(settings.local_batch, settings.batch)
+            local = min(settings.objective.local_batch, settings.batch)
             layers = self._layers(chosen[:local], x_teacher[:local])
             batch = segment.batch(mixed, target, goal, layers, local)
             curvature = None if self.curvature is None else self.curvature.of(chosen)
@@ -100,7 +101,7 @@ def _penalty(segment: TrainingSegment, settings: Settings, progress: torch.Tenso
     """AdaRound's regularizer at ``progress`` in [0, 1): off during warm-up, then β from 20 to 2."""
     if not segment.variables.roundings:
         return 0.0
-    past = (progress - settings.rounding_warmup) / (1 - settings.rounding_warmup)
+    past = (progress - settings.rounding.warmup) / (1 - settings.rounding.warmup)
     beta = 20 - 18 * past.clamp(min=0)
     penalties = [rounding_penalty(rectified_sigmoid(v), beta) for v in segment.variables.penalty_inputs()]
-    return settings.rounding_weight * (past >= 0) * torch.stack(penalties).sum()
+    return settings.rounding.weight * (past >= 0) * torch.stack(penalties).sum()

@@ -9,7 +9,7 @@ from vitq.activations import first_output, forward_all
 from vitq.quantizers import DropMask, Quantizer
 from vitq.reconstruct.data import Data
 from vitq.reconstruct.loop import POOL, Loop
-from vitq.reconstruct.objective.curvature import make_estimator
+from vitq.reconstruct.objective.curvature import NONE, make_estimator
 from vitq.reconstruct.objective.gradients import Gradients
 from vitq.reconstruct.objective.terms import Fusion
 from vitq.reconstruct.replay import Replay
@@ -39,8 +39,9 @@ def optimize(
         loop = Loop(segment, data, fusion, settings, device, generator, random)
         resident = device if data.target.device.type == device.type else torch.device("cpu")
         step = Replay(loop.step, resident, [random])
-        refresh = max(settings.steps // settings.refreshes, 1)
-        estimate = None if settings.weigh == "none" else make_estimator(settings.weigh)
+        objective = settings.objective
+        refresh = max(settings.steps // objective.curvature_refreshes, 1)
+        estimate = None if objective.curvature == NONE else make_estimator(objective.curvature)
         for done in range(settings.steps):
             if estimate is not None and done % refresh == 0:
                 loop.curvature = estimate(_gradients(segment, data, settings, device, generator))
@@ -64,14 +65,15 @@ def _gradients(
 ) -> Gradients:
     """Collect what the curvature is estimated from; per-image estimates need every training image."""
     assert data.logits_NK is not None and segment.to_logits is not None
-    images = data.train if settings.weigh == "fisher" else min(settings.weigh_images, data.train)
+    objective = settings.objective
+    images = data.train if objective.curvature == "fisher" else min(objective.curvature_images, data.train)
     student = first_output(segment.student)
     return Gradients(
         segment.to_logits,
         data.target[:images].to(device).float(),
         lambda: forward_all(student, data.x_student[:images].float(), device).to(device),
         data.logits_NK[:images].to(device),
-        settings.temperature,
+        objective.temperature,
         generator,
         settings.bfloat16,
     )
@@ -80,10 +82,10 @@ def _gradients(
 @contextmanager
 def _dropping(segment: TrainingSegment, settings: Settings, generator: torch.Generator) -> Iterator[None]:
     """QDrop: while training, leave random elements of every quantized activation in floating point."""
-    if settings.drop_activations <= 0:
+    if settings.noise.drop_activations <= 0:
         yield
         return
-    mask = DropMask(settings.drop_activations, POOL, generator)
+    mask = DropMask(settings.noise.drop_activations, POOL, generator)
     weights = set(segment.variables.weight_targets)
     activations = [m for n, m in segment.student.named_modules() if isinstance(m, Quantizer) and n not in weights]
     for quantizer in activations:

@@ -2,24 +2,17 @@
 
 from dataclasses import dataclass
 
-from vitq.reconstruct.objective.curvature import Weigh
+from vitq.reconstruct.groups import Noise, Objective, Rounding
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How one segment is trained; see ``Options`` for meanings."""
+    """How one segment is trained; see ``Options`` and its groups for meanings."""
 
     steps: int
     batch: int
-    global_batch: int
-    local_batch: int
-    drop_activations: float
-    mix_inputs: float
-    rounding_weight: float
-    rounding_warmup: float
-    temperature: float
-    weigh: Weigh
-    weigh_images: int
-    refreshes: int
+    objective: Objective
+    noise: Noise
+    rounding: Rounding
     average: float
     bfloat16: bool

@@ -11,6 +11,7 @@ from vitq.errors import RecipeError
 from vitq.graph.edit import set_attribute
 from vitq.quantizers import compiling, use_compiled_kernels, worth_compiling
 from vitq.reconstruct.data import Data, count_held_out
+from vitq.reconstruct.objective.curvature import NONE
 from vitq.reconstruct.objective.terms import DISTANCES, Fusion
 from vitq.reconstruct.options import Options
 from vitq.reconstruct.segment import prepare
@@ -42,22 +43,23 @@ class Sweep:
             for path, tensor in saved[0].items():
                 set_attribute(run.student.module, path, tensor.to(run.device))
             run.events.log("segment", name=span.name, resumed=True, **saved[1])
-            if options.cache == "float32" or span.start != span.cut:
+            if options.compute.cache == "float32" or span.start != span.cut:
                 return None
             return self.prefix.between(span.cut, span.end, self.prefix.at(span.cut))  # rounded where it was before
         here = self.prefix.at(span.cut)
         if span.start != span.cut:
             here = self.prefix.between(span.cut, span.start, here)
-        segment = prepare(run.student, run.teacher, span, self.goal, options.rates(), options.local > 0)
-        target, layers = segment.targets(here.teacher_N, DISTANCES[options.local_by].summary, run.device)
+        segment = prepare(run.student, run.teacher, span, self.goal, options.rates(), options.objective.local > 0)
+        target, layers = segment.targets(here.teacher_N, DISTANCES[options.objective.local_by].summary, run.device)
         if self.logits_NK is not None and (segment.to_logits is None or len(target) != len(self.logits_NK)):
             raise RecipeError(
-                f"reconstruct.weigh={options.weigh} needs segments that end where one activation is alive, with one "
-                f"row per image; '{span.name}' does not: choose schedule unit, block or coarser, or weigh=none"
+                f"reconstruct.objective.curvature={options.objective.curvature} needs segments that end where one "
+                f"activation is alive, with one row per image; '{span.name}' does not: choose schedule unit, block or "
+                "coarser, or curvature none"
             )
         goals = self.goals_N if segment.supervision.reachable else None
         images = len(run.images_NCHW)
-        held_out = count_held_out(images, options.held_out) * len(target) // images
+        held_out = count_held_out(images, options.evaluation.held_out) * len(target) // images
         x_student = here.student_N if options.inputs == "quantized" else here.teacher_N
         data = Data(
             x_student,
@@ -68,7 +70,7 @@ class Sweep:
             layers,
             train=len(target) - held_out,
         )
-        fusion, settings = Fusion(options.terms(goals is not None)), options.settings(run.device, steps)
+        fusion, settings = Fusion(options.objective.terms(goals is not None)), options.settings(run.device, steps)
         outcome = train(segment, data, fusion, settings, run.device, run.generator(key), run.events)
         facts = vars(outcome)
         run.keep(key, segment.variables.snapshot(), facts)
@@ -96,12 +98,12 @@ def sweep(run: Run, options: Options, pieces: Sequence[Piece]) -> None:
 def _begin(run: Run, options: Options) -> Sweep:
     """Run the teacher as far as the terms need it and put the images where they stay."""
     first, last = run.teacher.cuts[0], run.teacher.cuts[-1]
-    goal = run.teacher.feature if options.global_on == "feature" else last
+    goal = run.teacher.feature if options.objective.global_on == "feature" else last
     kept = run.images_NCHW.to(cache_home(run.device, run.images_NCHW.nbytes))
-    images = kept.to(torch.bfloat16 if options.cache == "bfloat16" else torch.float32)
-    goals = _teacher(run, first, goal, kept) if options.global_ > 0 else None
+    images = kept.to(torch.bfloat16 if options.compute.cache == "bfloat16" else torch.float32)
+    goals = _teacher(run, first, goal, kept) if options.objective.global_ > 0 else None
     known = (first, kept) if goals is None else (goal, goals)
-    logits = None if options.weigh == "none" else _teacher(run, known[0], last, known[1])
+    logits = None if options.objective.curvature == NONE else _teacher(run, known[0], last, known[1])
     return Sweep(run, options, Prefix(run.student, run.teacher, images, run.device), goal, goals, logits)
 
 

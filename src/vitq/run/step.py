@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
+from types import UnionType
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -17,16 +18,13 @@ if TYPE_CHECKING:
     from vitq.run.run import Run
 
 
-class Step(BaseModel, ABC):
-    """One step of a recipe: frozen options with defaults, and ``apply``, which changes a run's student graph.
+class OptionGroup(BaseModel):
+    """Frozen options with defaults; one that the group does not have is an error.
 
-    Steps speak to each other only through ``run.student``. An option that a step does not have is an error.
-    Keys given for an option that is itself a group of options change those of the step's default, no others.
+    Keys given for an option that is itself a group change those of its default, no others.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-    step_name: ClassVar[str] = ""
 
     @model_validator(mode="before")
     @classmethod
@@ -40,11 +38,24 @@ class Step(BaseModel, ABC):
     @classmethod
     def _usable(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse what no option takes: NaN, infinity, and true or false for a number."""
-        check_plain(value)
         annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, Mapping | OptionGroup) and _takes_group(annotation):
+            return value  # which refuses for itself, and says which of its options
+        check_plain(value)
         if any(isinstance(part, bool) for part in _scalars(value)) and not _mentions_bool(annotation):
             raise ValueError("input should not be true or false")
         return value
+
+
+class Step(OptionGroup, ABC):
+    """One step of a recipe: its options, and ``apply``, which changes a run's student graph.
+
+    Steps speak to each other only through ``run.student``. ``renamed`` maps names that options had before to their
+    dotted names of today, for the error that an unknown key gives.
+    """
+
+    step_name: ClassVar[str] = ""
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     def preview(self, graph: "Graph", bits: "Bits") -> "Mapping[str, Placed]":
         """Return what the step will quantize of ``graph``, which it does not change, by site: by default nothing.
@@ -88,6 +99,11 @@ def _completed(field: FieldInfo, given: Any) -> Any:
     if isinstance(given, Mapping) and isinstance(field.default, BaseModel) and classes == [type(field.default)]:
         return {**field.default.model_dump(by_alias=True), **given}
     return given
+
+
+def _takes_group(annotation: Any) -> bool:
+    parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return any(isinstance(part, type) and issubclass(part, OptionGroup) for part in parts)
 
 
 def _scalars(value: Any) -> Iterator[Any]:

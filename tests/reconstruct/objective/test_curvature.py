@@ -104,23 +104,32 @@ def test_block_term_weighs_and_leaves_out(gradients: Gradients) -> None:
     torch.testing.assert_close(kept, largest, rtol=1e-2, atol=0)
 
 
-QUICK = {"steps": 6, "batch": 16, "held_out": 16, "precision": "float32", "weigh_images": 16}
+QUICK = {"steps": 6, "batch": 16, "evaluation": {"held_out": 16}, "compute": {"precision": "float32"}}
 
 
 @pytest.mark.parametrize("model", ["vit", "swin"])
 @pytest.mark.parametrize(
-    "options",
+    ("objective", "options"),
     [
-        {"weigh": "fisher"},
-        {"weigh": "mean_fisher", "drop_smallest": 0.3},
-        {"weigh": "perturbed", "global": 0.1},
-        {"weigh": "least_squares", "low_rank": 1.0},
-        {"weigh": "low_rank", "low_rank": 1.0, "refreshes": 3},
-        {"average": 0.9, "steps": 40, "learn": {"rounding": 1e-2, "activation_scales": 1e-2}},
+        ({"curvature": "fisher"}, {}),
+        ({"curvature": "mean_fisher", "drop_smallest": 0.3}, {}),
+        ({"curvature": "perturbed", "global": 0.1}, {}),
+        ({"curvature": "least_squares", "low_rank": 1.0}, {}),
+        ({"curvature": "low_rank", "low_rank": 1.0, "curvature_refreshes": 3}, {}),
+        (
+            {},
+            {
+                "evaluation": {"held_out": 16, "average": 0.9},
+                "steps": 40,
+                "learn": {"rounding": 1e-2, "activation_scales": 1e-2},
+            },
+        ),
     ],
     ids=str,
 )
-def test_every_weighing_trains(make_run: Callable[..., Run], model: str, options: dict[str, object]) -> None:
+def test_every_weighing_trains(
+    make_run: Callable[..., Run], model: str, objective: dict[str, object], options: dict[str, object]
+) -> None:
     run = make_run(model)
 
     def error() -> float:
@@ -128,10 +137,11 @@ def test_every_weighing_trains(make_run: Callable[..., Run], model: str, options
             return float((run.student(run.images_NCHW) - run.teacher(run.images_NCHW)).square().mean())
 
     before = error()
-    Reconstruct.model_validate({**QUICK, **options}).apply(run)
+    Reconstruct.model_validate({**QUICK, "objective": {"curvature_images": 16, **objective}, **options}).apply(run)
     assert error() < before
 
 
 def test_weighing_layers_is_refused_with_what_to_do(make_run: Callable[..., Run]) -> None:
     with pytest.raises(RecipeError, match="unit, block or coarser"):
-        Reconstruct.model_validate({**QUICK, "schedule": ["layer"], "weigh": "fisher"}).apply(make_run())
+        weighed = {**QUICK, "schedule": ["layer"], "objective": {"curvature": "fisher"}}
+        Reconstruct.model_validate(weighed).apply(make_run())

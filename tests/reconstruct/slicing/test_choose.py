@@ -15,7 +15,7 @@ from vitq.reconstruct.slicing.outliers import Outliers, outlier_profile
 from vitq.reconstruct.slicing.slicings import adaptive, candidates
 from vitq.run.run import Run
 
-QUICK = {"steps": 6, "batch": 8, "held_out": 8, "precision": "float32"}
+QUICK = {"steps": 6, "batch": 8, "evaluation": {"held_out": 8}, "compute": {"precision": "float32"}}
 CHOOSE = {"among": ["unit", "block", "2"], "steps": 3, "images": 24, "held_out": 8}
 
 
@@ -71,7 +71,7 @@ def test_forced_to_one_block_it_is_block_reconstruction(make_run: Callable[..., 
     plain, chosen = make_run(model), make_run(model)
     Reconstruct.model_validate({**QUICK, "schedule": ["block"]}).apply(plain)
     one = {**CHOOSE, "among": ["block"], "outlier_quantiles": []}
-    Reconstruct.model_validate({**QUICK, "even": even, "choose": one}).apply(chosen)
+    Reconstruct.model_validate({**QUICK, "equal_total_steps": even, "choose": one}).apply(chosen)
     assert same(state(plain), state(chosen))
 
 
@@ -86,7 +86,8 @@ def test_trials_and_full_run_take_equal_steps_by_segment_or_in_total(
     )
     run = make_run()
     blocks = len(run.student.spans("block"))
-    Reconstruct.model_validate({**QUICK, "steps": 60, "even": even, "choose": {**CHOOSE, "steps": 30}}).apply(run)
+    options = {"steps": 60, "equal_total_steps": even, "choose": {**CHOOSE, "steps": 30}}
+    Reconstruct.model_validate({**QUICK, **options}).apply(run)
     *trials, full = taken
     assert len({pieces for _, pieces in trials}) > 1
     for (steps, pieces), wanted in [*((trial, 30) for trial in trials), (full, 60)]:
@@ -132,7 +133,7 @@ def test_the_python_verb_measures_a_model_and_refuses_a_recipe_without_a_choice(
     model = tiny("vit")
     images = torch.randn(32, 3, 32, 32)
     overrides = {f"reconstruct.choose.{key}": value for key, value in CHOOSE.items()}
-    overrides |= {"reconstruct.batch": 8, "reconstruct.held_out": 8}
+    overrides |= {"reconstruct.batch": 8, "reconstruct.evaluation.held_out": 8}
     choice = vitq.granularity(model, images, overrides=overrides, progress=False)
     assert len(choice.profile) == 6 and choice.best.name in choice.scores
     with pytest.raises(RecipeError, match="oas"):

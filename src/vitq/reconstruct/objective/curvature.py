@@ -60,7 +60,7 @@ EstimatorType = TypeVar("EstimatorType", bound=Estimator | type)
 
 
 def register_curvature(name: str, *, low_rank: bool = False) -> Callable[[EstimatorType], EstimatorType]:
-    """Register a function from ``Gradients`` to a ``Curvature`` under the name that ``reconstruct.weigh`` takes.
+    """Register a function from ``Gradients`` to a ``Curvature``, for ``reconstruct.objective.curvature``.
 
     So is a class whose objects are such functions: each segment gets one, which may remember. ``low_rank`` says that
     its curvature has rows. Raises RecipeError where the name is taken.
@@ -70,12 +70,12 @@ def register_curvature(name: str, *, low_rank: bool = False) -> Callable[[Estima
     )
 
 
-def make_estimator(weigh: str) -> Estimator:
+def make_estimator(name: str) -> Estimator:
     """Return what computes the curvature of one segment; called again at every refresh."""
-    return CURVATURES[weigh].make()
+    return CURVATURES[name].make()
 
 
-Weigh = Annotated[str, AfterValidator(CURVATURES.option)]
+CurvatureName = Annotated[str, AfterValidator(CURVATURES.option)]
 """A name of ``CURVATURES``, or "none"."""
 
 

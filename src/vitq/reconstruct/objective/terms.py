@@ -44,11 +44,11 @@ OWN = ("block", "low_rank", "global", "local")
 """Names of the terms that have options of their own."""
 
 TERMS: Registry[Callable[[], Term]] = Registry("term", reserved=OWN)
-"""Terms by the name that ``reconstruct.extra`` takes."""
+"""Terms by the name that ``reconstruct.objective.extra`` takes."""
 
 
 def register_term(name: str) -> Callable[[TermType], TermType]:
-    """Register a term's class, made without arguments, for ``reconstruct.extra``; RecipeError if the name is taken."""
+    """Register a term's class, made without arguments, for ``reconstruct.objective.extra``; RecipeError if taken."""
     return TERMS.register(name)
 
 
@@ -129,7 +129,7 @@ class Local:
 Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 DistanceType = TypeVar("DistanceType", bound=Distance)
 DISTANCES: Registry[Local] = Registry("distance", Local)
-"""Distances between a layer's outputs, by the name that ``reconstruct.local_by`` takes."""
+"""Distances between a layer's outputs, by the name that ``reconstruct.objective.local_by`` takes."""
 
 
 def register_distance(name: str, *, summary: Summary | None = None) -> Callable[[DistanceType], DistanceType]:

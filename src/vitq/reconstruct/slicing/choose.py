@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from vitq.activations import forward_all
 from vitq.errors import RecipeError
@@ -17,17 +17,16 @@ from vitq.reconstruct.slicing.schedule import check_name
 from vitq.reconstruct.slicing.slicings import Slicing, candidates
 from vitq.run.checkpoints import Store
 from vitq.run.run import Run
+from vitq.run.step import OptionGroup
 
 
-class Choose(BaseModel):
+class Choose(OptionGroup):
     """Candidates and the trial that each gets.
 
     ``among``: uniform granularities; ``outlier_quantiles``: one adaptive slicing each, merged where the share of
     energy beyond ``kappa`` standard deviations is above that quantile, inside spans of ``longest``; ``steps`` and
     ``images`` to train on in a trial; ``held_out`` images, the last ones and at most a fifth of all, judge it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     among: tuple[str, ...] = ("unit", "block", "2", "4")
     outlier_quantiles: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.25, 0.5, 0.75)
