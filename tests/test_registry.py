@@ -10,7 +10,7 @@ from vitq.calibrate import Insert, register_search
 from vitq.errors import ExportError, RecipeError, VitqError
 from vitq.export.lowerings import register_lowering
 from vitq.export.targets import PROFILES, register_target
-from vitq.quantizers import AffineQuantizer, register_format
+from vitq.quantizers import Affine, register_format
 from vitq.reconstruct import register_curvature, register_distance, register_schedule, register_term
 from vitq.registry import Registry
 from vitq.run.step import register_step
@@ -109,7 +109,7 @@ def test_an_entry_of_another_kind_is_refused_where_it_registers() -> None:
     ],
 )
 def test_every_kind_refuses_a_name_that_is_taken(register: Any, known: str, error: type[VitqError]) -> None:
-    thing: Any = {register_format: AffineQuantizer, register_step: Insert}.get(register, circle)
+    thing: Any = {register_format: Affine, register_step: Insert}.get(register, circle)
     if register is register_target:
         thing = lambda: PROFILES["qnn"]  # noqa: E731
     if register in (register_format, register_step):

@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from vitq.calibrate.candidates import Grid, Target
-from vitq.calibrate.samples import largest, quantiles, rows_of
+from vitq.calibrate.candidates import Candidates, SearchSpec
+from vitq.calibrate.samples import largest, quantiles, samples_of
 from vitq.calibrate.searches import SEARCHES, best, clip_grid, ends, tensor_score
 from vitq.quantizers import Format, Granularity, make_quantizer
 
@@ -24,12 +24,11 @@ def heavy_tailed(*shape: int) -> torch.Tensor:
     return x * torch.rand(shape, generator=generator).pow(-0.4)
 
 
-def error(grid: Grid, target: Target, x: torch.Tensor, axis: int | None) -> torch.Tensor:
+def error(grid: Candidates, spec: SearchSpec, x: torch.Tensor, axis: int | None) -> torch.Tensor:
     """Squared error by the quantizer module itself, per group."""
-    quantizer = make_quantizer(target.format, axis)
+    quantizer = make_quantizer(spec.format, axis)
     shape = (-1, 1) if axis == 0 else ()
-    scale, zero = grid.shaped(*shape)
-    quantizer.set_parameters(scale=scale, **({} if zero is None else {"zero_point": zero}))
+    quantizer.set_parameters(**grid.shaped(*shape))
     squared = (quantizer(x) - x).square()
     return squared.sum(1) if axis == 0 else squared.sum()[None]
 
@@ -39,8 +38,8 @@ def test_each_search_is_at_least_as_good_as_the_simpler_one(form: Format) -> Non
     axis = None if form.granularity is Granularity.TENSOR else 0
     x = heavy_tailed(6, 700)
     x = x.abs() / x.max() if form.name.startswith("log") else x
-    target, rows = Target(form), rows_of(x, axis)
-    minmax, percentile, mse = (error(SEARCHES[s](target, rows), target, x, axis) for s in SEARCHES)
+    spec, rows = SearchSpec(form), samples_of(x, axis)
+    minmax, percentile, mse = (error(SEARCHES[s](spec, rows), spec, x, axis) for s in SEARCHES)
     slack = 1 + 1e-4
     assert (percentile <= minmax * slack).all()
     assert (mse <= percentile * slack).all()
@@ -50,56 +49,57 @@ def test_each_search_is_at_least_as_good_as_the_simpler_one(form: Format) -> Non
 
 def test_mse_is_close_to_brute_force_over_all_zero_points() -> None:
     x = heavy_tailed(1, 4000)[0] + 0.7
-    target = Target(Format("affine", 3))
-    found = float(error(SEARCHES["mse"](target, rows_of(x, None)), target, x, None))
+    spec = SearchSpec(Format("affine", 3))
+    found = float(error(SEARCHES["mse"](spec, samples_of(x, None)), spec, x, None))
     scales = torch.linspace(0.02, 1, 300) * float(x.max() - x.min()) / 7
-    grid = Grid(*(t.reshape(-1, 1) for t in torch.meshgrid(scales, torch.arange(8.0), indexing="ij")))
-    brute = float(tensor_score(target, rows_of(x, None))(grid).min())
+    scales, zeros = (t.reshape(-1, 1) for t in torch.meshgrid(scales, torch.arange(8.0), indexing="ij"))
+    grid = Candidates({"scale": scales, "zero_point": zeros})
+    brute = float(tensor_score(spec, samples_of(x, None))(grid).min())
     assert found <= brute * 1.03
 
 
 def test_min_max_covers_the_range_and_a_search_per_channel_equals_channels_on_their_own() -> None:
     x = heavy_tailed(5, 300)
-    target = Target(Format("affine", 4, Granularity.CHANNEL))
-    low, high = target.range(SEARCHES["minmax"](target, rows_of(x, 0)))
+    spec = SearchSpec(Format("affine", 4, Granularity.CHANNEL))
+    low, high = spec.range(SEARCHES["minmax"](spec, samples_of(x, 0)))
     half = (high - low) / 15 / 2 + 1e-6
     assert (low <= x.amin(1) + half).all() and (high >= x.amax(1) - half).all()
-    together = SEARCHES["mse"](target, rows_of(x, 0))
-    alone = [SEARCHES["mse"](target, rows_of(x[i : i + 1], 0)) for i in range(5)]
-    assert torch.equal(together.scale_KG[0], torch.cat([grid.scale_KG[0] for grid in alone]))
+    together = SEARCHES["mse"](spec, samples_of(x, 0))
+    alone = [SEARCHES["mse"](spec, samples_of(x[i : i + 1], 0)) for i in range(5)]
+    assert torch.equal(together["scale"][0], torch.cat([grid["scale"][0] for grid in alone]))
 
 
-def test_ranges_need_not_hold_zero_when_not_anchored() -> None:
+def test_ranges_need_not_hold_zero_when_they_may_not() -> None:
     x = torch.linspace(4, 5, 64).reshape(1, -1)
-    free = Target(Format("affine", 4, Granularity.CHANNEL), anchored=False)
-    bound = Target(Format("affine", 4, Granularity.CHANNEL))
-    rows = rows_of(x, 0)
+    free = SearchSpec(Format("affine", 4, Granularity.CHANNEL), must_hold_zero=False)
+    bound = SearchSpec(Format("affine", 4, Granularity.CHANNEL))
+    rows = samples_of(x, 0)
     errors = [float(error(SEARCHES["mse"](t, rows), t, x, 0)) for t in (free, bound)]
     assert errors[0] < errors[1] / 10
 
 
-def test_an_unanchored_channel_without_spread_gets_a_usable_scale() -> None:
+def test_a_channel_anywhere_without_spread_gets_a_usable_scale() -> None:
     x = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
     x[2] = 3.0
-    target = Target(Format("affine", 4, Granularity.CHANNEL), anchored=False)
-    grid = SEARCHES["mse"](target, rows_of(x, 0))
-    assert float(grid.scale_KG.max() / grid.scale_KG.min()) < 1e5
-    assert float(error(grid, target, x, 0)[2]) < 1e-4
+    spec = SearchSpec(Format("affine", 4, Granularity.CHANNEL), must_hold_zero=False)
+    grid = SEARCHES["mse"](spec, samples_of(x, 0))
+    assert float(grid["scale"].max() / grid["scale"].min()) < 1e5
+    assert float(error(grid, spec, x, 0)[2]) < 1e-4
 
 
 def test_the_clip_grid_is_scored_like_a_loop_over_the_quantizer() -> None:
     x = heavy_tailed(3, 50)
-    target, rows = Target(Format("affine", 3, Granularity.CHANNEL)), rows_of(x, 0)
-    grid = clip_grid(target, *ends(target, rows))
-    looped = torch.stack([error(grid.part(k, k + 1), target, x, 0) for k in range(len(grid))])
-    score = tensor_score(target, rows)
+    spec, rows = SearchSpec(Format("affine", 3, Granularity.CHANNEL)), samples_of(x, 0)
+    grid = clip_grid(spec, *ends(spec, rows))
+    looped = torch.stack([error(grid.part(k, k + 1), spec, x, 0) for k in range(len(grid))])
+    score = tensor_score(spec, rows)
     torch.testing.assert_close(score(grid), looped, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(best(grid, score)[1], looped.amin(0), rtol=1e-4, atol=1e-5)
 
 
 def test_thinned_rows_keep_the_tails_and_the_mass() -> None:
     x = heavy_tailed(2, 100_000)
-    rows = rows_of(x, 0, limit=1 << 13)
+    rows = samples_of(x, 0, limit=1 << 13)
     assert rows.values_GN.numel() < 20_000
     assert torch.equal(rows.high_G, x.amax(1)) and torch.equal(rows.low_G, x.amin(1))
     assert torch.equal(rows.values_GN[:, -256:], x.topk(256).values)

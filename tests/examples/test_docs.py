@@ -15,9 +15,9 @@ import typer
 
 from vitq.bits import Bits
 from vitq.calibrate.assign import Member, search_alone
-from vitq.calibrate.candidates import Target
+from vitq.calibrate.candidates import SearchSpec
 from vitq.calibrate.insert import Insert
-from vitq.calibrate.samples import rows_of
+from vitq.calibrate.samples import samples_of
 from vitq.calibrate.scope import SCOPES
 from vitq.calibrate.searches import SEARCHES
 from vitq.cli import app
@@ -108,10 +108,10 @@ def test_the_format_quantizes_and_is_calibrated_by_every_search(example: dict[st
 @pytest.mark.parametrize("example", ["search"], indirect=True)
 def test_the_search_is_at_least_as_good_as_min_max(example: dict[str, Any]) -> None:
     x = torch.randn(4, 500) ** 3
-    target, errors = Target(Format("affine", 3)), {}
+    target, errors = SearchSpec(Format("affine", 3)), {}
     for search in ("minmax", "halved"):
-        grid = SEARCHES[search](target, rows_of(x, None))
-        errors[search] = (target.simulate(x, *grid.shaped(1)) - x).square().sum()
+        grid = SEARCHES[search](target, samples_of(x, None))
+        errors[search] = (target.simulate(x, grid.shaped(1)) - x).square().sum()
     assert errors["halved"] < errors["minmax"]
 
 

@@ -24,7 +24,8 @@ def run(
     name: str, x: torch.Tensor, s: torch.Tensor, z: torch.Tensor | None, mask: torch.Tensor | None
 ) -> list[torch.Tensor]:
     inputs = [t.detach().requires_grad_() for t in (x, s) + (() if z is None else (z,))]
-    y = fake_quantize(FORMATS[name].kernel, *inputs[:1], 15, *inputs[1:], keep_mask=mask)
+    parameters = dict(zip(("scale", "zero_point"), inputs[1:], strict=False))
+    y = fake_quantize(FORMATS[name], inputs[0], 15, parameters, keep_mask=mask)
     weights = torch.linspace(-1, 1, x.numel()).reshape(x.shape)
     return [y.detach(), *torch.autograd.grad((y * weights).sum(), inputs)]
 
@@ -78,11 +79,10 @@ def test_piecewise_per_tensor_with_and_without_gradients() -> None:
     x = torch.nn.functional.gelu(torch.randn(4, 50, 96, generator=torch.Generator().manual_seed(0)) * 2)
     s, z = torch.tensor(0.07), torch.tensor(2.0)
     compare("piecewise", x, s, z, None)
-    kernel = FORMATS["piecewise"].kernel
+    codec, p = FORMATS["piecewise"], {"scale": s, "zero_point": z}
     with torch.no_grad(), use_compiled_kernels():
-        assert torch.equal(
-            fake_quantize(kernel, x, 15, s, z), kernel.values(kernel.raw_codes(x, 15, s, z).clamp(0, 15), 15, s, z)
-        )
+        codes = codec.quantize(x, 15, p).clamp(0, 15)
+        assert torch.equal(fake_quantize(codec, x, 15, p), codec.dequantize(codes, 15, p))
 
 
 def test_without_a_compiler_it_warns_once_and_stays_eager(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def test_unknown_name_suggests_the_nearest() -> None:
 
 def test_a_name_registers_once() -> None:
     with pytest.raises(RecipeError, match="already registered"):
-        register_format("affine")(FORMATS["log2"])
+        register_format("affine")(type(FORMATS["log2"]))
 
 
 @pytest.mark.parametrize(("granularity", "axis"), [("tensor", -1), ("channel", None), ("channel", 1)])

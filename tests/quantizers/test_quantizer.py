@@ -13,7 +13,7 @@ CHANNEL = Format("affine", 4, Granularity.CHANNEL)
 
 def ready(name: str = "affine") -> Quantizer:
     quantizer = make_quantizer(Format(name, 4))
-    quantizer.set_parameters(**{n: torch.tensor(1.0) for n in quantizer.parameter_names})
+    quantizer.set_parameters(**{p.name: torch.ones(p.own(4)) for p in quantizer.codec.parameters})
     return quantizer
 
 
@@ -35,7 +35,7 @@ def test_parameters_round_trip_and_lowering(name: str) -> None:
     x = torch.rand(9)
     assert other.calibrated
     assert torch.equal(other(x), quantizer(x))
-    assert quantizer.lowering
+    assert quantizer.codec.lowering
     assert all(not parameter.requires_grad for parameter in quantizer.parameters())
     assert torch.equal(copy.deepcopy(quantizer)(x), quantizer(x))
 

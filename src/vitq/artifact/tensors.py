@@ -8,7 +8,6 @@ from vitq.artifact.schema import SavedSite
 from vitq.graph import Graph
 from vitq.graph.edit import quantizer_target
 from vitq.quantizers import Format, Quantizer, make_quantizer, pack, unpack
-from vitq.quantizers.granularity import parameter_shape
 
 CODES = ".codes"
 STORED = (torch.float32, torch.float64, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -96,7 +95,8 @@ def make_site_quantizer(name: str, site: SavedSite) -> Quantizer:
 
 
 def _decode(name: str, quantizer: Quantizer, codes: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    expected = parameter_shape(shape, quantizer.axis)
-    if tuple(quantizer.scale.shape) != expected:
-        raise ValueError(f"'{name}' has scales of shape {tuple(quantizer.scale.shape)}, its weight needs {expected}")
+    for parameter in quantizer.codec.parameters:
+        found, expected = tuple(getattr(quantizer, parameter.name).shape), quantizer.shape_of(parameter, shape)
+        if found != expected:
+            raise ValueError(f"'{name}' has {parameter.name} of shape {found}, its weight needs {expected}")
     return quantizer.decode(unpack(codes, quantizer.format.bits, shape))

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import torch
 
-from vitq.calibrate.candidates import Grid, Target
+from vitq.calibrate.candidates import Candidates, SearchSpec
 from vitq.calibrate.groups import Group, input_matrix, weight_matrix
-from vitq.calibrate.output_search import STEPS, product_score, weight_score
-from vitq.calibrate.samples import rows_of
-from vitq.calibrate.searches import SEARCHES, Steps, local_search
+from vitq.calibrate.output_search import MOVES, product_score, weight_score
+from vitq.calibrate.samples import samples_of
+from vitq.calibrate.searches import SEARCHES, Moves, local_search
 from vitq.graph import Role, Site
 from vitq.quantizers import Granularity, Quantizer, parameter_shape
 
@@ -29,35 +29,34 @@ class Member:
     quantizer: Quantizer | None
 
     @property
-    def target(self) -> Target:
+    def spec(self) -> SearchSpec:
         """What to search for."""
         assert self.quantizer is not None
         free = self.site.role is Role.POST_NORM and self.quantizer.format.granularity is Granularity.CHANNEL
-        return Target(self.quantizer.format, anchored=not free)
+        return SearchSpec(self.quantizer.format, must_hold_zero=not free)
 
     def simulated(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``x`` as the quantizer leaves it."""
         return x if self.quantizer is None else self.quantizer(x)
 
-    def assign(self, grid: Grid) -> None:
-        """Set the quantizer's parameters from a grid of one candidate."""
+    def assign(self, found: Candidates) -> None:
+        """Set the quantizer's parameters from one candidate."""
         assert self.quantizer is not None
-        scale, zero = grid.shaped(*parameter_shape(self.x.shape, self.quantizer.axis))
-        zeros = {} if zero is None else {"zero_point": zero}
-        self.quantizer.set_parameters(scale=scale, **zeros)
+        self.quantizer.set_parameters(**found.shaped(*parameter_shape(self.x.shape, self.quantizer.axis)))
 
-    def current(self) -> Grid:
-        """Return the quantizer's parameters as a grid of one candidate."""
+    def current(self) -> Candidates:
+        """Return the quantizer's parameters as one candidate."""
         assert self.quantizer is not None
-        values = self.quantizer.parameters_dict()
-        zero = values.get("zero_point")
-        return Grid(values["scale"].reshape(1, -1), None if zero is None else zero.reshape(1, -1))
+        bits, values = self.quantizer.format.bits, self.quantizer.parameters_dict()
+        own = {parameter.name: parameter.own(bits) for parameter in self.quantizer.codec.parameters}
+        return Candidates({name: tensor.reshape(1, -1, *own[name]) for name, tensor in values.items()})
 
 
 def search_alone(member: Member, search: str) -> None:
-    """Set parameters from the tensor itself: ``minmax``, ``percentile`` or ``mse``."""
-    rows = rows_of(member.x, None if member.quantizer is None else member.quantizer.axis)
-    member.assign(SEARCHES[search](member.target, rows))
+    """Set parameters from the tensor itself by a search, or as a format that needs the data fits them."""
+    samples = samples_of(member.x, None if member.quantizer is None else member.quantizer.axis)
+    fitted = member.spec.fitted(samples.values_GN, samples.weights_GN)
+    member.assign(SEARCHES[search](member.spec, samples) if fitted is None else fitted)
 
 
 def search_output(group: Group, members: Mapping[str, Member], chosen: Sequence[str], rounds: int) -> None:
@@ -67,16 +66,16 @@ def search_output(group: Group, members: Mapping[str, Member], chosen: Sequence[
     """
     if not group.layers:
         return
-    steps: Steps = STEPS
+    passes: Moves = MOVES
     for _ in range(rounds):
         if group.weights:
-            _layers(group, members, chosen, steps)
+            _layers(group, members, chosen, passes)
         else:
-            _matmul([members[site.name] for site in group.inputs], chosen, steps)
-        steps = STEPS[1:]
+            _matmul([members[site.name] for site in group.inputs], chosen, passes)
+        passes = MOVES[1:]
 
 
-def _layers(group: Group, members: Mapping[str, Member], chosen: Sequence[str], steps: Steps) -> None:
+def _layers(group: Group, members: Mapping[str, Member], chosen: Sequence[str], passes: Moves) -> None:
     source = members[group.inputs[0].name]
     quantized = source.simulated(source.x)
     seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
@@ -87,8 +86,8 @@ def _layers(group: Group, members: Mapping[str, Member], chosen: Sequence[str], 
             continue
         x_NI = input_matrix(layer, source.x)
         if site.name in chosen:
-            score = weight_score(member.target, w_OI, input_matrix(layer, quantized), x_NI)
-            member.assign(local_search(member.target, member.current(), score, steps))
+            score = weight_score(member.spec, w_OI, input_matrix(layer, quantized), x_NI)
+            member.assign(local_search(member.spec, member.current(), score, passes))
         q_OI = weight_matrix(layer, member.simulated(member.x))
         assert q_OI is not None
         seen.append((x_NI, w_OI, q_OI))
@@ -98,11 +97,11 @@ def _layers(group: Group, members: Mapping[str, Member], chosen: Sequence[str], 
     x_NI = seen[0][0]
     x_NI = x_NI[:: -(-len(x_NI) // MAX_TOKENS)]
     w_OI, q_OI = torch.cat([w for _, w, _ in seen]), torch.cat([q for _, _, q in seen])
-    score = product_score(source.target, x_NI, None, w_OI.T, q_OI.T)
-    source.assign(local_search(source.target, source.current(), score, steps))
+    score = product_score(source.spec, x_NI, None, w_OI.T, q_OI.T)
+    source.assign(local_search(source.spec, source.current(), score, passes))
 
 
-def _matmul(pair: Sequence[Member], chosen: Sequence[str], steps: Steps) -> None:
+def _matmul(pair: Sequence[Member], chosen: Sequence[str], passes: Moves) -> None:
     if len(pair) != 2 or pair[0].x.shape[:-2] != pair[1].x.shape[:-2]:
         return
     images = len(pair[0].x)
@@ -112,5 +111,5 @@ def _matmul(pair: Sequence[Member], chosen: Sequence[str], steps: Steps) -> None
         axis = None if own.quantizer is None else own.quantizer.axis
         if own.site.name in chosen and axis in (None, -3):
             quantized = other.simulated(y.mT).mT if own is pair[1] else other.simulated(y)
-            score = product_score(own.target, x, axis, y, quantized)
-            own.assign(local_search(own.target, own.current(), score, steps))
+            score = product_score(own.spec, x, axis, y, quantized)
+            own.assign(local_search(own.spec, own.current(), score, passes))

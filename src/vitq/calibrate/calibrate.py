@@ -144,7 +144,7 @@ def _check(member: Member, events: "Events") -> None:
     require_usable(member.site.name, member.x, weight=member.site.is_weight, may_be_zero=idle_branch)
     quantizer = member.quantizer
     assert isinstance(quantizer, Quantizer)
-    if not quantizer.signed and float(member.x.min()) < 0:
+    if not quantizer.codec.signed and float(member.x.min()) < 0:
         raise CalibrationError(
             f"site '{member.site.name}': format '{quantizer.format.name}' has no negative values, and its tensor goes "
             f"down to {float(member.x.min()):.3g}; give its role a format with both signs, such as affine"

@@ -1,105 +1,106 @@
-"""Candidate parameters of a quantizer: scale and zero point, K candidates for each of G groups.
+"""Candidate parameters of a quantizer: K settings for each of G groups.
 
 A group's candidates are ranges [low, high]; a range becomes parameters by the format's own rule.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
-from vitq.quantizers import SMALLEST_SCALE, Format, Kernel, Quantizer
-from vitq.quantizers.registry import FORMATS
+from vitq.quantizers import FORMATS, Codec, Format, Parameters
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Candidates; ``zero_KG`` is None for formats without a zero point."""
+class Candidates:
+    """Parameters by name, each (K, G) and its own dimensions behind them; one that all groups share is (K, 1)."""
 
-    scale_KG: torch.Tensor
-    zero_KG: torch.Tensor | None
+    parameters: Mapping[str, torch.Tensor]
 
     def __len__(self) -> int:
-        return self.scale_KG.shape[0]
+        return len(next(iter(self.parameters.values())))
 
-    def part(self, first: int, last: int) -> "Grid":
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.parameters[name]
+
+    @property
+    def groups(self) -> int:
+        """Number of parameter groups."""
+        return max(tensor.shape[1] for tensor in self.parameters.values())
+
+    def part(self, first: int, last: int) -> "Candidates":
         """Return candidates ``first`` to ``last`` (exclusive)."""
-        return Grid(self.scale_KG[first:last], None if self.zero_KG is None else self.zero_KG[first:last])
+        return self._map(lambda tensor: tensor[first:last])
 
-    def pick(self, best_G: torch.Tensor) -> "Grid":
-        """Return for each group its own candidate ``best_G``, as a grid of one."""
-        index = best_G[None, :]
-        zero = None if self.zero_KG is None else self.zero_KG.gather(0, index)
-        return Grid(self.scale_KG.gather(0, index), zero)
+    def pick(self, best_G: torch.Tensor) -> "Candidates":
+        """Return for each group its own candidate ``best_G``, as one candidate; what is shared is the first group's."""
+        each_G = torch.arange(self.groups, device=best_G.device)
+        return self._map(lambda t: t[best_G, each_G][None] if t.shape[1] == len(each_G) else t[best_G[:1]])
 
-    def shaped(self, *shape: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return scale and zero point viewed as ``shape``."""
-        return self.scale_KG.reshape(shape), None if self.zero_KG is None else self.zero_KG.reshape(shape)
+    def only(self, chosen_K: torch.Tensor) -> "Candidates":
+        """Return the chosen candidates."""
+        return self._map(lambda tensor: tensor[chosen_K])
+
+    def joined(self, more: "Candidates") -> "Candidates":
+        """Return these candidates and, behind them, ``more``."""
+        return Candidates({name: torch.cat((tensor, more[name])) for name, tensor in self.parameters.items()})
+
+    def shaped(self, *shape: int) -> dict[str, torch.Tensor]:
+        """Return the parameters of one candidate at broadcast shape, as a quantizer has them."""
+        groups = self.groups
+        return {
+            name: t.reshape((*(shape if t.shape[1] == groups else ()), *t.shape[2:]))
+            for name, t in self.parameters.items()
+        }
+
+    def spread(self) -> dict[str, torch.Tensor]:
+        """Return the parameters as (K, G, 1) and their own dimensions: what broadcasts against values_KGN."""
+        return {name: tensor.unsqueeze(2) for name, tensor in self.parameters.items()}
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Candidates":
+        return Candidates({name: change(tensor) for name, tensor in self.parameters.items()})
 
 
-NARROWEST = 1e-3
-"""Least width of an unanchored range, in parts of the median one: a dead channel keeps a usable scale."""
-
-Score = Callable[[Grid], torch.Tensor]
-"""error_KG of the candidates of a grid: the smaller, the better."""
+Score = Callable[[Candidates], torch.Tensor]
+"""error_KG of candidates: the smaller, the better."""
 
 
 @dataclass(frozen=True)
-class Target:
-    """What is searched for: a format, and whether its ranges must hold zero.
+class SearchSpec:
+    """What is searched for: the parameters of a format, and whether its ranges must hold zero.
 
-    ``anchored`` False lets a group's range lie anywhere (a zero point outside the codes): channel-wise
+    ``must_hold_zero`` False lets a group's range lie anywhere (a zero point outside the codes): channel-wise
     post-norm activations before their scales are transferred.
     """
 
     format: Format
-    anchored: bool = True
+    must_hold_zero: bool = True
 
     @property
-    def _type(self) -> type[Quantizer]:
+    def codec(self) -> Codec:
+        """The format's functions."""
         return FORMATS[self.format.name]
-
-    @property
-    def steps(self) -> int:
-        """How many scales wide the range of a format with a zero point is."""
-        return self._type.steps(self.format.bits)
-
-    @property
-    def kernel(self) -> Kernel:
-        """The two functions of the format."""
-        return self._type.kernel
-
-    @property
-    def logarithmic(self) -> bool:
-        """True for formats with a scale only, where the range's upper end is all that counts."""
-        return "zero_point" not in self._type.parameter_names
 
     @property
     def one_sided(self) -> bool:
         """True where one number describes a range."""
-        return self.logarithmic or self.format.symmetric
+        return self.codec.one_sided(self.format)
 
-    def grid(self, low_KG: torch.Tensor, high_KG: torch.Tensor) -> Grid:
-        """Return the parameters of the ranges [low, high]."""
-        if self.logarithmic:
-            return Grid(high_KG.clamp(min=SMALLEST_SCALE), None)
-        if self.anchored or self.format.symmetric:
-            return Grid(*self._type.from_range(low_KG, high_KG, self.format.bits, self.format.symmetric))
-        width_KG = high_KG - low_KG
-        width_KG = torch.maximum(width_KG, NARROWEST * width_KG.median(1, keepdim=True).values)
-        scale_KG = (width_KG / self.steps).clamp(min=SMALLEST_SCALE)
-        return Grid(scale_KG, (-low_KG / scale_KG).round())
+    def candidates(self, low_KG: torch.Tensor, high_KG: torch.Tensor, start: Candidates | None = None) -> Candidates:
+        """Return what the format tries for the ranges [low, high]; ``start`` is what a local search improves."""
+        own = None if start is None else start.parameters
+        return Candidates(self.codec.candidates(self.format, low_KG, high_KG, self.must_hold_zero, own))
 
-    def range(self, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the ranges [low, high] that ``grid`` turns into parameters."""
-        if grid.zero_KG is None:
-            return -grid.scale_KG, grid.scale_KG
-        if self.format.symmetric:
-            half_KG = grid.scale_KG * self.steps / 2
-            return -half_KG, half_KG
-        return -grid.zero_KG * grid.scale_KG, (self.steps - grid.zero_KG) * grid.scale_KG
+    def range(self, candidates: Candidates) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the ranges [low, high] of candidates."""
+        return self.codec.range_of(self.format, candidates.parameters)
 
-    def simulate(self, x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> torch.Tensor:
+    def fitted(self, values_GN: torch.Tensor, weights_GN: torch.Tensor) -> Candidates | None:
+        """Return the one candidate that a format fits to weighted values; None where it does not look at them."""
+        found = self.codec.fit(self.format, values_GN, weights_GN)
+        return None if found is None else Candidates(found)
+
+    def simulate(self, x: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """Return x̂ for parameters that broadcast against x."""
-        codes = self.kernel.raw_codes(x, self.format.qmax, scale, zero).clamp_(0, self.format.qmax)
-        return self.kernel.values(codes, self.format.qmax, scale, zero)
+        codes = self.codec.quantize(x, self.format.qmax, parameters).clamp_(0, self.format.qmax)
+        return self.codec.dequantize(codes, self.format.qmax, parameters)

@@ -87,7 +87,13 @@ def _bits(site: Site, overrides: Mapping[str, SiteBits], default: int) -> int:
 def _format(site: Site, wanted: SiteFormat, bits: int, nodes: Mapping[str, fx.Node]) -> tuple[Format, int | None]:
     axis = _axis(site, wanted.granularity, nodes)
     form = wanted.at(bits, Granularity.TENSOR if axis is None else wanted.granularity)
-    if site.is_weight and not FORMATS[form.name].signed:
+    codec = FORMATS[form.name]
+    if codec.weights_only and not site.is_weight:
+        raise RecipeError(
+            f"insert.{site.role}.format: '{form.name}' is a format of weights alone, and '{site.name}' is an "
+            "activation; take affine"
+        )
+    if site.is_weight and not codec.signed:
         raise RecipeError(
             f"insert.{site.role}.format: '{form.name}' has no negative values, and the weights of "
             f"'{site.name}' have both signs; take affine"

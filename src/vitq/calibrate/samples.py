@@ -11,7 +11,7 @@ CHUNK = 64
 
 
 @dataclass(frozen=True)
-class Rows:
+class GroupSamples:
     """Values of each group, how many elements each stands for, and the exact ends of each group."""
 
     values_GN: torch.Tensor
@@ -26,7 +26,7 @@ class Rows:
         return self.values_GN.shape[0]
 
 
-def rows_of(x: torch.Tensor, axis: int | None, limit: int = 1 << 14) -> Rows:
+def samples_of(x: torch.Tensor, axis: int | None, limit: int = 1 << 14) -> GroupSamples:
     """Group ``x`` along ``axis`` (None: one group) and keep about ``limit`` values, at least 512 a group.
 
     Thinned groups keep their largest and smallest values exactly and every k-th of the rest, weighted to
@@ -38,14 +38,14 @@ def rows_of(x: torch.Tensor, axis: int | None, limit: int = 1 << 14) -> Rows:
     count = x_GN.shape[1]
     keep = max(limit // x_GN.shape[0], 512)
     if count <= keep:
-        return Rows(x_GN, torch.ones_like(x_GN), low_G, high_G, count)
+        return GroupSamples(x_GN, torch.ones_like(x_GN), low_G, high_G, count)
     tail = keep // 16
     top_GT, bottom_GT = largest(x_GN, tail), -largest(-x_GN, tail)
     body_GM = x_GN[:, :: -(-count // (keep - 2 * tail))]
     inside_GM = (body_GM < top_GT.amin(1, keepdim=True)) & (body_GM > bottom_GT.amax(1, keepdim=True))
     share_G1 = (count - 2 * tail) / inside_GM.sum(1, keepdim=True).clamp(min=1)
     weights = (torch.ones_like(bottom_GT), inside_GM * share_G1, torch.ones_like(top_GT))
-    return Rows(torch.cat((bottom_GT, body_GM, top_GT), 1), torch.cat(weights, 1), low_G, high_G, count)
+    return GroupSamples(torch.cat((bottom_GT, body_GM, top_GT), 1), torch.cat(weights, 1), low_G, high_G, count)
 
 
 def largest(x_GN: torch.Tensor, k: int) -> torch.Tensor:
@@ -60,11 +60,11 @@ def largest(x_GN: torch.Tensor, k: int) -> torch.Tensor:
     return torch.cat((kept, x_GN[:, whole:]), 1).topk(k, dim=1).values
 
 
-def quantiles(rows: Rows, levels: torch.Tensor) -> torch.Tensor:
+def quantiles(samples: GroupSamples, levels: torch.Tensor) -> torch.Tensor:
     """Return the weighted quantile_KG of each group at each level in 0..1."""
-    order = rows.values_GN.argsort(dim=1)
-    values_GN = rows.values_GN.gather(1, order)
-    mass_GN = rows.weights_GN.gather(1, order).double().cumsum(1)
+    order = samples.values_GN.argsort(dim=1)
+    values_GN = samples.values_GN.gather(1, order)
+    mass_GN = samples.weights_GN.gather(1, order).double().cumsum(1)
     wanted_GK = levels.double()[None, :] * mass_GN[:, -1:]
     index_GK = torch.searchsorted(mass_GN, wanted_GK.contiguous()).clamp(max=values_GN.shape[1] - 1)
     return values_GN.gather(1, index_GK).T

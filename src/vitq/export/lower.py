@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from vitq.errors import ExportError
-from vitq.export.lowerings import LOWERINGS
+from vitq.export.lowerings import LOWERINGS, operation_of, refusal
 from vitq.export.saturation import NONE, Overflow
 from vitq.export.targets import Carrier, Profile
 from vitq.export.weights import constant, lower_weight
@@ -41,12 +41,8 @@ def refusals(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile) -
 
 def _refusal(site: Site, quantizer: Quantizer, profile: Profile) -> str:
     form = quantizer.format
-    if form.name not in LOWERINGS:
-        return f"format '{form.name}' has no lowering"
-    if site.is_weight and form.name != "affine":
-        return f"weights of format '{form.name}' have no integer codes of one scale"
-    if quantizer.axis is None and form.name == "piecewise" and not quantizer.has_integer_values:
-        return "piecewise values of more than 6 bits do not fit uint8; recalibrate with from_bits {7: affine}"
+    if reason := refusal(quantizer, site.is_weight):
+        return reason
     if profile.carrier is Carrier.INT8 and not site.is_weight and not form.symmetric:
         return f"{profile.name} takes symmetric activations only; quantize with --target {profile.name}"
     if profile.formats is not None and form.name not in profile.formats:
@@ -87,8 +83,8 @@ def lower(
 
 def _activation(module: fx.GraphModule, node: fx.Node, site: str, quantizer: Quantizer, carrier: Carrier | None) -> str:
     """Write a quantizer, in floating point where it has parameters for each part or no ``carrier``."""
-    if quantizer.format.name not in LOWERINGS:
-        raise ExportError(f"site '{site}': format '{quantizer.format.name}' has no lowering")
+    if reason := refusal(quantizer, is_weight=False):
+        raise ExportError(f"site '{site}': {reason}")
     lowering = LOWERINGS[quantizer.format.name]
     if quantizer.axis is not None or carrier is None:
         lowering = lowering.floating or lowering
@@ -98,9 +94,7 @@ def _activation(module: fx.GraphModule, node: fx.Node, site: str, quantizer: Qua
         constant(module, f"{node.name}_{i}", a, node) if isinstance(a, torch.Tensor) else a
         for i, a in enumerate(lowering.arguments(quantizer, quantizer.parameters_dict()))
     ]
-    namespace, _, operation = lowering.operation.rpartition("::")
-    target = getattr(getattr(torch.ops, namespace or "vitq"), operation).default
     with module.graph.inserting_before(node):
-        new = module.graph.call_function(target, (node.args[0], *given))
+        new = module.graph.call_function(operation_of(lowering.operation), (node.args[0], *given))
     replace(module, node, new)
     return new.name

@@ -51,9 +51,9 @@ def overflowing(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile
     if profile.runtime is None:
         return NONE
     codes = {
-        name: quantizer.steps(quantizer.format.bits)
+        name: view.steps
         for name, quantizer in graph.quantizers.items()
-        if isinstance(quantizer, Quantizer) and quantizer.has_integer_values
+        if isinstance(quantizer, Quantizer) and quantizer.axis is None and (view := quantizer.integer_view())
     }
     largest = {consumer: code for name, code in codes.items() for consumer in graph.sites[name].consumers}
     wide = frozenset(

@@ -5,6 +5,8 @@ from collections.abc import Collection
 import torch
 from torch import fx
 
+from vitq.errors import ExportError
+from vitq.export.lowerings import LOWERINGS, operation_of, refusal
 from vitq.export.parts import parts_of, read
 from vitq.graph.edit import insert_constant, replace
 from vitq.graph.ops import LINEAR, attribute, is_op, value
@@ -21,19 +23,20 @@ def lower_weight(
     Linears that read it become products with its transpose, one for each part where the result is taken apart; nodes
     to ``keep`` stay.
     """
-    bits, parameters = quantizer.format.bits, quantizer.parameters_dict()
-    middle, carrier = (0, torch.uint8) if unsigned else (2 ** (bits - 1), torch.int8)
-    codes = (quantizer.encode(attribute(module, str(source.target))).to(torch.int16) - middle).to(carrier)
-    scale, zero = parameters["scale"], (parameters["zero_point"].round() - middle).to(carrier)
+    lowering = LOWERINGS[quantizer.format.name].weight
+    if lowering is None:
+        raise ExportError(f"site '{quantizer.site}': {refusal(quantizer, is_weight=True)}")
+    operation = operation_of(lowering.operation)
+    codes, tensors = lowering.codes(quantizer, quantizer.encode(attribute(module, str(source.target))), unsigned)
     axis = (quantizer.axis or 0) % codes.ndim
     found: dict[str, int] = {}
 
     def values(name: str, held: torch.Tensor, rows: slice, axis: int, before: fx.Node) -> fx.Node:
-        found[name] = bits
-        ends = [t.flatten()[rows] if t.ndim else t for t in (scale, zero)]
-        tensors = zip((name, f"{name}_scale", f"{name}_zero"), (held, *ends), strict=True)
-        given = [constant(module, key, tensor, before) for key, tensor in tensors]
-        return module.graph.call_function(torch.ops.vitq.weight.default, (*given, axis))
+        """Call the operation on these rows of codes, whose outputs are along ``axis``, and of the other tensors."""
+        found[name] = quantizer.format.bits
+        own = {f"{name}_{key}": t[rows].movedim(0, -1 if axis else 0) if t.ndim else t for key, t in tensors.items()}
+        given = [constant(module, key, tensor, before) for key, tensor in {name: held, **own}.items()]
+        return module.graph.call_function(operation, (*given, axis))
 
     for user in list(source.users):
         if not is_op(user, LINEAR):

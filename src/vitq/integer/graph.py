@@ -74,16 +74,16 @@ def _product(module: fx.GraphModule, node: fx.Node) -> Replacement | None:
 
 
 def _layer(module: fx.GraphModule, node: fx.Node, weights: Mapping[str, Quantizer]) -> Replacement | None:
-    """Return the integer linear or convolution, if its input has one scale and its weight is affine."""
+    """Return the integer linear or convolution, if its input has one scale and its weight one per output at most."""
     if not is_op(node, LINEAR | CONVOLUTION):
         return None
     entry, source, *rest = node.args
     assert isinstance(entry, fx.Node) and isinstance(source, fx.Node)
     reader, weight = _quantizer(module, entry), weights.get(source.name)
-    if reader is None or reader.axis is not None or weight is None or weight.format.name != "affine":
+    if reader is None or reader.axis is not None or weight is None or (view := weight.integer_view()) is None:
         return None
-    codes = weight.encode(attribute(module, str(source.target)))
-    linear = IntegerLinear(reader, codes.flatten(1), weight)
+    codes = view.spread(weight.encode(attribute(module, str(source.target))))
+    linear = IntegerLinear(reader, codes.flatten(1), view)
     if is_op(node, LINEAR):
         return linear, (entry.args[0], *rest)
     given: list[Any] = [*rest, *DEFAULTS[len(rest) :]]
@@ -102,6 +102,4 @@ def _pair(given: Any) -> tuple[int, int]:
 def _quantizer(module: fx.GraphModule, node: Any) -> Quantizer | None:
     """Return the quantizer that ``node`` calls, if its values are whole steps of at most 8 bits."""
     found = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-    if not isinstance(found, Quantizer) or "zero_point" not in found.parameter_names:
-        return None
-    return found if found.steps(found.format.bits) <= 255 else None
+    return found if isinstance(found, Quantizer) and found.integer_view() is not None else None

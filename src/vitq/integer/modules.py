@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from vitq.quantizers import Quantizer
+from vitq.errors import ExportError
+from vitq.quantizers import IntegerView, Quantizer
 
 Pair = tuple[int, int]
 """Along height and width."""
@@ -17,18 +18,17 @@ ROWS = 256
 class IntegerLinear(nn.Module):
     """y = s_x s_w Σ (a - z_x) (w - z_w), the sum in integers: x_…I (floating point) to y_…O.
 
-    ``quantizer`` gives the codes a; weights are int8 codes w of shape (I, O), with a scale and zero point per O.
+    ``quantizer`` gives the codes a; weights are codes w_OI of steps of ``weight``, with a scale and zero point per O.
     """
 
-    def __init__(self, quantizer: Quantizer, codes_OI: torch.Tensor, weight: Quantizer) -> None:
+    def __init__(self, quantizer: Quantizer, codes_OI: torch.Tensor, weight: IntegerView) -> None:
         super().__init__()
         self.quantizer = quantizer
-        parameters = weight.parameters_dict()
-        zero_O = parameters["zero_point"].round().flatten().to(torch.int32) - OFFSET
+        zero_O = weight.zero_point.detach().flatten().to(torch.int32) - OFFSET
         outputs, inputs = codes_OI.shape
         w_IO = (codes_OI ^ OFFSET).view(torch.int8).T.contiguous()
         self.register_buffer("w_IO", w_IO)
-        self.register_buffer("scale_O", parameters["scale"].flatten().expand(outputs).clone())
+        self.register_buffer("scale_O", weight.scale.detach().flatten().expand(outputs).clone())
         self.register_buffer("zero_O", zero_O.expand(outputs).clone())
         self.register_buffer("sum_O", w_IO.sum(0, dtype=torch.int32) - inputs * self.zero_O)
         self.has_zeros = bool(zero_O.any())
@@ -51,12 +51,13 @@ class IntegerLinear(nn.Module):
 
     def _multiply(self, x_TI: torch.Tensor, y_TO: torch.Tensor) -> None:
         """Write the product into ``y_TO``."""
-        a_TI, zero = int8_codes(self.quantizer, x_TI)
+        view = view_of(self.quantizer)
+        a_TI, zero = int8_codes(self.quantizer, view, x_TI)
         total_TO = int_mm(a_TI, self.w_IO)
         if self.has_zeros:
             total_TO.addcmul_(a_TI.sum(1, keepdim=True, dtype=torch.int32), self.zero_O, value=-1)
         total_TO -= zero * self.sum_O
-        torch.mul(total_TO, self.quantizer.scale * self.scale_O, out=y_TO)
+        torch.mul(total_TO, view.scale * self.scale_O, out=y_TO)
 
 
 class IntegerConvolution(nn.Module):
@@ -92,22 +93,28 @@ class IntegerProduct(nn.Module):
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """Return the product in float32."""
         batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-        (a, zero_a), (b, zero_b) = int8_codes(self.left, a), int8_codes(self.right, b)
+        left, right = view_of(self.left), view_of(self.right)
+        (a, zero_a), (b, zero_b) = int8_codes(self.left, left, a), int8_codes(self.right, right, b)
         pairs = zip(a.expand(*batch, -1, -1).flatten(0, -3), b.expand(*batch, -1, -1).flatten(0, -3), strict=True)
         products = [int_mm(a_MK.contiguous(), b_KN.contiguous()) for a_MK, b_KN in pairs]
         total = torch.stack(products).reshape(*batch, a.shape[-2], b.shape[-1])
         total -= zero_b * a.sum(-1, keepdim=True, dtype=torch.int32)
         total -= zero_a * (b.sum(-2, keepdim=True, dtype=torch.int32) - a.shape[-1] * zero_b)
-        return total * (self.left.scale * self.right.scale)
+        return total * (left.scale * right.scale)
 
 
-def int8_codes(quantizer: Quantizer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return int8 codes of one step, and their zero point; piecewise values are whole multiples of the scale."""
-    zero = quantizer.get_parameter("zero_point").round().to(torch.int32)
-    codes = quantizer.encode(x)
-    if quantizer.format.name == "piecewise":
-        codes = ((quantizer.decode(codes) / quantizer.scale).round() + zero).to(torch.uint8)
-    return (codes ^ OFFSET).view(torch.int8), zero - OFFSET  # the highest bit flipped: 128 less, as int8
+def int8_codes(quantizer: Quantizer, view: IntegerView, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return int8 codes in whole steps of one scale, and their zero point."""
+    codes = view.spread(quantizer.encode(x))
+    return (codes ^ OFFSET).view(torch.int8), view.zero_point.to(torch.int32) - OFFSET  # highest bit flipped: 128 less
+
+
+def view_of(quantizer: Quantizer) -> IntegerView:
+    """Return a quantizer's integer view; ExportError where it has none."""
+    view = quantizer.integer_view()
+    if view is None:
+        raise ExportError(f"site '{quantizer.site}': {quantizer.format} has no integer codes of one scale")
+    return view
 
 
 def int_mm(a_TI: torch.Tensor, w_IO: torch.Tensor) -> torch.Tensor:

@@ -1,32 +1,39 @@
 """Number formats: pure functions first, a thin module around them."""
 
-from vitq.quantizers.affine import AffineQuantizer, affine_from_range, fake_quantize_affine
-from vitq.quantizers.base import Quantizer
+from vitq.quantizers.affine import Affine, affine_from_range, fake_quantize_affine
+from vitq.quantizers.base import Quantizer, make_quantizer
+from vitq.quantizers.codec import SCALE, ZERO_POINT, Codec, IntegerView, Parameter, Parameters
 from vitq.quantizers.compiled import compile_failure, compiling, use_compiled_kernels, worth_compiling
 from vitq.quantizers.drop import DropMask
 from vitq.quantizers.format import Format, Granularity
 from vitq.quantizers.granularity import activation_axis, parameter_shape, reduce_dims, weight_axis
-from vitq.quantizers.kernels import LARGEST_SCALE, SMALLEST_SCALE, Kernel, clamp_scale
-from vitq.quantizers.log2 import Log2FlushQuantizer, Log2Quantizer
-from vitq.quantizers.log_sqrt2 import LogSqrt2Quantizer
+from vitq.quantizers.log2 import Log2, Log2Flush, Logarithm
+from vitq.quantizers.log_sqrt2 import LogSqrt2
 from vitq.quantizers.packing import pack, packed_size, unpack
-from vitq.quantizers.piecewise import PiecewiseQuantizer
-from vitq.quantizers.registry import FORMATS, make_quantizer, register_format
+from vitq.quantizers.piecewise import Piecewise
+from vitq.quantizers.registry import FORMATS, register_format
+from vitq.quantizers.scales import LARGEST_SCALE, SMALLEST_SCALE, clamp_scale
 from vitq.quantizers.simulation import fake_quantize
 
 __all__ = [
     "FORMATS",
     "LARGEST_SCALE",
+    "SCALE",
     "SMALLEST_SCALE",
-    "AffineQuantizer",
+    "ZERO_POINT",
+    "Affine",
+    "Codec",
     "DropMask",
     "Format",
     "Granularity",
-    "Kernel",
-    "Log2FlushQuantizer",
-    "Log2Quantizer",
-    "LogSqrt2Quantizer",
-    "PiecewiseQuantizer",
+    "IntegerView",
+    "Log2",
+    "Log2Flush",
+    "LogSqrt2",
+    "Logarithm",
+    "Parameter",
+    "Parameters",
+    "Piecewise",
     "Quantizer",
     "activation_axis",
     "affine_from_range",

@@ -1,40 +1,15 @@
 """Affine quantization: codes = clamp(round(x / s) + round(z), 0, 2^b - 1), x̂ = (codes - round(z)) * s."""
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
 
-from vitq.quantizers.base import Quantizer
-from vitq.quantizers.kernels import LARGEST_SCALE, SMALLEST_SCALE, Kernel, clamp_scale
+from vitq.quantizers.codec import SCALE, ZERO_POINT, Codec, IntegerView, Parameter, Parameters
+from vitq.quantizers.format import Format
 from vitq.quantizers.registry import register_format
+from vitq.quantizers.scales import LARGEST_SCALE, SMALLEST_SCALE, anywhere, clamp_scale
 from vitq.quantizers.simulation import fake_quantize
-
-
-def affine_raw_codes(x: torch.Tensor, qmax: int, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
-    """Return round_half_even(x / s) + round(z), before clamping; division, never multiplication by 1 / s."""
-    assert zero_point is not None
-    return (x / clamp_scale(scale)).round_().add_(zero_point.round())
-
-
-def affine_values(codes: torch.Tensor, qmax: int, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
-    """Return (codes - round(z)) * s."""
-    assert zero_point is not None
-    return (codes - zero_point.round()).mul_(clamp_scale(scale))
-
-
-AFFINE = Kernel("affine", affine_raw_codes, affine_values)
-
-
-def fake_quantize_affine(
-    x: torch.Tensor,
-    scale: torch.Tensor,
-    zero_point: torch.Tensor,
-    qmax: int,
-    keep_mask: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Simulate affine quantization, with gradients for x, scale and zero point; see ``fake_quantize``."""
-    return fake_quantize(AFFINE, x, qmax, scale, zero_point, keep_mask)
 
 
 def affine_from_range(
@@ -55,33 +30,63 @@ def affine_from_range(
 
 
 @register_format("affine")
-class AffineQuantizer(Quantizer):
-    """Uniform quantizer with scale and zero point; symmetric fixes the zero point at 2^(bits-1)."""
+@dataclass(frozen=True)
+class Affine(Codec):
+    """Uniform codes with scale and zero point; symmetric fixes the zero point at 2^(bits-1)."""
 
-    kernel: ClassVar[Kernel] = AFFINE
     lowering: ClassVar[str] = (
         "QuantizeLinear and DequantizeLinear on uint8 with a Clip to the b-bit range; int8 kernels"
     )
-    parameter_names: ClassVar[tuple[str, ...]] = ("scale", "zero_point")
-    zero_point: nn.Parameter
+    parameters: ClassVar[tuple[Parameter, ...]] = (SCALE, ZERO_POINT)
+    uniform: ClassVar[bool] = True
 
-    @classmethod
-    def steps(cls, bits: int) -> int:
-        """Return how many s lie between the lowest and the highest value."""
-        return int(2**bits) - 1
+    def check(self, format: Format) -> None:
+        """Both ways are fine."""
 
-    @classmethod
-    def from_range(
-        cls, low: torch.Tensor, high: torch.Tensor, bits: int, symmetric: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def quantize(self, x: torch.Tensor, qmax: int, p: Parameters) -> torch.Tensor:
+        """Return round_half_even(x / s) + round(z); division, never multiplication by 1 / s."""
+        return (x / clamp_scale(p["scale"])).round_().add_(p["zero_point"].round())
+
+    def dequantize(self, codes: torch.Tensor, qmax: int, p: Parameters) -> torch.Tensor:
+        """Return (codes - round(z)) * s."""
+        return (codes - p["zero_point"].round()).mul_(clamp_scale(p["scale"]))
+
+    def choose_qparams(
+        self, format: Format, low: torch.Tensor, high: torch.Tensor, must_hold_zero: bool = True
+    ) -> Parameters:
         """See ``affine_from_range``."""
-        return affine_from_range(low, high, bits, symmetric)
+        if not must_hold_zero and not format.symmetric:
+            return anywhere(low, high, format.qmax)
+        scale, zero_point = affine_from_range(low, high, format.bits, format.symmetric)
+        return {"scale": scale, "zero_point": zero_point}
 
-    def set_parameters(self, **tensors: torch.Tensor) -> None:
-        """Set scale and zero point; a symmetric quantizer fixes its zero point itself."""
-        if self.format.symmetric and "scale" in tensors:
-            tensors = {
-                **tensors,
-                "zero_point": torch.full_like(tensors["scale"], 2 ** (self.format.bits - 1)),
-            }
-        super().set_parameters(**tensors)
+    def range_of(self, format: Format, p: Parameters) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the first and the last value; half a step more above for a symmetric format."""
+        if format.symmetric:
+            half = p["scale"] * format.qmax / 2
+            return -half, half
+        return -p["zero_point"] * p["scale"], (format.qmax - p["zero_point"]) * p["scale"]
+
+    def completed(self, format: Format, p: Parameters) -> Parameters:
+        """A symmetric format fixes its zero point itself."""
+        if not format.symmetric or "scale" not in p:
+            return p
+        return {**p, "zero_point": torch.full_like(p["scale"], 2 ** (format.bits - 1))}
+
+    def integer_view(self, format: Format, p: Parameters) -> IntegerView | None:
+        """Return the codes as they are."""
+        return IntegerView(p["scale"], p["zero_point"].round(), format.qmax)
+
+
+AFFINE = Affine("affine")
+
+
+def fake_quantize_affine(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor,
+    qmax: int,
+    keep_mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Simulate affine quantization, with gradients for x, scale and zero point; see ``fake_quantize``."""
+    return fake_quantize(AFFINE, x, qmax, {"scale": scale, "zero_point": zero_point}, keep_mask)

@@ -1,16 +1,18 @@
-"""The quantizer module that sits on a site."""
-
-from typing import ClassVar
+"""The quantizer module that sits on a site: a codec with parameters."""
 
 import torch
 from torch import nn
 
 from vitq.errors import CalibrationError, RecipeError, did_you_mean
+from vitq.quantizers.codec import Codec, IntegerView, Parameter
 from vitq.quantizers.drop import DropMask
 from vitq.quantizers.format import Format, Granularity
 from vitq.quantizers.granularity import parameter_shape
-from vitq.quantizers.kernels import Kernel
+from vitq.quantizers.registry import FORMATS
 from vitq.quantizers.simulation import fake_quantize
+
+INTEGER_STEPS = 255
+"""Steps of the largest code of 8 bits."""
 
 
 class Quantizer(nn.Module):
@@ -18,27 +20,9 @@ class Quantizer(nn.Module):
 
     ``forward(x) == decode(encode(x))`` bit for bit (float32, no drop mask); gradients are straight-through.
     ``axis``: axis of x with its own parameters (0 for weights, negative for activations), None per tensor;
-    parameters are float32 at broadcast shape. ``drop``: QDrop mask, used only while gradients are enabled.
-    ``site``: readable name, for messages.
+    parameters are float32, of the broadcast shape and the codec's own dimensions behind it, and attributes by name.
+    ``drop``: QDrop mask, used only while gradients are enabled. ``site``: readable name, for messages.
     """
-
-    kernel: ClassVar[Kernel]
-    lowering: ClassVar[str]
-    signed: ClassVar[bool] = True
-    """Whether it has codes for negative values."""
-    parameter_names: ClassVar[tuple[str, ...]] = ("scale",)
-
-    @classmethod
-    def steps(cls, bits: int) -> int:
-        """Return how many scales lie between the lowest and the highest value of a format with a zero point."""
-        raise NotImplementedError(f"{cls.__name__} has no zero point")
-
-    @classmethod
-    def from_range(
-        cls, low: torch.Tensor, high: torch.Tensor, bits: int, symmetric: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return scale and zero point, in [0, 2^bits - 1], that cover [low, high] and hold 0."""
-        raise NotImplementedError(f"{cls.__name__} has no zero point")
 
     def __init__(self, format: Format, axis: int | None = None) -> None:
         super().__init__()
@@ -48,24 +32,38 @@ class Quantizer(nn.Module):
             )
         if (axis is None) != (format.granularity is Granularity.TENSOR):
             raise RecipeError(f"format '{format}' with axis {axis}: only granularity 'tensor' goes with axis None")
+        self.codec: Codec = FORMATS[format.name]
+        self.codec.check(format)
         self.format = format
         self.axis = axis
         self.site = ""
         self.drop: DropMask | None = None
+        self.parameter_names = tuple(parameter.name for parameter in self.codec.parameters)
         for name in self.parameter_names:
             self.register_parameter(name, nn.Parameter(torch.empty(0), requires_grad=False))
-
-    scale: nn.Parameter
 
     @property
     def calibrated(self) -> bool:
         """True once ``set_parameters`` was called."""
-        return self.scale.numel() > 0
+        return self._first.numel() > 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self._first.device
+
+    def integer_view(self) -> IntegerView | None:
+        """Return x̂ as scales times whole numbers of at most 8 bits, which is what an int8 kernel multiplies, or None.
+
+        The scale has the broadcast shape: an operation says which of these it can take.
+        """
+        view = self.codec.integer_view(self.format, self._arguments()) if self.calibrated else None
+        return view if view is not None and view.steps <= INTEGER_STEPS else None
 
     @property
     def has_integer_values(self) -> bool:
-        """True where x̂ is one scale times whole numbers of at most 8 bits, which is what an int8 kernel multiplies."""
-        return self.axis is None and "zero_point" in self.parameter_names and self.steps(self.format.bits) <= 255
+        """True where x̂ is one scale times whole numbers of at most 8 bits."""
+        return self.axis is None and self.integer_view() is not None
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Return uint8 codes in 0..2^bits-1; CalibrationError without parameters or if x is not finite."""
@@ -73,38 +71,48 @@ class Quantizer(nn.Module):
         if x.numel() and not bool(torch.isfinite(torch.stack(x.aminmax())).all()):
             raise CalibrationError(f"{self._where}: NaN or infinity has no code; find where the model produces it")
         with torch.no_grad():
-            codes = self.kernel.raw_codes(x.float(), self.format.qmax, *self._arguments())
+            codes = self.codec.quantize(x.float(), self.format.qmax, self._arguments())
             return codes.clamp_(0, self.format.qmax).to(torch.uint8)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the float32 values of uint8 codes."""
         self._require_calibrated()
         with torch.no_grad():
-            return self.kernel.values(codes.float(), self.format.qmax, *self._arguments())
+            return self.codec.dequantize(codes.float(), self.format.qmax, self._arguments())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return x̂ in the dtype of x; NaN stays NaN; CalibrationError without parameters."""
         self._require_parameters_for(x)
         mask = self.drop(x) if self.drop is not None and torch.is_grad_enabled() else None
-        return fake_quantize(self.kernel, x, self.format.qmax, *self._arguments(), keep_mask=mask)
+        return fake_quantize(self.codec, x, self.format.qmax, self._arguments(), keep_mask=mask)
+
+    def resolution(self, x: torch.Tensor) -> torch.Tensor:
+        """Return how far neighbouring values are apart at the values x, in a shape that broadcasts against x."""
+        self._require_parameters_for(x)
+        with torch.no_grad():
+            return self.codec.resolution(x, self.format.qmax, self._arguments())
 
     def parameters_dict(self) -> dict[str, torch.Tensor]:
         """Return detached copies of the parameters by name: what an artifact stores."""
         self._require_calibrated()
-        return {name: getattr(self, name).detach().clone() for name in self.parameter_names}
+        return {name: parameter.detach().clone() for name, parameter in self._arguments().items()}
 
     def set_parameters(self, **tensors: torch.Tensor) -> None:
-        """Set all parameters, at broadcast shape, in place where it stays; CalibrationError if unusable."""
-        for name in tensors:
+        """Set all parameters, at their shapes, in place where these stay; CalibrationError if unusable."""
+        given = self.codec.completed(self.format, tensors)
+        for name in given:
             if name not in self.parameter_names:
                 hint = did_you_mean(name, self.parameter_names)
                 raise CalibrationError(f"{self._where}: no parameter '{name}'{hint}")
         for name in self.parameter_names:
-            if name not in tensors:
+            if name not in given:
                 names = ", ".join(self.parameter_names)
                 raise CalibrationError(f"{self._where}: parameter '{name}' is missing; set {names}")
-        values = {name: self._checked(name, tensor) for name, tensor in tensors.items()}
-        if len({value.shape for value in values.values()}) > 1:
+        values = {
+            parameter.name: self._checked(parameter, given[parameter.name]) for parameter in self.codec.parameters
+        }
+        spread = [p for p in self.codec.parameters if not p.shared]
+        if len({values[p.name].shape[: values[p.name].ndim - len(p.own(self.format.bits))] for p in spread}) > 1:
             shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in values.items())
             raise CalibrationError(f"{self._where}: parameters must have one shape, not {shapes}")
         for name, value in values.items():
@@ -115,13 +123,22 @@ class Quantizer(nn.Module):
             else:
                 setattr(self, name, nn.Parameter(value, requires_grad=old.requires_grad))
 
+    def shape_of(self, parameter: Parameter, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape that a parameter has for a tensor of ``shape``."""
+        base = () if parameter.shared else parameter_shape(shape, self.axis)
+        return (*base, *parameter.own(self.format.bits))
+
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
         state = "calibrated" if self.calibrated else "not calibrated"
         return f"{self.site or 'no site'}, {self.format}, {state}"
 
-    def _arguments(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return self.scale, getattr(self, "zero_point", None)
+    @property
+    def _first(self) -> nn.Parameter:
+        return self.get_parameter(self.parameter_names[0])
+
+    def _arguments(self) -> dict[str, nn.Parameter]:
+        return {name: getattr(self, name) for name in self.parameter_names}
 
     @property
     def _where(self) -> str:
@@ -133,24 +150,38 @@ class Quantizer(nn.Module):
 
     def _require_parameters_for(self, x: torch.Tensor) -> None:
         self._require_calibrated()
-        if self.axis == 0 and self.scale.ndim != x.ndim:
-            raise CalibrationError(
-                f"{self._where}: scale of shape {tuple(self.scale.shape)} for a weight of shape "
-                f"{tuple(x.shape)}; set it as {parameter_shape(x.shape, 0)}"
-            )
+        if self.axis != 0:
+            return
+        for parameter in self.codec.parameters:
+            found = getattr(self, parameter.name).shape
+            if not parameter.shared and len(found) - len(parameter.own(self.format.bits)) != x.ndim:
+                raise CalibrationError(
+                    f"{self._where}: {parameter.name} of shape {tuple(found)} for a weight of shape "
+                    f"{tuple(x.shape)}; set it as {self.shape_of(parameter, tuple(x.shape))}"
+                )
 
-    def _checked(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        value = tensor.detach().to(device=self.scale.device, dtype=torch.float32).clone()
-        if self.axis is None and value.numel() == 1:
+    def _checked(self, parameter: Parameter, tensor: torch.Tensor) -> torch.Tensor:
+        value = tensor.detach().to(device=self.device, dtype=torch.float32).clone()
+        name, own = parameter.name, parameter.own(self.format.bits)
+        if (self.axis is None or parameter.shared) and not own and value.numel() == 1:
             value = value.reshape(())
-        dims = 0 if self.axis is None else -self.axis if self.axis < 0 else value.ndim
-        fits = value.ndim == dims and all(size == 1 for size in value.shape[1:]) and value.numel() > 0
-        if not fits or (self.axis is not None and value.ndim == 0):
-            shape = tuple(tensor.shape)
-            raise CalibrationError(f"{self._where}: {name} of shape {shape} does not broadcast along axis {self.axis}")
-        if not bool(torch.isfinite(value).all()) or (name == "scale" and bool((value <= 0).any())):
-            wanted = "finite and positive" if name == "scale" else "finite"
+        base = value.shape[: value.ndim - len(own)]
+        axis = None if parameter.shared else self.axis
+        dims = 0 if axis is None else -axis if axis < 0 else len(base)
+        fits = len(base) == dims and all(size == 1 for size in base[1:]) and value.numel() > 0
+        if not fits or tuple(value.shape[len(base) :]) != own or (axis is not None and not base):
+            shape, ending = tuple(tensor.shape), f" and end in {own}" if own else ""
+            raise CalibrationError(
+                f"{self._where}: {name} of shape {shape} does not broadcast along axis {self.axis}{ending}"
+            )
+        if not bool(torch.isfinite(value).all()) or (parameter.positive and bool((value <= 0).any())):
+            wanted = "finite and positive" if parameter.positive else "finite"
             raise CalibrationError(
                 f"{self._where}: {name} is not {wanted}; look for NaN or a dead tensor in calibration"
             )
         return value
+
+
+def make_quantizer(format: Format, axis: int | None = None) -> Quantizer:
+    """Return a fresh, uncalibrated quantizer; RecipeError if the format's name is not registered."""
+    return Quantizer(format, axis)

@@ -1,57 +1,72 @@
 """Logarithmic quantization to powers of two, for softmax probabilities: x̂ = s * 2^-code."""
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
 from vitq.errors import RecipeError
-from vitq.quantizers.base import Quantizer
+from vitq.quantizers.codec import Codec, Parameters
 from vitq.quantizers.format import Format
-from vitq.quantizers.kernels import Kernel, clamp_scale
 from vitq.quantizers.registry import register_format
+from vitq.quantizers.scales import SMALLEST_SCALE, clamp_scale
 
 
-def log2_raw_codes(x: torch.Tensor, qmax: int, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
-    """Return round(-log2(x / s)); infinity for x <= 0, which clamps to the last code."""
-    return (x / clamp_scale(scale)).clamp_(min=0.0).log2_().neg_().round_()
+@dataclass(frozen=True)
+class Logarithm(Codec):
+    """Base of the logarithmic formats: a scale (the largest value), no zero point, non-negative x.
 
+    A format gives ``quantize``, with infinity for x <= 0, which clamps to the last code, and ``dequantize``.
+    """
 
-def log2_values(codes: torch.Tensor, qmax: int, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
-    """Return s * 2^-code."""
-    return torch.exp2(-codes).mul_(clamp_scale(scale))
-
-
-def log2_flush_values(
-    codes: torch.Tensor, qmax: int, scale: torch.Tensor, zero_point: torch.Tensor | None
-) -> torch.Tensor:
-    """Return s * 2^-code, and 0 for the last code."""
-    return torch.where(codes == qmax, 0.0, log2_values(codes, qmax, scale, zero_point))
-
-
-class LogQuantizer(Quantizer):
-    """Base of the logarithmic formats: a scale (the largest value), no zero point, non-negative x."""
-
-    signed = False
-
-    def __init__(self, format: Format, axis: int | None = None) -> None:
-        super().__init__(format, axis)
-        if format.symmetric:
-            raise RecipeError(f"format '{format.name}' has no sign; remove 'symmetric'")
-
-
-@register_format("log2")
-class Log2Quantizer(LogQuantizer):
-    """code = clamp(round(-log2(x / s)), 0, 2^b - 1), x̂ = s * 2^-code for every code (RepQ-ViT, FQ-ViT)."""
-
-    kernel: ClassVar[Kernel] = Kernel("log2", log2_raw_codes, log2_values)
+    signed: ClassVar[bool] = False
     lowering: ClassVar[str] = (
         "shift of the other operand by the code; runtimes have no such kernel, so float Log and Gather"
     )
 
+    def check(self, format: Format) -> None:
+        """It cannot be symmetric."""
+        if format.symmetric:
+            raise RecipeError(f"format '{self.name}' has no sign; remove 'symmetric'")
+
+    def choose_qparams(
+        self, format: Format, low: torch.Tensor, high: torch.Tensor, must_hold_zero: bool = True
+    ) -> Parameters:
+        """Return the upper end: it is all that counts."""
+        return {"scale": high.clamp(min=SMALLEST_SCALE)}
+
+    def range_of(self, format: Format, p: Parameters) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the largest value and, so that a part of the width is one of it, its mirror image."""
+        return -p["scale"], p["scale"]
+
+    def one_sided(self, format: Format) -> bool:
+        """The lower end is zero."""
+        return True
+
+    def resolution(self, x: torch.Tensor, qmax: int, p: Parameters) -> torch.Tensor:
+        """Values are a factor apart."""
+        return x.abs()
+
+
+@register_format("log2")
+@dataclass(frozen=True)
+class Log2(Logarithm):
+    """code = clamp(round(-log2(x / s)), 0, 2^b - 1), x̂ = s * 2^-code for every code (RepQ-ViT, FQ-ViT)."""
+
+    def quantize(self, x: torch.Tensor, qmax: int, p: Parameters) -> torch.Tensor:
+        """Return round(-log2(x / s))."""
+        return (x / clamp_scale(p["scale"])).clamp_(min=0.0).log2_().neg_().round_()
+
+    def dequantize(self, codes: torch.Tensor, qmax: int, p: Parameters) -> torch.Tensor:
+        """Return s * 2^-code."""
+        return torch.exp2(-codes).mul_(clamp_scale(p["scale"]))
+
 
 @register_format("log2_flush")
-class Log2FlushQuantizer(LogQuantizer):
+@dataclass(frozen=True)
+class Log2Flush(Log2):
     """Log2 whose last code means 0 (AdaLog flushes beyond the last code, which needs one code more; vitq)."""
 
-    kernel: ClassVar[Kernel] = Kernel("log2_flush", log2_raw_codes, log2_flush_values)
-    lowering: ClassVar[str] = Log2Quantizer.lowering
+    def dequantize(self, codes: torch.Tensor, qmax: int, p: Parameters) -> torch.Tensor:
+        """Return s * 2^-code, and 0 for the last code."""
+        return torch.where(codes == qmax, 0.0, Log2.dequantize(self, codes, qmax, p))

@@ -1,21 +1,19 @@
-"""Which formats there are: quantizer classes by the name that a recipe writes."""
+"""Which formats there are: codecs by the name that a recipe writes."""
 
 from collections.abc import Callable
 from typing import TypeVar
 
-from vitq.quantizers.base import Quantizer
-from vitq.quantizers.format import Format
+from vitq.quantizers.codec import Codec
 from vitq.registry import Registry
 
-QuantizerType = TypeVar("QuantizerType", bound=type[Quantizer])
-FORMATS: Registry[type[Quantizer]] = Registry("number format", Quantizer)
+CodecType = TypeVar("CodecType", bound=type[Codec])
+FORMATS: Registry[Codec] = Registry("number format", Codec)
 
 
-def register_format(name: str) -> Callable[[QuantizerType], QuantizerType]:
-    """Register a quantizer class under the name that ``Format.name`` uses; RecipeError where it is taken."""
-    return FORMATS.register(name)
+def register_format(name: str) -> Callable[[CodecType], CodecType]:
+    """Register a codec's class under the name that ``Format.name`` uses; RecipeError where it is taken."""
+    return FORMATS.register(name, lambda codec: codec(name) if _is_codec(codec) else codec)
 
 
-def make_quantizer(format: Format, axis: int | None = None) -> Quantizer:
-    """Return a fresh, uncalibrated quantizer; RecipeError if the format's name is not registered."""
-    return FORMATS[format.name](format, axis)
+def _is_codec(defined: object) -> bool:
+    return isinstance(defined, type) and issubclass(defined, Codec)

@@ -54,7 +54,7 @@ class TransferScales(Step):
 
 def _is_channel_wise(site: Site, quantizer: Quantizer) -> bool:
     form = quantizer.format
-    return site.role is Role.POST_NORM and form.name == "affine" and form.granularity is Granularity.CHANNEL
+    return site.role is Role.POST_NORM and quantizer.codec.uniform and form.granularity is Granularity.CHANNEL
 
 
 def _require_private(graph: Graph, readers: NormReaders) -> None:
@@ -108,7 +108,7 @@ def fresh(graph: Graph, site: str, *, per_tensor: bool = False) -> Quantizer:
     old = graph.quantizers[site]
     assert isinstance(old, Quantizer)
     form = replace(old.format, granularity=Granularity.TENSOR) if per_tensor else old.format
-    new = make_quantizer(form, None if per_tensor else old.axis).to(old.scale.device)
+    new = make_quantizer(form, None if per_tensor else old.axis).to(old.device)
     new.site = site
     graph.replace(site, new)
     return new

@@ -1,11 +1,11 @@
 import torch
 
-from vitq.quantizers import AffineQuantizer, Format, affine_from_range
+from vitq.quantizers import Format, Quantizer, affine_from_range, make_quantizer
 from vitq.reconstruct.variables.rounding import AdaRound, initial_v, rectified_sigmoid, rounding_penalty
 
 
-def quantizer_for(w_OI: torch.Tensor, bits: int = 3) -> AffineQuantizer:
-    quantizer = AffineQuantizer(Format(bits=bits, granularity="channel"), 0)
+def quantizer_for(w_OI: torch.Tensor, bits: int = 3) -> Quantizer:
+    quantizer = make_quantizer(Format(bits=bits, granularity="channel"), 0)
     scale, zero_point = affine_from_range(w_OI.amin(1), w_OI.amax(1), bits)
     quantizer.set_parameters(scale=scale[:, None], zero_point=zero_point[:, None])
     return quantizer

@@ -103,5 +103,4 @@ def _prove_block(
 def _different(quantizer: torch.nn.Module, simulated: torch.Tensor, got: torch.Tensor) -> int:
     """Count codes that differ: values further apart than a rounding error, as a part of the step at that value."""
     assert isinstance(quantizer, Quantizer)
-    step = quantizer.scale if "zero_point" in quantizer.parameter_names else simulated.abs()
-    return int(((simulated - got).abs() > 0.01 * step).sum())
+    return int(((simulated - got).abs() > 0.01 * quantizer.resolution(simulated)).sum())

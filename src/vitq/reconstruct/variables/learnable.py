@@ -9,7 +9,7 @@ from vitq.errors import RecipeError
 from vitq.graph import Graph
 from vitq.graph.edit import quantizer_target
 from vitq.graph.ops import CONV, LINEAR, NORM, attribute, is_op, is_transposed
-from vitq.quantizers import AffineQuantizer, Quantizer
+from vitq.quantizers import Quantizer
 from vitq.reconstruct.variables.rounding import AdaRound
 from vitq.reconstruct.variables.variables import Rescaled, Variables
 
@@ -40,14 +40,7 @@ def learnable(student: Graph, segment: fx.GraphModule, rates: Mapping[str, float
             if site.is_weight:
                 _weight(student, site.node, quantizer, node.target, rates, variables)
             else:
-                _add_scale(variables, f"{node.target}.scale", quantizer.scale, rates.get("activation_scales"))
-                if "zero_point" in quantizer.parameter_names and not quantizer.format.symmetric:
-                    _add(
-                        variables,
-                        f"{node.target}.zero_point",
-                        quantizer.get_parameter("zero_point"),
-                        rates.get("zero_points"),
-                    )
+                _parameters(variables, node.target, quantizer, rates.get("activation_scales"), rates.get("zero_points"))
     _floating_weights(segment, rates, variables)
     _vectors(segment, rates, variables)
     return variables
@@ -76,18 +69,19 @@ def _weight(
     path, weight = student.parameter(node)
     variables.weight_targets.append(target)
     if "rounding" in rates:
-        if not isinstance(quantizer, AffineQuantizer):
+        if not quantizer.codec.uniform:
             raise RecipeError(
-                f"rounding can only be learnt for affine weights; '{quantizer.site}' is {quantizer.format}"
+                f"rounding can only be learnt where all codes are one scale apart; '{quantizer.site}' is "
+                f"{quantizer.format}"
             )
         stand_in = AdaRound(quantizer, weight)
         variables.roundings[path] = variables.stand_ins[target] = stand_in
         variables.tensors[path] = weight
         variables.groups.append({"params": [stand_in.v], "lr": rates["rounding"]})
     elif "weights" in rates:
-        _add_rescaled(variables, path, weight, rates["weights"], quantizer.scale.detach().clone())
+        _add_rescaled(variables, path, weight, rates["weights"], quantizer.resolution(weight).detach().clone())
     if "rounding" not in rates:
-        _add_scale(variables, f"{target}.scale", quantizer.scale, rates.get("weight_scales"))
+        _parameters(variables, target, quantizer, rates.get("weight_scales"), None)
 
 
 def _vectors(segment: fx.GraphModule, rates: Mapping[str, float], variables: Variables) -> None:
@@ -110,9 +104,16 @@ def _add(variables: Variables, path: str, tensor: torch.Tensor, rate: float | No
     variables.groups.append({"params": [tensor], "lr": rate})
 
 
-def _add_scale(variables: Variables, path: str, scale: torch.Tensor, rate: float | None) -> None:
-    if rate is not None:
-        _add_rescaled(variables, path, scale, rate, scale.detach().clone(), LEAST_SCALE)
+def _parameters(
+    variables: Variables, target: str, quantizer: Quantizer, scale_rate: float | None, code_rate: float | None
+) -> None:
+    """Those of a quantizer that its codec lets be learnt; a symmetric format's zero points are fixed."""
+    for parameter in quantizer.codec.parameters:
+        path, tensor = f"{target}.{parameter.name}", quantizer.get_parameter(parameter.name)
+        if parameter.learnt == "scale" and scale_rate is not None:
+            _add_rescaled(variables, path, tensor, scale_rate, tensor.detach().clone(), LEAST_SCALE)
+        elif parameter.learnt == "codes" and not quantizer.format.symmetric:
+            _add(variables, path, tensor, code_rate)
 
 
 def _add_rescaled(

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from vitq.quantizers import AffineQuantizer
+from vitq.quantizers import Quantizer
 
 GAMMA, ZETA = -0.1, 1.1
 
@@ -24,15 +24,15 @@ def rounding_penalty(h: torch.Tensor, beta: float | torch.Tensor) -> torch.Tenso
 
 
 class AdaRound(nn.Module):
-    """Stands in for a weight's affine quantizer while its rounding is learnt.
+    """Stands in for a weight's quantizer of uniform codes while its rounding is learnt.
 
     ŵ = s · (clip(⌊w/s⌋ + h(V) + z, 0, 2^b-1) - z), so the learnt weight never leaves the code range.
     """
 
-    def __init__(self, quantizer: AffineQuantizer, weight: torch.Tensor) -> None:
+    def __init__(self, quantizer: Quantizer, weight: torch.Tensor) -> None:
         super().__init__()
         self.quantizer = quantizer
-        ratio = weight.detach() / quantizer.scale
+        ratio = weight.detach() / quantizer.get_parameter("scale")
         self.register_buffer("floor", ratio.floor())
         self.v = nn.Parameter(initial_v(ratio - ratio.floor()))
 
@@ -48,6 +48,6 @@ class AdaRound(nn.Module):
         return self._value((self.v >= 0).to(self.floor.dtype))
 
     def _value(self, h: torch.Tensor) -> torch.Tensor:
-        zero = self.quantizer.zero_point.round()
+        zero = self.quantizer.get_parameter("zero_point").round()
         codes = torch.clamp(self.floor + h + zero, 0, self.quantizer.format.qmax)
-        return (codes - zero) * self.quantizer.scale
+        return (codes - zero) * self.quantizer.get_parameter("scale")

@@ -1,0 +1,30 @@
+"""How each number format is written for a runtime: one file per format or family, with its operations."""
+
+from vitq.export.lowerings.affine import affine, affine_float
+from vitq.export.lowerings.logarithm import table
+from vitq.export.lowerings.lowering import (
+    LOWERINGS,
+    Arguments,
+    Codes,
+    Lowering,
+    WeightLowering,
+    operation_of,
+    refusal,
+    register_lowering,
+)
+from vitq.export.lowerings.piecewise import piecewise
+
+__all__ = [
+    "LOWERINGS",
+    "Arguments",
+    "Codes",
+    "Lowering",
+    "WeightLowering",
+    "affine",
+    "affine_float",
+    "operation_of",
+    "piecewise",
+    "refusal",
+    "register_lowering",
+    "table",
+]
