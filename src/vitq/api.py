@@ -73,7 +73,8 @@ def quantize(
 ) -> QuantizedModel:
     """Quantize a pretrained vision transformer with a few hundred unlabeled images.
 
-    ``model`` is a timm name, a Hugging Face id or folder, or a module x_BCHW -> logits_BK, which is not changed.
+    ``model`` is a timm name, a Hugging Face id or folder, or a module x_BCHW -> logits_BK, which is not changed; it may
+    return other tensors too, or several, which are kept by name.
     ``images`` is a folder, an ``.npz``, a preprocessed tensor x_NCHW or an iterable; ``validation`` likewise, with
     labels. ``bits`` reads "w4a4"; ``scope`` is "paper", "deploy" or "full", by default the recipe's ("paper" where
     it has none); ``target`` calibrates for a target of ``QuantizedModel.export``, whose default scope is "deploy";
@@ -103,7 +104,7 @@ def quantize(
             return _finished(space.folder, about, place)
         store = space.store(about.model_dump(mode="json"))
         teacher = capture_checked(loaded, x_NCHW, place)
-        run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, store, recipe=plan.name)
+        run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, store, recipe=plan.name, task_name=loaded.task)
         formats = {name: placed.format for name, placed in preview(run, plan.steps).items()}
         title = f"What is quantized ({wanted}), scope {taken}"
         events.show(scope_table(scope_rows(run.student, planned=formats), title))
@@ -173,7 +174,7 @@ def evaluate(
             warn=events.warn,
         )
         with events.task("evaluate", len(source) if limit is None else min(limit, len(source))) as task:
-            return measure(loaded.module.to(place), batches, place, progress=task.advance)[0]
+            return measure(loaded.module.to(place), batches, place, progress=task.advance, task=loaded.task)[0]
 
 
 @checked()
@@ -219,7 +220,7 @@ def granularity(
         loaded = load_source(model, weights, num_classes, preprocessing)
         loaded, x_NCHW = draw_images(loaded, images, preprocessing is None, limit, 1, seed, events)
         teacher = capture_checked(loaded, x_NCHW, place)
-        run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, recipe=plan.name)
+        run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, recipe=plan.name, task_name=loaded.task)
         apply_steps(run, plan.steps[:last])
         step = plan.steps[last]
         assert isinstance(step, Reconstruct)

@@ -1,9 +1,9 @@
-"""What a model scores: classes and accuracy, or the distance of its outputs; quantized beside floating point."""
+"""What a model scores on labelled images, and how near its outputs are to a reference's; each task says how."""
 
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,30 +11,35 @@ import torch
 
 from vitq.activations import forward_all
 from vitq.data import ImageSource, load_batches, open_images
-from vitq.errors import DataError, ModelError, VitqError
+from vitq.errors import ModelError, VitqError
 from vitq.graph import Graph
+from vitq.graph.outputs import Outputs, as_outputs
 from vitq.models import LoadedModel
 from vitq.reconstruct.data import count_held_out
 from vitq.reconstruct.objective.distances import relative_square
 from vitq.run.events import Events
 from vitq.run.run import Run
+from vitq.tasks import Task, task_for
+from vitq.tasks.distances import nearness
 
-Forward = Callable[[torch.Tensor], torch.Tensor]
+Forward = Callable[[torch.Tensor], torch.Tensor | Outputs]
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor | None]]
 """Batches x_BCHW with labels_B, or None where there are none."""
 
 AGREEMENT_IMAGES = 256
 """Calibration images on which models are compared where there are no validation images."""
-OF_OUTPUTS = ("relative_error", "cosine")
-"""Metrics of models whose outputs are no classes."""
+OF_OUTPUTS = ("relative_error", "cosine", "outputs")
+"""Metrics that only a comparison with a reference has."""
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Top-1, top-5 and agreement with a reference in percent; None where there are no labels or no reference.
+    """What a task scores; None where there are no labels, no reference, or the task has no such metric.
 
-    Where outputs are no classes, ``relative_error`` |y - r| / |r| and ``cosine`` y·r / |y||r| over all outputs stand
-    for agreement with the reference r. With one output a sample and labels 0 and 1, ``top1`` is the sign's accuracy.
+    Of classes: top-1, top-5 and agreement with a reference in percent; with one output a sample and labels 0 and 1,
+    ``top1`` is the sign's accuracy. Where outputs are no classes, ``relative_error`` |y - r| / |r| and ``cosine``
+    y·r / |y||r| stand for agreement with the reference r, of several outputs those of the worst. ``scores`` are the
+    metrics of other tasks by name; ``outputs`` has relative error and cosine of each of several outputs.
     """
 
     images: int
@@ -43,6 +48,27 @@ class Metrics:
     agreement: float | None = None
     relative_error: float | None = None
     cosine: float | None = None
+    scores: Mapping[str, float] | None = None
+    outputs: Mapping[str, Mapping[str, float]] | None = None
+
+    def with_scores(self, found: Mapping[str, float]) -> "Metrics":
+        """Return these metrics with what a task found; what has no field of its own joins ``scores``."""
+        own = {field.name for field in fields(self)} - {"images", "scores", "outputs"}
+        others = {name: value for name, value in found.items() if name not in own}
+        scores = {**(self.scores or {}), **others} or None
+        return replace(self, **{name: value for name, value in found.items() if name in own}, scores=scores)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a task keeps of a model's outputs, one row an image."""
+
+    task: Task
+    outputs: Outputs
+
+    def rows(self, places: torch.Tensor) -> "Summary":
+        """Return the rows of some images."""
+        return Summary(self.task, {name: y[places] for name, y in self.outputs.items()})
 
 
 def refuse(message: str) -> None:
@@ -55,59 +81,57 @@ def measure(
     forward: Forward,
     batches: Batches,
     device: torch.device,
-    reference_N: torch.Tensor | None = None,
+    reference: Summary | None = None,
     progress: Callable[[int], None] = lambda _: None,
     broken: Callable[[str], None] = refuse,
-) -> tuple[Metrics, torch.Tensor]:
+    task: str | None = None,
+) -> tuple[Metrics, Summary]:
     """Run ``forward`` over (x_BCHW, labels_B or None) and return metrics and what the next model is compared with.
 
-    That is the predicted classes (N,) of logits (B, K), -1 where they are not finite, and the outputs themselves of
-    other models: (N, 1) for outputs (B,) and (B, 1). ``reference_N`` is what another model gave for the same images, in
-    the same order. ``broken`` is told of NaN and infinity. Raises ModelError for outputs that are not one a sample,
-    DataError for a label that is no class.
+    ``task`` says what the outputs mean; without it, what they look like. ``reference`` is what another model gave for
+    the same images, in the same order. ``broken`` is told of NaN and infinity. Raises ModelError for outputs that are
+    not one a sample, DataError for a label that the task does not know.
     """
-    kept: list[torch.Tensor] = []
-    hits: list[torch.Tensor] = []
+    kept: list[Outputs] = []
+    labelled: list[tuple[Outputs, torch.Tensor]] = []
+    found: Task | None = None
     lost = 0
     for x_BCHW, labels_B in batches:
-        outputs = _per_sample(forward(x_BCHW.to(device)), len(x_BCHW))
-        finite_B = outputs.isfinite().flatten(1).all(1)
+        outputs = {name: _per_sample(y, len(x_BCHW)) for name, y in as_outputs(forward(x_BCHW.to(device))).items()}
+        found = found or task_for({name: tuple(y.shape[1:]) for name, y in outputs.items()}, task)
+        finite_B = torch.stack([y.isfinite().flatten(1).all(1) for y in outputs.values()]).all(0)
         lost += int((~finite_B).sum())
-        order_B5 = _classes(outputs, finite_B)
-        kept.append(outputs if order_B5 is None or outputs.shape[1] == 1 else order_B5[:, 0])
-        if labels_B is not None and order_B5 is not None:
-            _check_labels(labels_B, outputs.shape[1])
-            hits.append(order_B5 == labels_B[:, None])
+        kept.append(found.summary(outputs))
+        if labels_B is not None and found.labels:
+            found.require_labels(labels_B, outputs)
+            labelled.append((kept[-1], labels_B))
         progress(len(x_BCHW))
-    outputs_N = torch.cat(kept)
+    if found is None:
+        raise ModelError("there are no images to measure a model on")
+    summary = Summary(found, _joined(kept))
+    metrics = Metrics(len(summary.outputs[found.primary]))
     if lost:
-        broken(f"the model's outputs hold NaN or infinity for {lost} of {len(outputs_N)} images")
-    return compared(_accuracy(hits, len(outputs_N), classes=outputs_N.ndim == 1), outputs_N, reference_N), outputs_N
+        broken(f"the model's outputs hold NaN or infinity for {lost} of {metrics.images} images")
+    if labelled:
+        parts, labels = zip(*labelled, strict=True)
+        metrics = metrics.with_scores(found.score(_joined(parts), torch.cat(labels)))
+    return compared(metrics, summary, reference), summary
 
 
-def compared(metrics: Metrics, outputs_N: torch.Tensor, reference_N: torch.Tensor | None) -> Metrics:
-    """Add the agreement or the distance of outputs with those of a reference, both as ``measure`` returns them."""
-    if reference_N is None or not len(outputs_N):
+def compared(metrics: Metrics, summary: Summary, reference: Summary | None) -> Metrics:
+    """Add how near outputs are to those of a reference, both as ``measure`` returns them."""
+    if reference is None or metrics.images == 0:
         return metrics
-    if outputs_N.ndim == 1:
-        return replace(metrics, agreement=_percent((outputs_N == reference_N) & (outputs_N >= 0)))
-    finite_N = (outputs_N.isfinite() & reference_N.isfinite()).flatten(1).all(1)
-    if not bool(finite_N.any()):
+    metrics = metrics.with_scores(summary.task.agreement(summary.outputs, reference.outputs))
+    if len(summary.outputs) == 1:
         return metrics
-    y, r = outputs_N[finite_N].double().flatten(), reference_N[finite_N].double().flatten()
-    least = torch.finfo(torch.float64).tiny
-    error = float((y - r).norm() / r.norm().clamp(min=least))
-    cosine = float((y @ r) / (y.norm() * r.norm()).clamp(min=least))
-    return replace(metrics, relative_error=error, cosine=cosine)
+    floats = {name: y for name, y in summary.outputs.items() if y.is_floating_point()}
+    near = {name: found for name, y in floats.items() if (found := nearness(y, reference.outputs[name]))}
+    return replace(metrics, outputs=near or None)
 
 
-def _classes(outputs: torch.Tensor, finite_B: torch.Tensor) -> torch.Tensor | None:
-    """The likeliest classes, at most five, -1 where outputs are not finite; None where outputs are no logits."""
-    if outputs.ndim != 2:
-        return None
-    width = outputs.shape[1]
-    order_B5 = (outputs > 0).long() if width == 1 else outputs.topk(min(5, width), -1).indices
-    return order_B5.masked_fill(~finite_B[:, None], -1)
+def _joined(parts: Sequence[Outputs]) -> Outputs:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _per_sample(outputs: torch.Tensor, count: int) -> torch.Tensor:
@@ -118,30 +142,12 @@ def _per_sample(outputs: torch.Tensor, count: int) -> torch.Tensor:
     return outputs[:, None] if outputs.ndim == 1 else outputs
 
 
-def _check_labels(labels_B: torch.Tensor, width: int) -> None:
-    largest, classes = int(labels_B.max()), max(width, 2)
-    if largest >= classes:
-        hint = "; a model of one output takes 0 and 1, leave labels out for a regression" if width == 1 else ""
-        raise DataError(f"label {largest}, but the model has only {classes} classes, from 0{hint}")
-
-
-def _accuracy(hits: list[torch.Tensor], images: int, classes: bool) -> Metrics:
-    if not hits:
-        return Metrics(images)
-    hit = torch.cat(hits)
-    return Metrics(images, _percent(hit[:, 0]), _percent(hit.any(-1)) if classes else None)
-
-
-def _percent(hit_N: torch.Tensor) -> float:
-    return 100 * float(hit_N.double().mean())
-
-
 @dataclass(frozen=True)
 class Seen:
     """What a model gave for the images that it was measured on, which are known by their checksums."""
 
     images: tuple[int, ...]
-    outputs_N: torch.Tensor
+    summary: Summary
 
 
 @dataclass
@@ -190,16 +196,17 @@ class Evaluator:
         images: list[int] = []
         batches, total = self._batches()
         with self.events.task(f"evaluate {label}", total) as task:
-            metrics, outputs_N = measure(
+            metrics, summary = measure(
                 graph,
                 _noted(batches, images),
                 self.device,
                 progress=task.advance,
                 broken=refuse if strict else lambda text: self.events.warn("not-finite", f"{label}: {text}"),
+                task=self.loaded.task,
             )
-        if self.source is not None and self.source.labelled and metrics.top1 is None:
+        if self.source is not None and self.source.labelled and metrics.top1 is None and not metrics.scores:
             self.events.warn("no-classes", "the model's output is no row of class scores, so labels are not used")
-        return metrics, Seen(tuple(images), outputs_N)
+        return metrics, Seen(tuple(images), summary)
 
     def _batches(self) -> tuple[Batches, int]:
         if self.source is None:
@@ -211,7 +218,7 @@ class Evaluator:
     def _beside(self, metrics: Metrics, seen: Seen, reference: Seen) -> Metrics:
         """Compare the outputs of the same images, whatever their order; files may change while a run works."""
         if seen.images == reference.images:
-            return compared(metrics, seen.outputs_N, reference.outputs_N)
+            return compared(metrics, seen.summary, reference.summary)
         places: dict[int, list[int]] = defaultdict(list)
         for place, image in enumerate(reference.images):
             places[image].append(place)
@@ -224,7 +231,7 @@ class Evaluator:
         if not pairs:
             return metrics
         mine, theirs = (torch.tensor(places) for places in zip(*pairs, strict=True))
-        return compared(metrics, seen.outputs_N[mine], reference.outputs_N[theirs])
+        return compared(metrics, seen.summary.rows(mine), reference.summary.rows(theirs))
 
 
 @torch.no_grad()

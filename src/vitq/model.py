@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class QuantizedModel:
-    """What ``vitq.quantize`` returns and ``vitq.load`` reads back: preprocessed x_BCHW to the model's output.
+    """What ``vitq.quantize`` returns and ``vitq.load`` reads back: preprocessed x_BCHW to the model's outputs.
 
     A face of its ``artifact``: ``config`` says how it was made, ``metrics`` what it scored. Weights hold the values of
     their integer codes.
@@ -65,10 +65,10 @@ class QuantizedModel:
         """What it scored."""
         return self.artifact.metrics
 
-    def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x_BCHW: torch.Tensor) -> Any:
         """Return the simulated quantized model's output for a preprocessed batch, a float tensor or NumPy array.
 
-        Raises DataError for another shape or type than the model was calibrated for.
+        That is a tensor, or a dict of tensors by name where the model has several outputs. Raises DataError for another shape or type than the model was calibrated for.
         """
         return run_checked(lambda x: self.graph(x.to(self.device)), x_BCHW, image_shape(self.graph))
 
@@ -198,7 +198,7 @@ class QuantizedModel:
         fast = use_compiled_kernels(worth_compiling(total, preprocessing.input_size))
         with fast, Events(console=progress) as events, events.task("evaluate", total) as task:
             model = self.integer() if integer else self
-            return measure(model, batches, self.device, progress=task.advance)[0]
+            return measure(model, batches, self.device, progress=task.advance, task=self.config.task)[0]
 
 
 @checked()

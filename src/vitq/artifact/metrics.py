@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 COSTS = ("seconds", "peak_memory_bytes")
 """What differs from run to run: it stands in ``run.json``, which is no part of an artifact."""
 
-LEFT_OUT = ("relative_error", "cosine", "size_bytes", *COSTS)
+LEFT_OUT = ("relative_error", "cosine", "fp_scores", "scores", "outputs", "size_bytes", *COSTS)
 """Where these were not measured, their keys are missing; the others are null then."""
 
 Text = InstanceOf[str]
@@ -44,10 +44,22 @@ class RunMetrics(BaseModel):
         description="percentage of images on which both predict the same class",
     )
     relative_error: float | None = Field(
-        default=None, description="of outputs that are no classes: distance to the original's, relative to their size"
+        default=None,
+        description="of outputs that are no classes: distance to the original's, relative to their size; the worst one's",
     )
     cosine: float | None = Field(
-        default=None, description="of outputs that are no classes: cosine between them and the original's"
+        default=None,
+        description="of outputs that are no classes: cosine between them and the original's; the worst one's",
+    )
+    fp_scores: Mapping[str, float] | None = Field(
+        default=None, description="what the original scores, by name, where its task is none of vitq's own"
+    )
+    scores: Mapping[str, float] | None = Field(
+        default=None, description="what the quantized model scores, by name, where its task is none of vitq's own"
+    )
+    outputs: Mapping[str, Mapping[str, float]] | None = Field(
+        default=None,
+        description="of several outputs: `relative_error` and `cosine` of each that is no class, by its name",
     )
     segment_errors: Mapping[str, float] = Field(
         default={}, description="relative squared error behind each block, on calibration images not trained on"

@@ -27,4 +27,5 @@ def describe_run(
         calibration={"images": len(x_NCHW), "sha256": hashlib.sha256(x_NCHW.numpy().tobytes()).hexdigest()},
         versions={"vitq": version("vitq"), "torch": torch.__version__, "python": platform.python_version()},
         sites={},
+        task=loaded.task,
     )

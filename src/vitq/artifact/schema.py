@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 
 SCHEMA_VERSION = 1
 
@@ -36,6 +44,12 @@ class ArtifactConfig(BaseModel):
     versions: dict[str, str]
     sites: dict[str, SavedSite]
     hashes: dict[str, str] = {}
+    task: str | None = Field(None, description="what the outputs mean, where it is not vitq's own choice")
+
+    @model_serializer(mode="wrap")
+    def _without_own_choice(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write the task only where somebody else's is meant."""
+        return {key: value for key, value in written(self).items() if key != "task" or value is not None}
 
     @field_validator("source")
     @classmethod

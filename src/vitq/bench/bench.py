@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from vitq.export.floating import baseline
 from vitq.export.runtimes import SESSIONS, Content, Session, compile_content, runtime_version, size_of
 from vitq.export.saturation import NONE, cause, overflowing
 from vitq.export.targets import PROFILES, Cpu, Profile, cpu_of
+from vitq.export.verify.outputs import by_name
 from vitq.graph import Graph
 from vitq.models import LoadedModel
 from vitq.run.events import Events
@@ -141,9 +142,11 @@ def bench(
     plain = {c.runtime: i for i, c in enumerate(field) if c.name == FLOAT32}
     largest = _cycled(x_NCHW, max(batches))
     rows: list[Measured] = []
+    first = next(iter(artifacts.values()))
+    names, kind = tuple(first.graph.outputs), first.config.task
     with events.task("memory and accuracy", len(field)) as task:
         for i, c in enumerate(field):
-            score = measure(_logits(c.session), labelled, CPU)[0] if labelled else None
+            score = measure(by_name(c.session, names), labelled, CPU, task=kind)[0] if labelled else None
             row = Measured(
                 c.name,
                 c.runtime,
@@ -164,10 +167,6 @@ def _file(artifact: Artifact, profile: Profile, example_BCHW: torch.Tensor, cpu:
     wide = overflowing(artifact.graph, artifact.weights, profile)
     about = properties(artifact, "bench", cpu if wide else Cpu.ANY)
     return build(artifact.graph, artifact.weights, example_BCHW, about, overflow=wide if cpu is Cpu.ANY else NONE)
-
-
-def _logits(session: Session) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda x_BCHW: session(x_BCHW)[0]
 
 
 def without_quantizers(graph: Graph) -> Graph:

@@ -10,8 +10,9 @@ from torch import fx
 
 from vitq.errors import ExportError
 from vitq.export.operators import TRANSLATIONS
+from vitq.graph.outputs import TAKEN, returned
 
-INPUT, OUTPUT = "images", "logits"
+INPUT = TAKEN
 
 
 def to_onnx(
@@ -21,11 +22,12 @@ def to_onnx(
     names: Mapping[str, str],
     opset: int,
 ) -> ir.Model:
-    """Return ``module`` as an ONNX model of ``opset`` with a dynamic batch.
+    """Return ``module`` as an ONNX model of ``opset`` with a dynamic batch and outputs by name.
 
     ``weight_codes`` gives the bits of code buffers. ``names`` maps nodes to the names that their tensors have in the
     file, so that a segment can be found in it again.
     """
+    outputs = list(returned(module.graph))
     tapped = _with_outputs(module, tuple(names))
     batch = torch.export.Dim("batch", min=1, max=4096)
     with warnings.catch_warnings():
@@ -38,13 +40,13 @@ def to_onnx(
             custom_translation_table=TRANSLATIONS,
             dynamic_shapes=({0: batch},),
             input_names=[INPUT],
-            output_names=[OUTPUT, *names.values()],
+            output_names=[*outputs, *names.values()],
             optimize=True,
             verbose=False,
         )
     assert program is not None
     model = program.model
-    del model.graph.outputs[1:]
+    del model.graph.outputs[len(outputs) :]
     for name, bits in weight_codes.items():
         if bits <= 4:
             _halve(model, name)
@@ -56,9 +58,9 @@ def _with_outputs(module: fx.GraphModule, nodes: tuple[str, ...]) -> fx.GraphMod
     """Return a view of ``module`` that also returns the tensors of ``nodes``."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    result = graph.graph_copy(module.graph, copies)
+    graph.graph_copy(module.graph, copies)
     by_name = {node.name: copy for node, copy in copies.items()}
-    graph.output((result, *(by_name[name] for name in nodes)))
+    graph.output((*(copies[node] for node in returned(module.graph).values()), *(by_name[name] for name in nodes)))
     return fx.GraphModule(module, graph)
 
 

@@ -3,29 +3,32 @@
 import copy
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from vitq.errors import ModelError
 from vitq.graph.fold import depends_on_image, fold_constants, simplify
 from vitq.graph.noise import random_nodes
+from vitq.graph.ops import is_tensor
+from vitq.graph.outputs import form, named_outputs
 
 
 def capture(model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
-    """Return ``model`` as a GraphModule with one input (B, C, H, W), one tensor output and dynamic B.
+    """Return ``model`` as a GraphModule with one input (B, C, H, W), dynamic B, and one tensor or several by name.
 
     The caller's model is not changed; parameters keep their names. Raises ModelError where ``torch.export``
-    refuses the model or its output is not one tensor. Source: vitq, on ``torch.export``.
+    refuses the model or an output is no function of the images. Source: vitq, on ``torch.export``.
     """
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     example = example_BCHW if len(example_BCHW) > 1 else torch.cat((example_BCHW, example_BCHW))
     try:
         with _float32():
-            module = _export(frozen, example)
+            module, structure = _export(frozen, example)
     except ModelError:
         raise
     except Exception as error:  # torch.export raises many unrelated types
@@ -36,10 +39,10 @@ def capture(model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
             f"torch.export cannot capture {type(model).__name__}: {reason}; "
             "vitq needs a model without branches on values or on the batch size (x.shape[0], not len(x))"
         ) from error
-    _check_signature(module, type(model).__name__)
+    outputs = _outputs(module, structure, type(model).__name__)
     if drawn := random_nodes(module.graph):
         raise is_random(type(model).__name__, drawn[0])
-    plain = fx.GraphModule(module, _without_guards(module.graph))
+    plain = fx.GraphModule(module, _without_guards(module.graph, outputs))
     with _float32():
         fold_constants(plain)
     simplify(plain)
@@ -59,10 +62,10 @@ def _differs(model: nn.Module, x_BCHW: torch.Tensor) -> bool:
     """Whether two runs on the same images give other outputs."""
     try:
         with torch.no_grad():
-            first, second = model(x_BCHW), model(x_BCHW)
+            first, second = named_outputs(model(x_BCHW)), named_outputs(model(x_BCHW))
     except Exception:  # whatever ended the export ends the model too
         return False
-    return isinstance(first, torch.Tensor) and not torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
+    return not all(torch.allclose(y, second[name], rtol=0, atol=0, equal_nan=True) for name, y in first.items())
 
 
 @contextmanager
@@ -76,14 +79,17 @@ def _float32() -> Iterator[None]:
         torch.set_default_dtype(default)
 
 
-def _export(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
-    """Export with a dynamic batch and nothing in place, without torch's remarks about its own inside."""
+def _export(model: nn.Module, example: torch.Tensor) -> tuple[fx.GraphModule, TreeSpec]:
+    """Export with a dynamic batch and nothing in place, without torch's remarks about its own inside.
+
+    The second result says how the outputs are nested.
+    """
     shapes = _dynamic_batch(model, example)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(model, (example,), dynamic_shapes=shapes)
         module: fx.GraphModule = program.run_decompositions({}).module()
-    return module
+    return module, program.call_spec.out_spec
 
 
 def _dynamic_batch(model: nn.Module, example: torch.Tensor) -> dict[str, Any]:
@@ -100,29 +106,34 @@ def _dynamic_batch(model: nn.Module, example: torch.Tensor) -> dict[str, Any]:
     return {name: (batch,) if isinstance(value, tuple) else batch for name, value in bound.items()}
 
 
-def _check_signature(module: fx.GraphModule, name: str) -> None:
+def _outputs(module: fx.GraphModule, structure: TreeSpec, name: str) -> dict[str, fx.Node]:
+    """Return the nodes that hold the outputs, by name; ModelError for another signature than images to tensors."""
     inputs = [n for n in module.graph.nodes if n.op == "placeholder"]
     output: Any = next(n for n in module.graph.nodes if n.op == "output").args[0]
-    outputs = output if isinstance(output, tuple | list) else (output,)
-    if len(inputs) != 1 or len(outputs) != 1:
+    flat = list(output) if isinstance(output, tuple | list) else [output]
+    nested = tree_unflatten([n if isinstance(n, fx.Node) and is_tensor(n) else None for n in flat], structure)
+    nodes = named_outputs(nested, fx.Node)
+    if len(inputs) != 1 or not nodes:
         raise ModelError(
-            f"{name} takes {len(inputs)} inputs and returns {len(outputs)} values; "
-            "vitq needs one image tensor in and one tensor out: wrap the model in a module that picks them"
+            f"{name} takes {len(inputs)} inputs and returns {len(nodes)} tensors; "
+            "vitq needs one image tensor in and tensors out: wrap the model in a module that picks them"
         )
-    if outputs[0] not in depends_on_image(module.graph):
-        raise ModelError(f"the output of {name} does not depend on its input; give vitq the model that does")
+    dependent = depends_on_image(module.graph)
+    if constant := [output for output, node in nodes.items() if node not in dependent]:
+        which = f"the output '{constant[0]}'" if len(nodes) > 1 else "the output"
+        raise ModelError(f"{which} of {name} does not depend on its input; give vitq the model that does")
+    return nodes
 
 
-def _without_guards(graph: fx.Graph) -> fx.Graph:
-    """Copy ``graph`` with a plain single-tensor signature."""
+def _without_guards(graph: fx.Graph, outputs: Mapping[str, fx.Node]) -> fx.Graph:
+    """Copy ``graph`` with a plain signature: one tensor in, one tensor or several by name out."""
     clean = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         if node.op == "call_module":
             continue
         if node.op == "output":
-            (result,) = node.args[0] if isinstance(node.args[0], tuple | list) else (node.args[0],)
-            clean.output(copies[result])
+            clean.output(form({name: copies[result] for name, result in outputs.items()}))
             continue
         copies[node] = clean.node_copy(node, lambda n: copies[n])
     clean.lint()

@@ -10,8 +10,9 @@ import torch
 from torch import fx
 
 from vitq.errors import ArtifactError
-from vitq.graph.grammar import DEEPEST, LARGEST_INTEGER, LONGEST, MOST_ITEMS
+from vitq.graph.grammar import DEEPEST, LARGEST_INTEGER, LONGEST, MOST_ITEMS, MOST_OUTPUTS
 from vitq.graph.operators import is_allowed
+from vitq.graph.outputs import NAME, TAKEN
 
 _ARITHMETIC = ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "neg")
 _COMPARISON = ("eq", "ne", "lt", "le", "gt", "ge")
@@ -68,6 +69,8 @@ def encode_argument(argument: Any) -> Any:
         return [encode_argument(a) for a in argument]
     if isinstance(argument, tuple):
         return {"tuple": [encode_argument(a) for a in argument]}
+    if isinstance(argument, Mapping):
+        return {"outputs": [[name, encode_argument(a)] for name, a in argument.items()]}
     if isinstance(argument, slice):
         return {"slice": [encode_argument(a) for a in (argument.start, argument.stop, argument.step)]}
     if isinstance(argument, torch.device):
@@ -104,6 +107,29 @@ def decode_argument(argument: Any, nodes: Mapping[str, fx.Node], depth: int = 0)
     if isinstance(content, str) and (kind, content) in _CONSTANTS:
         return _CONSTANTS[kind, content]
     raise ArtifactError(f"argument {argument!r} of the saved graph cannot be read")
+
+
+def decode_outputs(argument: Any, nodes: Mapping[str, fx.Node]) -> Any:
+    """Return what a saved graph returns: a node, or several by name; ArtifactError for anything else."""
+    if not isinstance(argument, dict) or list(argument) != ["outputs"]:
+        return _one_output(argument, nodes)
+    pairs = argument["outputs"]
+    if not isinstance(pairs, list) or not 2 <= len(pairs) <= MOST_OUTPUTS:
+        raise ArtifactError(f"the saved graph has no list of 2 to {MOST_OUTPUTS} outputs")
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name = pair[0] if isinstance(pair, list) and len(pair) == 2 else None
+        if not isinstance(name, str) or not NAME.fullmatch(name) or name == TAKEN or name in found:
+            raise ArtifactError("an output of the saved graph has no name of its own")
+        found[name] = _one_output(pair[1], nodes)
+    return found
+
+
+def _one_output(argument: Any, nodes: Mapping[str, fx.Node]) -> fx.Node:
+    result = decode_argument(argument, nodes)
+    if not isinstance(result, fx.Node):
+        raise ArtifactError("the saved graph returns neither a tensor nor tensors by name")
+    return result
 
 
 def _decoded(items: list[Any], nodes: Mapping[str, fx.Node], depth: int) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -18,7 +19,8 @@ from vitq.graph.edit import (
     without_quantizers,
 )
 from vitq.graph.masks import deepen_masks
-from vitq.graph.ops import attribute
+from vitq.graph.ops import attribute, value
+from vitq.graph.outputs import Named, returned
 from vitq.graph.products import open_products
 from vitq.graph.segment import extract
 from vitq.graph.serialize import require_savable
@@ -28,7 +30,7 @@ from vitq.graph.span import Span
 
 
 class Graph:
-    """One flat graph of ATen operations from x_BCHW to the output, with its cuts, sites and quantizers.
+    """One flat graph of ATen operations from x_BCHW to its outputs, with its cuts, sites and quantizers.
 
     Teacher and student of a run are two such graphs: they share node names, not tensors. Cuts, sites and
     spans are those of the graph as it is given, its quantizers left out.
@@ -41,10 +43,20 @@ class Graph:
         self.slicing = Granularity(bare)
         self.quantizers: dict[str, nn.Module] = inserted_quantizers(module, self.sites)
 
-    def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Run the whole graph."""
-        result: torch.Tensor = self.module(x_BCHW)
-        return result
+    def __call__(self, x_BCHW: torch.Tensor) -> Any:
+        """Run the whole graph: a tensor, or several by name."""
+        return self.module(x_BCHW)
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """Names of the nodes that are returned, by the name of the output."""
+        return {name: node.name for name, node in returned(self.module.graph).items()}
+
+    @property
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each output for one image."""
+        nodes = returned(self.module.graph)
+        return {name: tuple(int(size) for size in value(node).shape[1:]) for name, node in nodes.items()}
 
     @property
     def cuts(self) -> tuple[str, ...]:
@@ -66,6 +78,22 @@ class Graph:
         With ``taps`` it returns (end, *taps); ``floating`` leaves the quantizers out.
         """
         return extract(self.module, start, end, taps, floating=floating)
+
+    def sides(self, start: str, end: str) -> tuple[str, ...]:
+        """Nodes that are returned and computed between the cuts ``start`` and ``end``, beside what ``end`` holds.
+
+        No cut counts them as alive, so a segment has to give them beside its end; between other nodes there are none.
+        """
+        return self.slicing.sides(start, end)
+
+    def to_outputs(self, start: str) -> Named:
+        """Return what follows the cut ``start`` as a module that gives, by name, the outputs computed there or behind.
+
+        It shares every parameter. From the first cut they are all the model's outputs.
+        """
+        names = self.slicing.outputs_from(start)
+        first, *taps = names.values()
+        return Named(self.segment(start, first, taps), tuple(names))
 
     def refresh(self) -> None:
         """Find the sites again after a rewrite put operations before one; cuts and spans stay."""

@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from vitq.errors import ArtifactError, GraphError
 from vitq.graph.edit import quantizer_target, without_quantizers
-from vitq.graph.encoding import SYMBOLIC, decode_argument, decode_target
+from vitq.graph.encoding import SYMBOLIC, decode_argument, decode_outputs, decode_target
 from vitq.graph.grammar import (
     MOST_NODES,
     require_name,
@@ -17,6 +17,8 @@ from vitq.graph.grammar import (
     require_same_globals,
     require_stack,
 )
+from vitq.graph.ops import is_tensor
+from vitq.graph.outputs import returned
 from vitq.graph.serialize import BATCH
 from vitq.graph.sites import find_sites
 from vitq.graph.values import annotate
@@ -70,6 +72,8 @@ def _rebuild(
     module = fx.GraphModule(root, graph)
     require_same_globals(module)
     annotate(module, _shape(data["input"]["shape"]), decode_argument({"dtype": data["input"]["dtype"]}, {}))
+    if strange := [name for name, node in returned(graph).items() if not is_tensor(node)]:
+        raise ArtifactError(f"output '{strange[0]}' of the saved graph is no tensor")
     _require_own_places(module.graph)
     return module.eval()
 
@@ -97,7 +101,8 @@ def _node_from_json(graph: fx.Graph, saved: Mapping[str, Any], nodes: Mapping[st
     op, name = saved["op"], saved["name"]
     if op != "output" or name != "output":
         require_name(name)
-    args = tuple(decode_argument(argument, nodes) for argument in saved.get("args", ()))
+    decode = decode_outputs if op == "output" else decode_argument
+    args = tuple(decode(argument, nodes) for argument in saved.get("args", ()))
     kwargs = {key: decode_argument(argument, nodes) for key, argument in saved.get("kwargs", {}).items()}
     if op == "placeholder" and not args and not kwargs:
         node = graph.placeholder(name)

@@ -10,6 +10,7 @@ from vitq.graph.cuts import find_cuts
 from vitq.graph.fold import depends_on_image, depends_on_input
 from vitq.graph.modules import list_items, module_paths
 from vitq.graph.ops import ADD, CONV, LINEAR, is_op
+from vitq.graph.outputs import returned
 from vitq.graph.sites import layer_name
 from vitq.graph.span import Span, joined_name, number_repeats
 
@@ -21,6 +22,7 @@ class Granularity:
         self.graph = graph
         self.cuts = find_cuts(graph)
         self.nodes = {node.name: node for node in graph.nodes}
+        self.outputs = {name: node.name for name, node in returned(graph).items()}
 
     def spans(self, name: str) -> tuple[Span, ...]:
         """Return the spans of "layer", "unit", "block", "2" (blocks; any number), "stage" or "network"."""
@@ -42,10 +44,39 @@ class Granularity:
 
     @cached_property
     def feature(self) -> str:
-        """The penultimate feature: the last linear's input where one activation is alive, else the output."""
+        """The penultimate feature: the last linear's input where one activation is alive, else the output.
+
+        Where several heads stand behind the last block, it is the last cut that all of them follow from.
+        """
+        blocks = [self._place[end] for _, end, _ in self._blocks]
+        behind = [node for node in self._beside if self._place[node] > max(blocks, default=0)]
+        if behind:
+            return max((cut for cut in self.cuts if self._place[cut] < self._place[behind[0]]), key=self._place.__getitem__)
         linears = [n for n in self.graph.nodes if is_op(n, LINEAR) and n in self._dependent]
         entry = str(linears[-1].args[0]) if linears else ""
         return entry if entry in self.cuts[-6:] else self.cuts[-1]
+
+    def sides(self, start: str, end: str) -> tuple[str, ...]:
+        """Return the nodes that are returned and lie between two cuts, in order; none between nodes that are no cuts."""
+        if not {start, end} <= set(self.cuts):
+            return ()
+        first, last = self._place[start], self._place[end]
+        inside = (node for node in self.outputs.values() if first < self._place[node] < last)
+        return tuple(sorted(dict.fromkeys(inside), key=self._place.__getitem__))
+
+    def outputs_from(self, start: str) -> dict[str, str]:
+        """Return the outputs computed at ``start`` or behind it: names of nodes by the name of the output."""
+        return {name: node for name, node in self.outputs.items() if self._place[node] >= self._place[start]}
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {node.name: place for place, node in enumerate(self.graph.nodes)}
+
+    @cached_property
+    def _beside(self) -> list[str]:
+        """The outputs that are no cuts, in order: ends of branches."""
+        beside = set(self.outputs.values()) - set(self.cuts)
+        return sorted(beside, key=self._place.__getitem__)
 
     @cached_property
     def _dependent(self) -> set[fx.Node]:

@@ -10,8 +10,8 @@ from vitq.models.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A classifier ``x_BCHW -> logits_BK`` in eval mode and float32 on the CPU, and how its images are
-    prepared.
+    """A model of images, ``x_BCHW -> logits_BK`` or other outputs, in eval mode and float32 on the CPU, and how its
+    images are prepared.
 
     ``source`` holds plain values for an artifact's configuration: ``kind`` (timm, huggingface, module),
     ``name``, ``weights`` (file, hub, folder, random, module), ``sha256`` of all parameters and buffers,
@@ -24,3 +24,5 @@ class LoadedModel:
     name: str
     source: dict[str, Any]
     num_classes: int | None = None
+    task: str | None = None
+    """What its outputs mean, by the name of a registered task; None is vitq's own choice."""

@@ -1,7 +1,6 @@
-"""A model as a function from images to one tensor, found by running it on two images."""
+"""A model as a function from images to named outputs, found by running it on two images."""
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from vitq.errors import DataError, ModelError, VitqError
+from vitq.graph.outputs import ONLY, named_outputs
 from vitq.models.huggingface import LogitsOf
 from vitq.models.loaded import LoadedModel
-
-PREFERRED = ("logits", "image_embeds", "pooler_output")
-"""The output of a Hugging Face model that is taken where it has several: classes, else features of the whole image."""
+from vitq.tasks import name_of, task_for
+from vitq.tasks.choose import own_task
 
 Warn = Callable[[str, str], None]
 
@@ -27,8 +26,20 @@ class OneTensor(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return the only tensor, (B,) as (B, 1)."""
-        ((_, y),) = named_tensors(self.model(x_BCHW))
-        return y[:, None] if y.ndim == 1 else y
+        return _column(named_outputs(self.model(x_BCHW))[ONLY])
+
+
+class NamedOutputs(nn.Module):
+    """A model that returns several tensors, whatever their container, as ``x_BCHW -> {name: tensor}``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x_BCHW: Tensor) -> dict[str, Tensor]:
+        """Return all tensors by name, (B,) as (B, 1)."""
+        outputs = self.model.outputs(x_BCHW) if isinstance(self.model, LogitsOf) else self.model(x_BCHW)
+        return {name: _column(y) for name, y in named_outputs(outputs).items()}
 
 
 class AllOutputs(nn.Module):
@@ -44,50 +55,51 @@ class AllOutputs(nn.Module):
 
 
 def settle(loaded: LoadedModel, x_NCHW: Tensor, warn: Warn) -> LoadedModel:
-    """Run the model on two images: return it with one output tensor (B, …) and the number of classes that it has.
+    """Run the model on two images: return it with its outputs as one tensor (B, …) or a dict of them, its task and its
+    number of classes.
 
-    A container of one tensor is opened; of a Hugging Face model's outputs the first of ``PREFERRED`` is taken and
-    the others are named in a warning; one number an image (B,) becomes (B, 1). Raises ModelError for several
-    tensors, no tensor, one number for all images, integers, NaN, a model that does not take the images, and
-    another number of classes than was said.
+    A container of one tensor is opened; several are all kept, by name; one number an image (B,) becomes (B, 1). Raises
+    ModelError for no tensor, an output that is not one for each image, integers, NaN, a model that does not take the
+    images, and another number of classes than was said.
     """
     x_2CHW = torch.cat((x_NCHW[:2], x_NCHW[:2]))[:2]
     module = loaded.module
     outputs = _run(loaded.name, module.outputs if isinstance(module, LogitsOf) else module, x_2CHW)
-    named = dict(named_tensors(outputs))
+    named: dict[str, Tensor] = named_outputs(outputs)
+    if not named:
+        raise ModelError(
+            f"{loaded.name} returns no tensor but {'None' if outputs is None else f'a {type(outputs).__name__}'}; "
+            "vitq needs tensors out: give a module whose forward returns them"
+        )
+    for name, y in named.items():
+        _check(loaded.name if len(named) == 1 else f"{loaded.name}'s output '{name}'", y, x_2CHW, loaded.module)
+    if columns := [name for name, y in named.items() if y.ndim == 1]:
+        which = loaded.name if len(named) == 1 else f"{loaded.name}'s output '{columns[0]}'"
+        warn("output-column", f"{which} is one number an image; vitq's model returns them as (images, 1)")
+    settled = replace(loaded, module=_by_name(module, outputs, len(named), bool(columns)))
+    shapes = {name: tuple(_column(y).shape[1:]) for name, y in named.items()}
+    task = task_for(shapes, loaded.task)
+    chosen = None if type(task) is type(own_task(shapes)) else name_of(task)
+    width = shapes[task.primary][0] if len(shapes[task.primary]) == 1 and (len(named) == 1 or task.labels) else None
+    return _with_width(replace(settled, task=chosen), width)
+
+
+def _by_name(module: nn.Module, outputs: Any, count: int, columns: bool) -> nn.Module:
+    """Let ``module``, which gave ``outputs``, return one tensor, or ``count`` of them by name."""
+    if count > 1:
+        return module if isinstance(module, NamedOutputs) else NamedOutputs(module)
     if isinstance(module, LogitsOf):
-        name = _preferred(loaded.name, outputs, named, warn)
-        y = named[name]
-        if not name.isidentifier():  # the only tensor, inside a list of feature maps
-            module = AllOutputs(module)
-        elif name != module.output:
-            module = LogitsOf(module.model, module.bgr, name)
-    elif len(named) == 1:
-        y = next(iter(named.values()))
-    else:
-        raise _several(loaded.name, named, outputs)
-    _check(loaded.name, y, x_2CHW, loaded.module)
-    if y.ndim == 1:
-        warn("output-column", f"{loaded.name} returns one number an image; vitq's model returns them as (images, 1)")
-    if y.ndim == 1 or not (isinstance(outputs, Tensor) or isinstance(module, LogitsOf)):
-        module = OneTensor(module)
-    return _with_width(replace(loaded, module=module), 1 if y.ndim == 1 else y.shape[1] if y.ndim == 2 else None)
+        fields = outputs if isinstance(outputs, Mapping) else {}
+        key = next((key for key, y in fields.items() if isinstance(y, Tensor)), "")
+        if not key:  # the only tensor, inside a list of feature maps
+            return OneTensor(AllOutputs(module))
+        module = module if key == module.output else LogitsOf(module.model, module.bgr, key)
+        return OneTensor(module) if columns else module
+    return module if isinstance(outputs, Tensor) and not columns else OneTensor(module)
 
 
-def named_tensors(outputs: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Walk through the tensors in dicts, tuples, lists, dataclasses and their nestings, each with its place."""
-    if isinstance(outputs, Tensor):
-        yield name, outputs
-    elif isinstance(outputs, Mapping):
-        for key, value in outputs.items():
-            yield from named_tensors(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(outputs, tuple) and hasattr(outputs, "_fields"):
-        yield from named_tensors(dict(zip(outputs._fields, outputs, strict=True)), name)
-    elif isinstance(outputs, tuple | list):
-        for index, value in enumerate(outputs):
-            yield from named_tensors(value, f"{name}[{index}]")
-    elif dataclasses.is_dataclass(outputs) and not isinstance(outputs, type):
-        yield from named_tensors({f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)}, name)
+def _column(y: Tensor) -> Tensor:
+    return y[:, None] if y.ndim == 1 else y
 
 
 def _run(name: str, function: Callable[[Tensor], Any], x_BCHW: Tensor) -> Any:
@@ -102,50 +114,6 @@ def _run(name: str, function: Callable[[Tensor], Any], x_BCHW: Tensor) -> Any:
             f"{name} cannot be run on images of shape {tuple(x_BCHW.shape)} ({type(error).__name__}: {reason}); "
             "vitq calls model(images) with nothing else: check their size (preprocessing=), or wrap the model"
         ) from error
-
-
-def _preferred(model: str, outputs: Any, named: Mapping[str, Tensor], warn: Warn) -> str:
-    """The name of the output that is kept; the others are named in a warning."""
-    kept = next((name for name in PREFERRED if name in named), None)
-    if kept is None:
-        if len(named) != 1:
-            raise _several(model, named, outputs)
-        return next(iter(named))
-    if len(named) > 1:
-        warn(
-            "outputs-dropped",
-            f"{model} returns {_shapes(named)}: only {kept} is kept; "
-            "for another, give a module whose forward returns it alone",
-        )
-    return kept
-
-
-def _several(model: str, named: Mapping[str, Tensor], outputs: Any) -> ModelError:
-    if not named:
-        return ModelError(
-            f"{model} returns no tensor but {'None' if outputs is None else f'a {type(outputs).__name__}'}; "
-            "vitq needs one tensor out: give a module whose forward returns it"
-        )
-    return ModelError(
-        f"{model} returns {len(named)} tensors: {_shapes(named)}; vitq needs one tensor out: give a module that picks "
-        f"it, with forward(self, x): return self.model(x){_first_place(outputs)}"
-    )
-
-
-def _first_place(outputs: Any) -> str:
-    """Return how Python picks the first tensor of ``outputs``: ``['a'][0].b``."""
-    if isinstance(outputs, Mapping):
-        parts = {f"[{key!r}]": value for key, value in outputs.items()}
-    elif hasattr(outputs, "_fields"):
-        parts = {f".{name}": getattr(outputs, name) for name in outputs._fields}
-    elif isinstance(outputs, tuple | list):
-        parts = {f"[{index}]": value for index, value in enumerate(outputs)}
-    elif dataclasses.is_dataclass(outputs):
-        parts = {f".{field.name}": getattr(outputs, field.name) for field in dataclasses.fields(outputs)}
-    else:
-        return ""
-    place, inside = next((place, value) for place, value in parts.items() if any(named_tensors(value)))
-    return place + _first_place(inside)
 
 
 def _check(name: str, y: Tensor, x_BCHW: Tensor, module: nn.Module) -> None:
@@ -182,7 +150,3 @@ def _with_width(loaded: LoadedModel, width: int | None) -> LoadedModel:
             f"leave num_classes out, or pass {width}"
         )
     return replace(loaded, num_classes=width, source={**loaded.source, "num_classes": width})
-
-
-def _shapes(named: Mapping[str, Tensor]) -> str:
-    return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in named.items())

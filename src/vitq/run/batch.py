@@ -43,23 +43,22 @@ def as_batch(x: Any, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 class Checked(nn.Module):
-    """A module x_BCHW -> logits that checks its input and runs without gradients or autocast."""
+    """A module x_BCHW -> outputs that checks its input and runs without gradients or autocast."""
 
     def __init__(self, module: nn.Module, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.module = module
         self.shape = shape
 
-    def forward(self, x_BCHW: Any) -> torch.Tensor:
+    def forward(self, x_BCHW: Any) -> Any:
         """Return the output for a batch; raise DataError for an input that the module does not take."""
         return run_checked(self.module, x_BCHW, self.shape)
 
 
-def run_checked(forward: Callable[[torch.Tensor], Any], x: Any, shape: tuple[int, ...]) -> torch.Tensor:
+def run_checked(forward: Callable[[torch.Tensor], Any], x: Any, shape: tuple[int, ...]) -> Any:
     """Run ``forward`` on ``x`` where it is a batch of ``shape``."""
     with forward_modes():
-        result: torch.Tensor = forward(as_batch(x, shape))
-    return result
+        return forward(as_batch(x, shape))
 
 
 def _name(kind: torch.dtype | torch.layout | np.dtype[Any]) -> str:

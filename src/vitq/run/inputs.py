@@ -12,6 +12,7 @@ from vitq.data import ImageSource, draw_calibration, load_batches, open_images
 from vitq.errors import ArgumentError, GraphError
 from vitq.graph import Graph, capture
 from vitq.graph.capture import is_random
+from vitq.graph.outputs import as_outputs
 from vitq.models import LoadedModel, Preprocessing, load_model, settle
 from vitq.models.outputs import Warn
 from vitq.run.events import Events
@@ -46,9 +47,10 @@ def capture_checked(loaded: LoadedModel, x_NCHW: torch.Tensor, device: torch.dev
     x_2CHW = x_NCHW[:2]
     graph = capture(loaded.module, x_2CHW)
     with torch.no_grad():
-        expected, got = loaded.module(x_2CHW), graph(x_2CHW)
-        if not _close(expected, got):
-            if not torch.equal(expected, loaded.module(x_2CHW)):
+        expected, got = as_outputs(loaded.module(x_2CHW)), as_outputs(graph(x_2CHW))
+        if expected.keys() != got.keys() or not all(_close(y, got[name]) for name, y in expected.items()):
+            again = as_outputs(loaded.module(x_2CHW))
+            if not all(torch.equal(y, again[name]) for name, y in expected.items()):
                 raise is_random(loaded.name)
             raise GraphError(
                 f"the captured graph of {loaded.name} does not compute what the model computes; please report it"

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from vitq.bits import Bits
 from vitq.graph import Graph
 from vitq.run.checkpoints import Store
 from vitq.run.events import Events
+from vitq.tasks import Task, task_for
 
 
 @dataclass
@@ -33,8 +35,15 @@ class Run:
     """Name of the step at work, unique within the run: the prefix of its checkpoints."""
     recipe: str = ""
     """Name of the recipe, for messages."""
+    task_name: str | None = None
+    """What the outputs mean, by the name of a registered task; None is vitq's own choice."""
     _told: int = 0
     """How many warnings there were when ``restore`` was last called."""
+
+    @cached_property
+    def task(self) -> Task:
+        """What the outputs mean."""
+        return task_for(self.teacher.output_shapes, self.task_name)
 
     def restore(self, key: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """Return the (tensors, facts) kept under ``key``, None if there are none, and repeat its warnings."""

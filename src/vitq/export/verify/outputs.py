@@ -1,12 +1,14 @@
-"""The end-to-end half of a proof: classes and accuracy of the file, of its simulation and of floating point."""
+"""The end-to-end half of a proof: outputs and scores of the file, of its simulation and of floating point."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 
 from vitq.evaluation import Forward, measure
 from vitq.export.runtimes import Session
+from vitq.graph import Graph
+from vitq.graph.outputs import Outputs, as_outputs
 
 Batches = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor | None]]]
 """Gives (x_BCHW, labels_B or None) anew each time."""
@@ -27,8 +29,9 @@ class EndToEnd:
     """``agreement`` of the file's top-1 with the simulation's in percent, and top-1 of both where there are labels.
 
     ``self_agreement`` is the simulation's with itself on inputs scaled by 1 + 1e-6. Where outputs are no classes,
-    ``relative_error`` and ``self_error`` of the outputs stand for these two. ``floating_top1`` is that of the
-    floating-point file, ``floating_error`` the largest relative error of its logits; None without that model.
+    ``relative_error`` and ``self_error`` of the outputs stand for these two, of several outputs the worst; ``outputs``
+    has both of each of several that is no class. ``floating_top1`` is that of the floating-point file,
+    ``floating_error`` the largest relative error of its outputs; None without that model.
     """
 
     images: int
@@ -40,6 +43,7 @@ class EndToEnd:
     floating_error: float | None = None
     relative_error: float | None = None
     self_error: float | None = None
+    outputs: Mapping[str, tuple[float, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,23 @@ class Floating:
     session: Session
 
 
+def by_name(file: Session, names: Iterable[str]) -> Callable[[torch.Tensor], Outputs]:
+    """Return what a file computes of images, its outputs by name."""
+    known = tuple(names)
+    return lambda x_BCHW: dict(zip(known, file(x_BCHW), strict=True))
+
+
 @torch.no_grad()
-def compare(simulated: Forward, file: Session, batches: Batches, floating: Floating | None = None) -> EndToEnd:
-    """Run all of them over the same images."""
-    device = torch.device("cpu")
-    expected, given_N = measure(simulated, batches(), device)
-    got, _ = measure(lambda x_BCHW: file(x_BCHW)[0], batches(), device, given_N, broken=_pass)
-    nudged, _ = measure(lambda x_BCHW: simulated(x_BCHW * (1 + NUDGE)), batches(), device, given_N)
+def compare(
+    simulated: Graph, file: Session, batches: Batches, floating: Floating | None = None, task: str | None = None
+) -> EndToEnd:
+    """Run all of them over the same images; ``task`` says what the outputs mean, without it what they look like."""
+    device, names = torch.device("cpu"), tuple(simulated.outputs)
+    expected, given = measure(simulated, batches(), device, task=task)
+    got, _ = measure(by_name(file, names), batches(), device, given, broken=_pass, task=task)
+    nudged, _ = measure(lambda x_BCHW: simulated(x_BCHW * (1 + NUDGE)), batches(), device, given, task=task)
+    own = nudged.outputs or {}
+    each = {name: (near["relative_error"], own[name]["relative_error"]) for name, near in (got.outputs or {}).items()}
     result = EndToEnd(
         got.images,
         got.agreement,
@@ -65,17 +79,20 @@ def compare(simulated: Forward, file: Session, batches: Batches, floating: Float
         expected.top1,
         relative_error=got.relative_error,
         self_error=nudged.relative_error,
+        outputs=each or None,
     )
     if floating is None:
         return result
-    session, errors = floating.session, list[float]()
+    forward, errors = by_name(floating.session, names), list[float]()
 
-    def logits(x_BCHW: torch.Tensor) -> torch.Tensor:
-        y_BK, expected_BK = session(x_BCHW)[0], floating.forward(x_BCHW)
-        errors.append(float(((y_BK - expected_BK).norm(dim=1) / expected_BK.norm(dim=1).clamp(min=1e-12)).max()))
-        return y_BK
+    def outputs(x_BCHW: torch.Tensor) -> Outputs:
+        given, expected = forward(x_BCHW), as_outputs(floating.forward(x_BCHW))
+        for name, y in expected.items():
+            error_B = (given[name] - y).flatten(1).norm(dim=1) / y.flatten(1).norm(dim=1).clamp(min=1e-12)
+            errors.append(float(error_B.max()))
+        return given
 
-    plain, _ = measure(logits, batches(), device, broken=_pass)
+    plain, _ = measure(outputs, batches(), device, broken=_pass, task=task)
     return replace(result, floating_top1=plain.top1, floating_error=max(errors))
 
 
@@ -94,8 +111,11 @@ def complaints(result: EndToEnd) -> list[str]:
         drop += 2 * (100 * (100 - result.agreement) / result.images) ** 0.5
     elif result.relative_error is None or result.self_error is None:
         lines.append("the outputs are NaN or infinite for every image")
-    elif not result.relative_error <= (most := ERROR_MARGIN + 2 * result.self_error):
+    elif result.outputs is None and not result.relative_error <= (most := ERROR_MARGIN + 2 * result.self_error):
         lines.append(f"the outputs are {result.relative_error:.2g} off the simulation's (bound {most:.2g})")
+    for name, (error, own) in (result.outputs or {}).items():
+        if not error <= (most := ERROR_MARGIN + 2 * own):
+            lines.append(f"output '{name}' is {error:.2g} off the simulation's (bound {most:.2g})")
     if result.top1 is not None and result.simulated_top1 is not None and result.top1 < result.simulated_top1 - drop:
         lines.append(
             f"top-1 is {result.top1:.1f}, the simulation's {result.simulated_top1:.1f} ({drop:.1f} less at most)"

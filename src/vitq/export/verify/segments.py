@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vitq.export.emit import INPUT, OUTPUT
+from vitq.export.emit import INPUT
 from vitq.export.runtimes import Content
 from vitq.export.verify.pieces import MakeSession, Pieces, pieces_of
 from vitq.graph import Graph, Span
@@ -28,7 +28,9 @@ whole model; with the norm's output asked for too it gave the right ones.
 
 @dataclass(frozen=True)
 class SegmentProof:
-    """One block: ``flipped``, the share of its codes that differ; ``error``, the largest relative error of its end."""
+    """One block: ``flipped``, the share of its codes that differ; ``error``, the largest relative error of its end and
+    of what the model returns from inside it.
+    """
 
     name: str
     sites: int
@@ -37,12 +39,15 @@ class SegmentProof:
 
 
 def tensor_names(graph: Graph) -> dict[str, str]:
-    """Return how the file names tensors, by node: ends of blocks, what each site quantizes, and its result."""
+    """Return how the file names tensors, by node: ends of blocks, what each site quantizes, and its result.
+
+    What the model returns has the name of its output and is left out.
+    """
     names = {graph.sites[name].node: f"raw/{name}" for name in graph.quantizers}
     names |= {span.end: f"cut/{span.end}" for span in graph.spans("block")[:-1]}
     names |= {node: f"site/{name}" for node, name in quantized_nodes(graph).items()}
-    first = graph.cuts[0]
-    return {node: name for node, name in names.items() if node != first}
+    known = {graph.cuts[0], *graph.outputs.values()}
+    return {node: name for node, name in names.items() if node not in known}
 
 
 def quantized_nodes(graph: Graph) -> dict[str, str]:
@@ -58,13 +63,15 @@ def prove(
 ) -> tuple[SegmentProof, ...]:
     """Compare every block of the file with ``graph`` on ``images_NCHW``."""
     pieces = pieces_of(content, make)
-    names = {**tensor_names(graph), graph.cuts[0]: INPUT, graph.spans("block")[-1].end: OUTPUT}
+    outputs = {node: name for name, node in graph.outputs.items()}
+    names = {**tensor_names(graph), **outputs, graph.cuts[0]: INPUT}
     quantized = quantized_nodes(graph)
     x = images_NCHW
     proofs: list[SegmentProof] = []
     with events.task("prove", len(graph.spans("block"))) as task:
         for span in graph.spans("block"):
-            inside = [node.name for node in graph.segment(span.start, span.end).graph.nodes if node.name in quantized]
+            part = graph.segment(span.start, span.end, graph.sides(span.start, span.end))
+            inside = [node.name for node in part.graph.nodes if node.name in quantized]
             given = {INPUT: images_NCHW, names[span.start]: x}  # shapes may follow from the images far behind them
             proof, x = _prove_block(pieces, graph, span, x, [(node, quantized[node]) for node in inside], names, given)
             proofs.append(proof)
@@ -81,8 +88,8 @@ def _prove_block(
     names: Mapping[str, str],
     given: dict[str, torch.Tensor],
 ) -> tuple[SegmentProof, torch.Tensor]:
-    raw = [graph.sites[site].node for _, site in sites]
-    taps = [node for node in dict.fromkeys((*raw, *(node for node, _ in sites))) if node != span.start]
+    raw, sides = [graph.sites[site].node for _, site in sites], graph.sides(span.start, span.end)
+    taps = [node for node in dict.fromkeys((*raw, *(node for node, _ in sites), *sides)) if node != span.start]
     simulated = graph.segment(span.start, span.end, taps)(x)
     output, *tapped = simulated if isinstance(simulated, tuple) else (simulated,)
     values = {**dict(zip(taps, tapped, strict=True)), span.start: x}
@@ -95,9 +102,15 @@ def _prove_block(
             different = _different(quantizer, expected, pieces(given, names[node], names[source])[0])
         flipped, total = flipped + different, total + expected.numel()
         given |= {names[source]: values[node] if source in private else values[source]}
-    got = pieces(given, names[span.end])[0]
-    error = (output - got).flatten(1).norm(dim=1) / output.flatten(1).norm(dim=1).clamp(min=1e-12)
-    return SegmentProof(span.name, len(sites), flipped / max(total, 1), float(error.max())), output
+    values[span.end] = output
+    errors = [_error(values[node], pieces(given, names[node])[0]) for node in (span.end, *sides)]
+    return SegmentProof(span.name, len(sites), flipped / max(total, 1), max(errors)), output
+
+
+def _error(expected: torch.Tensor, got: torch.Tensor) -> float:
+    """Return the largest relative error of an image."""
+    error = (expected - got).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1).clamp(min=1e-12)
+    return float(error.max())
 
 
 def _different(quantizer: torch.nn.Module, simulated: torch.Tensor, got: torch.Tensor) -> int:

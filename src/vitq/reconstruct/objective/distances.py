@@ -1,21 +1,19 @@
 """Distances between what the student and the teacher computed: pure functions."""
 
 import torch
-from torch.nn import functional as F
 
-EPSILON = 1e-8
+from vitq.tasks.distances import EPSILON, divergence, mean_square, relative_square
 
-
-def mean_square(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return the mean squared difference in float32."""
-    return F.mse_loss(output.float(), target.float())
-
-
-def divergence(logits_BK: torch.Tensor, target_BK: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """Return T² · KL(softmax(target / T) || softmax(logits / T)), averaged over the batch."""
-    student = F.log_softmax(logits_BK.float() / temperature, -1)
-    teacher = F.log_softmax(target_BK.float() / temperature, -1)
-    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+__all__ = [
+    "EPSILON",
+    "channel_divergence",
+    "divergence",
+    "image_moments",
+    "mean_square",
+    "moment_distance",
+    "pooled_moments",
+    "relative_square",
+]
 
 
 def image_moments(x: torch.Tensor, images: int) -> torch.Tensor:
@@ -52,8 +50,3 @@ def channel_divergence(output: torch.Tensor, target: torch.Tensor) -> torch.Tens
     """Return KL between the softmax over channels of both tensors, averaged over positions."""
     k = output.shape[-1]
     return divergence(output.reshape(-1, k), target.reshape(-1, k))
-
-
-def relative_square(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return the squared error relative to the target's energy."""
-    return mean_square(output, target) / (target.float().square().mean() + EPSILON)
