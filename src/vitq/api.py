@@ -9,14 +9,33 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from vitq.arguments import MODEL, checked
+from vitq.allocate import Search
+from vitq.allocation import (
+    Allocation,
+    decide,
+    is_allocation,
+    known_sensitivities,
+    label_of,
+    limits_of,
+    measurer,
+    prepare,
+    read_sensitivities,
+    require_choices,
+    require_sites,
+    table_for,
+    write_sensitivities,
+)
+from vitq.allocation import (
+    measure as measure_sites,
+)
+from vitq.arguments import BITS_OR_TABLE, MODEL, checked
 from vitq.artifact.artifact import Artifact
 from vitq.artifact.artifact import seal as seal_files
 from vitq.artifact.metrics import RunMetrics
 from vitq.artifact.origin import describe_run
 from vitq.artifact.schema import ArtifactConfig
 from vitq.artifact.sealing import is_artifact
-from vitq.bits import Bits
+from vitq.bits import AverageBits, Bits, BitTable
 from vitq.calibrate import Insert, scope_rows
 from vitq.data import load_labelled, open_images
 from vitq.devices import choose_device, peak_memory
@@ -30,7 +49,7 @@ from vitq.recipes import load_recipe
 from vitq.recipes.for_target import recipe_for
 from vitq.reconstruct import Choice, Reconstruct
 from vitq.report import scope_table
-from vitq.run.checkpoints import require_same
+from vitq.run.checkpoints import Store, require_same
 from vitq.run.events import Events
 from vitq.run.inputs import capture_checked, draw_images, load_source, settle_for
 from vitq.run.pipeline import apply_steps, preview, run_steps
@@ -40,20 +59,22 @@ from vitq.run.workspace import open_workspace
 if TYPE_CHECKING:
     from vitq.bench.bench import Measured
 
-__all__ = ["QuantizedModel", "bench", "evaluate", "granularity", "load", "quantize", "seal"]
+__all__ = ["QuantizedModel", "allocate", "bench", "evaluate", "granularity", "load", "quantize", "seal"]
 
 NO_SCOPE = "none"
 """Scope of a run whose recipe inserts nothing."""
+MIXED = "mixed"
+"""Bits of a run with a table, before its averages are known."""
 
 
-@checked()
+@checked(bits=BITS_OR_TABLE)
 @in_own_modes
 def quantize(
     model: str | nn.Module | LoadedModel,
     images: Any,
     *,
     recipe: str | Path = "mgrq",
-    bits: str | Bits = "w4a4",
+    bits: str | Path | Bits | BitTable = "w4a4",
     budget: str = "quick",
     scope: str | None = None,
     target: str | None = None,
@@ -76,20 +97,24 @@ def quantize(
     ``model`` is a timm name, a Hugging Face id or folder, or a module x_BCHW -> logits_BK, which is not changed; it may
     return other tensors too, or several, which are kept by name.
     ``images`` is a folder, an ``.npz``, a preprocessed tensor x_NCHW or an iterable; ``validation`` likewise, with
-    labels. ``bits`` reads "w4a4"; ``scope`` is "paper", "deploy" or "full", by default the recipe's ("paper" where
-    it has none); ``target`` calibrates for a target of ``QuantizedModel.export``, whose default scope is "deploy";
+    labels. ``bits`` reads "w4a4", or is a bit table or its .yaml file (``vitq.allocate``); ``scope`` is "paper",
+    "deploy" or "full", by default the recipe's ("paper" where it has none); ``target`` calibrates for a target of ``QuantizedModel.export``, whose default scope is "deploy";
     ``overrides`` changes recipe options
     ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is checkpointed there, its artifact saved, and
     ``resume`` continues it after a kill; ``overwrite`` replaces what ``out`` holds.
     Raises a VitqError that names what is wrong with model, images, recipe or folder.
     """
     began = time.monotonic()
-    wanted = asked = bits if isinstance(bits, Bits) else Bits.parse(bits)
+    given = BITS_OR_TABLE.read(bits)
+    table = given if isinstance(given, BitTable) else None
+    wanted = asked = given if isinstance(given, Bits) else given.base
     if (resume or overwrite) and out is None:
         raise ArgumentError("resume and overwrite are about a folder of a run; name it with out")
-    plan = recipe_for(recipe, budget, scope, target, overrides or {})
     if target is not None:
         wanted = bits_for(asked, profile_of(target))
+        table = table and table_for(table, profile_of(target))
+    own = {} if table is None else {"insert.overrides": {glob: {"bits": width} for glob, width in table.sites.items()}}
+    plan = recipe_for(recipe, budget, scope, target, {**own, **(overrides or {})})
     scopes = dict.fromkeys(step.scope for step in plan.steps if isinstance(step, Insert))
     taken = "+".join(scopes) or NO_SCOPE
     place = choose_device(device)
@@ -100,13 +125,30 @@ def quantize(
         loaded = load_source(model, weights, num_classes, preprocessing)
         loaded, x_NCHW = draw_images(loaded, images, preprocessing is None, limit, views, seed, events)
         about = describe_run(loaded, x_NCHW, plan.to_dict(), wanted, taken, seed)
+        if table is not None:
+            about = about.model_copy(update={"bits": MIXED})
         if space.folder is not None and space.finished:
             return _finished(space.folder, about, place)
         store = space.store(about.model_dump(mode="json"))
         teacher = capture_checked(loaded, x_NCHW, place)
-        run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, store, recipe=plan.name, task_name=loaded.task)
+        run = Run(
+            teacher,
+            teacher.clone(),
+            x_NCHW,
+            wanted,
+            seed,
+            place,
+            events,
+            store,
+            recipe=plan.name,
+            task_name=loaded.task,
+        )
+        if table is not None:
+            require_sites(table, teacher, scopes)
         formats = {name: placed.format for name, placed in preview(run, plan.steps).items()}
-        title = f"What is quantized ({wanted}), scope {taken}"
+        if table is not None:
+            about = about.model_copy(update={"bits": label_of(teacher, formats)})
+        title = f"What is quantized ({about.bits}), scope {taken}"
         events.show(scope_table(scope_rows(run.student, planned=formats), title))
         evaluator = Evaluator(loaded, validation, x_NCHW, place, events)
         floating = evaluator(teacher, "floating point")
@@ -220,11 +262,96 @@ def granularity(
         loaded = load_source(model, weights, num_classes, preprocessing)
         loaded, x_NCHW = draw_images(loaded, images, preprocessing is None, limit, 1, seed, events)
         teacher = capture_checked(loaded, x_NCHW, place)
-        run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, recipe=plan.name, task_name=loaded.task)
+        run = Run(
+            teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, recipe=plan.name, task_name=loaded.task
+        )
         apply_steps(run, plan.steps[:last])
         step = plan.steps[last]
         assert isinstance(step, Reconstruct)
         return step.choice(run)
+
+
+@checked()
+@in_own_modes
+def allocate(
+    model: str | nn.Module | LoadedModel,
+    images: Any = None,
+    *,
+    average_bits: float | str | AverageBits | None = None,
+    size_mb: float | None = None,
+    bit_ops: float | None = None,
+    solver: str = "program",
+    by: str = "output",
+    pairs: bool = False,
+    keep: Mapping[str, int] | None = None,
+    candidates: Sequence[int] = (2, 3, 4, 5, 6, 8),
+    trials: int = 64,
+    recipe: str | Path = "repq",
+    bits: str | Bits = "w4a4",
+    budget: str = "quick",
+    scope: str | None = None,
+    target: str | None = None,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    limit: int = 32,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Allocation:
+    """Choose the bits of every site so that a budget is met and the model's output moves least.
+
+    Budgets, at least one: ``average_bits`` (4.5, or "w3a4.5"; weights by parameters, activations by elements, each at
+    most that), ``size_mb`` of the stored tensors, ``bit_ops`` per image. ``solver``: "program", "greedy",
+    "evolutionary" or "quantune"; the last two measure up to ``trials`` whole models. ``by``: which distance counts,
+    "output", "feature" or "proxy" (quickest); ``pairs`` adds what sites of a block move together; ``keep`` gives sites
+    fixed bits of ``candidates``. Trials run on ``limit`` images with the calibration of ``recipe``, whose rewrites are
+    for ``bits``. With ``out`` all trials are kept there and gone on with after a kill; such a folder in place of
+    ``model`` answers another budget without images. Other arguments as in ``vitq.quantize``.
+    Raises AllocationError for a budget that cannot be met, with the nearest that can.
+    """
+    limits = limits_of(average_bits, size_mb, bit_ops)
+    asked: dict[str, Any] = {"solver": solver, "by": by, "pairs": pairs, "keep": keep or {}}
+    with Events(console=progress) as events:
+        if isinstance(model, str) and is_allocation(Path(model)):
+            if images is not None:
+                raise ArgumentError(
+                    f"'{model}' holds the trials of an allocation, which need no images: leave them out"
+                )
+            found = read_sensitivities(Path(model))
+            return decide(found, limits, search=Search(trials=trials, seed=seed), events=events, **asked)
+        if images is None:
+            raise ArgumentError("images are missing: trials run on some, unless model is a folder of an allocation")
+        require_choices(solver, by)
+        wanted = bits if isinstance(bits, Bits) else Bits.parse(bits)
+        plan = recipe_for(recipe, budget, scope, target, overrides or {})
+        place = choose_device(device)
+        torch.manual_seed(seed)
+        loaded = load_source(model, weights, num_classes, preprocessing)
+        loaded, x_NCHW = draw_images(loaded, images, preprocessing is None, limit, 1, seed, events)
+        scopes = dict.fromkeys(step.scope for step in plan.steps if isinstance(step, Insert))
+        described = describe_run(loaded, x_NCHW, plan.to_dict(), wanted, "+".join(scopes) or NO_SCOPE, seed)
+        about = {**described.model_dump(mode="json"), "candidates": list(candidates), "measures": by == "proxy"}
+        found_before = None if out is None or overwrite else known_sensitivities(Path(out), about)
+        solving = solver in ("evolutionary", "quantune")
+        if found_before is not None and not solving:
+            return decide(found_before, limits, search=Search(trials=trials, seed=seed), events=events, **asked)
+        store = Store(
+            None if out is None else Path(out) / "checkpoints", about, resume=not overwrite, overwrite=overwrite
+        )
+        teacher = capture_checked(loaded, x_NCHW, place)
+        run = Run(teacher, teacher, x_NCHW, wanted, seed, place, events, store, recipe=plan.name)
+        prepared = prepare(run, plan, tuple(candidates))
+        found = found_before or measure_sites(
+            run, prepared, tuple(candidates), about, proxy_only=by == "proxy", store=store
+        )
+        if out is not None:
+            write_sensitivities(Path(out), found)
+        real = measurer(prepared, run, tuple(candidates)) if solving else None
+        return decide(found, limits, search=Search(real, trials, seed), events=events, **asked)
 
 
 @checked()
@@ -285,5 +412,7 @@ def _finished(folder: Path, about: ArtifactConfig, device: torch.device) -> Quan
     """Load the artifact that a run of the same inputs has left; ResumeError where it was made of others."""
     result = load(folder, device)
     own: dict[str, Any] = {"sites": {}, "hashes": {}}
+    if about.bits == MIXED and result.config.bits.startswith(MIXED):  # the averages follow from the table
+        own["bits"] = MIXED
     require_same(result.config.model_copy(update=own).model_dump(mode="json"), about.model_dump(mode="json"), folder)
     return result

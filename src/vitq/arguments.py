@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from vitq.artifact.artifact import Artifact
-from vitq.bits import Bits
+from vitq.bits import AverageBits, Bits, BitTable
 from vitq.errors import ArgumentError, DataError, ModelError
 from vitq.models import LoadedModel, Preprocessing
+from vitq.recipes.bit_table import is_table, read_table
 from vitq.run.limits import check_plain
 
 P = ParamSpec("P")
@@ -135,6 +136,39 @@ def _bits(value: Any) -> Bits:
     return value if isinstance(value, Bits) else Bits.parse(_text(value))
 
 
+def _bits_or_table(value: Any) -> Bits | BitTable:
+    if isinstance(value, Bits | BitTable):
+        return value
+    if isinstance(value, os.PathLike) or is_table(_text(value)):
+        return read_table(_path(value))
+    return Bits.parse(_text(value))
+
+
+def _average_bits(value: Any) -> AverageBits:
+    if isinstance(value, AverageBits):
+        return value
+    if isinstance(value, str):
+        return AverageBits.parse(value)
+    return AverageBits.parse(f"{_positive(value):g}")
+
+
+def _positive(value: Any) -> float:
+    if isinstance(value, bool | np.bool_ | str | torch.Tensor):
+        raise TypeError
+    number = float(value)
+    if not 0 < number < float("inf"):
+        raise ValueError
+    return number
+
+
+def _keep(value: Any) -> dict[str, int]:
+    return {_text(pattern): whole(2, 8).read(bits) for pattern, bits in _mapping(value).items()}
+
+
+def _candidates(value: Any) -> tuple[int, ...]:
+    return tuple(sorted(set(_several(whole(2, 8).read)(value))))
+
+
 def _device(value: Any) -> str:
     return str(value) if isinstance(value, torch.device) else _text(value)
 
@@ -191,6 +225,8 @@ FLAG = Rule("True or False", _flag)
 DEVICE = Rule("'auto', 'cpu', 'cuda' or 'cuda:N'", _device)
 IMAGES = Rule("a folder, an .npz file, a tensor (N, C, H, W) or an iterable of images", _images)
 
+BITS_OR_TABLE = Rule("bits such as 'w4a4', a bit table or its .yaml file", _bits_or_table)
+
 RULES: dict[str, Rule] = {
     "model": MODEL,
     "floating": MODEL,
@@ -198,6 +234,15 @@ RULES: dict[str, Rule] = {
     "validation": IMAGES,
     "recipe": Rule("a recipe's name or a .yaml file", _path),
     "bits": Rule("bits such as 'w4a4'", _bits),
+    "average_bits": Rule("average bits such as 4.5 or 'w3a4.5'", _average_bits),
+    "size_mb": Rule("a number of megabytes above 0", _positive),
+    "bit_ops": Rule("a number of bit operations above 0", _positive),
+    "candidates": Rule("bit-widths, whole numbers from 2 to 8", _candidates),
+    "keep": Rule("bits by globs over sites such as {'head/*': 8}", _keep),
+    "solver": Rule("the name of a solver", _text),
+    "by": Rule("'output', 'feature' or 'proxy'", _text),
+    "pairs": FLAG,
+    "trials": whole(1, 1_000_000),
     "budget": Rule("'quick', 'full' or another budget of the recipe", _text),
     "scope": Rule("'paper', 'deploy' or 'full'", _text),
     "target": Rule("the name of a target of 'vitq export'", _text),

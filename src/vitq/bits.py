@@ -1,7 +1,9 @@
 """Bit-widths of weights and activations, parsed once at the edge."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from vitq.errors import RecipeError
 
@@ -30,3 +32,56 @@ class Bits:
 
     def __str__(self) -> str:
         return f"w{self.weights}a{self.activations}"
+
+
+@dataclass(frozen=True)
+class BitTable:
+    """Bits by globs over site names, the last match wins; sites that none names get ``base``.
+
+    Rewrites that depend on bits take those of ``base``. ``name`` is for messages. A site's bits are 2 to 8, or 32.
+    """
+
+    base: Bits
+    sites: Mapping[str, int] = field(default_factory=dict)
+    name: str = "bits"
+
+    def __post_init__(self) -> None:
+        for pattern, bits in self.sites.items():
+            if not isinstance(pattern, str) or isinstance(bits, bool) or not isinstance(bits, int):
+                raise RecipeError(
+                    f"{self.name}: '{str(pattern)[:80]}': {str(bits)[:80]!r}; write a glob and whole bits"
+                )
+            if not (2 <= bits <= 8 or bits == FLOATING_POINT):
+                raise RecipeError(f"{self.name}: '{pattern[:80]}': {bits} bits; 2 to 8, 32 leaves floating point")
+
+    def bits_of(self, site: str) -> int | None:
+        """Return the bits of the last glob that matches, None where none does."""
+        found = [bits for pattern, bits in self.sites.items() if fnmatchcase(site, pattern)]
+        return found[-1] if found else None
+
+
+@dataclass(frozen=True)
+class AverageBits:
+    """Largest average bits of weights and of activations; None sets no limit."""
+
+    weights: float | None
+    activations: float | None
+
+    @classmethod
+    def parse(cls, text: str) -> "AverageBits":
+        """Read ``"4.5"`` (both), ``"w3a4.5"``, ``"w3"`` or ``"a4.5"``; raise RecipeError for anything else."""
+        number = r"([0-9]{1,2}(?:\.[0-9]{1,6})?)"
+        written = text.strip().lower()
+        if both := re.fullmatch(number, written):
+            found: tuple[str | None, str | None] = (both[1], both[1])
+        elif (each := re.fullmatch(f"(?:w{number})?(?:a{number})?", written)) and written:
+            found = (each[1], each[2])
+        else:
+            raise RecipeError(f"average bits '{text[:40]}' not understood; write for example 4.5, w3a4.5, w3 or a6")
+        return cls(*(None if part is None else float(part) for part in found))
+
+
+def mixed_label(weights: float | None, activations: float | None) -> str:
+    """Return a short name of mixed bits by their averages: ``mixed w4.5a4``; what is None has none."""
+    parts = (("w", weights), ("a", activations))
+    return "mixed " + "".join(f"{kind}{average:.3g}" for kind, average in parts if average is not None)

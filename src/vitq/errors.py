@@ -40,6 +40,10 @@ class RecipeError(VitqError):
     """A recipe, an override or a bit-width is not valid."""
 
 
+class AllocationError(VitqError):
+    """No bits are within a budget, or an allocation lacks what it is made from."""
+
+
 class CalibrationError(VitqError):
     """A quantizer has no parameters, or its calibration tensor is unusable."""
 

@@ -14,6 +14,7 @@ import typer
 
 from vitq.cli.console import flush, note, print_json
 from vitq.errors import (
+    AllocationError,
     ArgumentError,
     ArtifactError,
     CalibrationError,
@@ -46,6 +47,7 @@ class Failure:
 
 KNOWN: tuple[tuple[type[VitqError], int, str], ...] = (
     (ArgumentError, BAD_INPUT, "'vitq VERB --help' describes every option of a verb"),
+    (AllocationError, BAD_INPUT, "'vitq allocate --help' describes the budgets; docs/allocate.md what they mean"),
     (RecipeError, BAD_INPUT, "'vitq recipes' lists the recipes, 'vitq recipes show NAME' every key of one"),
     (
         DataError,

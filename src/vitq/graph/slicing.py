@@ -51,7 +51,9 @@ class Granularity:
         blocks = [self._place[end] for _, end, _ in self._blocks]
         behind = [node for node in self._beside if self._place[node] > max(blocks, default=0)]
         if behind:
-            return max((cut for cut in self.cuts if self._place[cut] < self._place[behind[0]]), key=self._place.__getitem__)
+            return max(
+                (cut for cut in self.cuts if self._place[cut] < self._place[behind[0]]), key=self._place.__getitem__
+            )
         linears = [n for n in self.graph.nodes if is_op(n, LINEAR) and n in self._dependent]
         entry = str(linears[-1].args[0]) if linears else ""
         return entry if entry in self.cuts[-6:] else self.cuts[-1]

@@ -97,4 +97,3 @@ def _where_finite(order: torch.Tensor, logits_BK: torch.Tensor) -> torch.Tensor:
 
 def _percent(hit_N: torch.Tensor) -> float:
     return 100 * float(hit_N.double().mean())
-

@@ -54,7 +54,9 @@ class Task(ABC):
 
         Its gradient is taken at the reference that ``draw`` was given.
         """
-        return torch.stack([(outputs[name] * draws).flatten(1).sum(1, keepdim=True) for name, draws in drawn.items()]).sum(0)
+        return torch.stack(
+            [(outputs[name] * draws).flatten(1).sum(1, keepdim=True) for name, draws in drawn.items()]
+        ).sum(0)
 
     def summary(self, outputs: Outputs) -> Outputs:
         """Return what is kept of a batch to score it and to compare models, one row an image."""

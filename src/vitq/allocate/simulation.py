@@ -1,0 +1,73 @@
+"""One graph in which any site can take any of its candidate bits at once: what trials and whole choices run on."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import fx, nn
+
+from vitq.activations import CPU_CHUNK, Result, forward_many
+from vitq.graph import Graph, Span
+from vitq.graph.edit import quantizer_target
+
+
+class Switch(nn.Module):
+    """The quantizers of one site by their bits; ``bits`` says which one works, None leaves the tensor as it is."""
+
+    def __init__(self, quantizers: Mapping[int, nn.Module]) -> None:
+        super().__init__()
+        self.quantizers = nn.ModuleDict({str(bits): quantizer for bits, quantizer in quantizers.items()})
+        self.bits: int | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x̂ at the bits that are chosen."""
+        result: torch.Tensor = x if self.bits is None else self.quantizers[str(self.bits)](x)
+        return result
+
+
+class Simulation:
+    """A graph, after the rewrites of a recipe, with a switch on every quantized site.
+
+    ``library`` holds the calibrated quantizers of every site that is to be chosen, by bits; other sites keep the
+    quantizer that they have. With all switches off the graph computes what the original does.
+    """
+
+    def __init__(self, graph: Graph, library: Mapping[int, Mapping[str, nn.Module]], device: torch.device) -> None:
+        self.graph, self.device = graph, device
+        self.fixed = [site for site in graph.quantizers if not any(site in own for own in library.values())]
+        self.switches: dict[str, Switch] = {}
+        for site, quantizer in list(graph.quantizers.items()):
+            chosen = {bits: own[site] for bits, own in library.items() if site in own}
+            self.switches[site] = Switch(chosen or {0: quantizer}).to(device)
+            graph.replace(site, self.switches[site])
+        self.units: tuple[Span, ...] = graph.spans("unit")
+        self.place = {node.name: i for i, node in enumerate(graph.module.graph.nodes)}
+
+    def set(self, bits: Mapping[str, int]) -> None:
+        """Switch the named sites to their bits and every other one off."""
+        for site, switch in self.switches.items():
+            switch.bits = bits.get(site)
+
+    def choose(self, bits: Mapping[str, int]) -> None:
+        """Switch to a whole choice: the sites that are not to be chosen are quantized as they are."""
+        self.set({**dict.fromkeys(self.fixed, 0), **bits})
+
+    def reach(self, site: str) -> tuple[int, int]:
+        """Return the first and the last unit in which what ``site`` gives is read."""
+        target = quantizer_target(site)
+        nodes = [n for n in self.graph.module.graph.nodes if n.op == "call_module" and n.target == target]
+        readers = [self.place[user.name] for node in nodes for user in node.users]
+        ends = [self.place[span.end] for span in self.units]
+        found = [next((i for i, end in enumerate(ends) if reader <= end), len(ends) - 1) for reader in readers]
+        return min(found), max(found)
+
+    def part(self, first: int, last: int) -> tuple[fx.GraphModule, bool]:
+        """Return units ``first`` to ``last`` as a module, and whether it returns (end, feature): where that is inside."""
+        span, end = self.units[first], self.units[last].end
+        inside = self.place[span.start] < self.place[self.graph.feature] <= self.place[end]
+        return self.graph.segment(span.start, end, (self.graph.feature,) if inside else ()), inside
+
+    def run(self, module: Callable[[torch.Tensor], Result], x_N: torch.Tensor, images: int) -> tuple[torch.Tensor, ...]:
+        """Run ``module`` over what ``images`` images gave so far, on the device."""
+        rows = max(len(x_N) // max(images, 1), 1)
+        chunk = CPU_CHUNK * rows if self.device.type == "cpu" else None
+        return forward_many(module, x_N, self.device, chunk=chunk)
