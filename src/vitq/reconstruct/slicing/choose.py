@@ -1,4 +1,4 @@
-"""The choice of a slicing: a short reconstruction of every candidate, judged by the error of the final feature."""
+"""The choice of a slicing: a short reconstruction of every candidate, evaluated by the error of the final feature."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Choose(OptionGroup):
 
     ``among``: uniform granularities; ``outlier_quantiles``: one adaptive slicing each, merged where the share of
     energy beyond ``kappa`` standard deviations is above that quantile, inside spans of ``longest``; ``steps`` and
-    ``images`` to train on in a trial; ``held_out`` images, the last ones and at most a fifth of all, judge it.
+    ``images`` to train on in a trial; ``held_out`` images, the last ones and at most a fifth of all, evaluate it.
     """
 
     among: tuple[str, ...] = ("unit", "block", "2", "4")
