@@ -101,9 +101,9 @@ def quantize(
         about = describe_run(loaded, x_NCHW, plan.to_dict(), wanted, taken, seed)
         if space.folder is not None and space.finished:
             return _finished(space.folder, about, place)
-        store = space.store(about.model_dump(mode="json"))
+        checkpoints = space.checkpoints(about.model_dump(mode="json"))
         teacher = capture_checked(loaded, x_NCHW, place)
-        run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, store, recipe=plan.name)
+        run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, checkpoints, recipe=plan.name)
         formats = {name: placed.format for name, placed in preview(run, plan.steps).items()}
         title = f"What is quantized ({wanted}), scope {taken}"
         events.show(scope_table(scope_rows(run.student, planned=formats), title))
@@ -124,7 +124,7 @@ def quantize(
         )
         result = QuantizedModel(Artifact(run.student, frozen, about, metrics))
         if space.folder is not None:
-            finish(result, space.folder, store, events)
+            finish(result, space.folder, checkpoints, events)
         numbers = result.metrics.to_dict()
         events.log("finished", **{k: v for k, v in numbers.items() if isinstance(v, float | int)})
     return result

@@ -75,7 +75,7 @@ class Sweep:
         fusion, settings = Fusion(options.objective.terms(goals is not None)), options.settings(run.device, steps)
         outcome = train(segment, data, fusion, settings, run.device, run.generator(key), run.events)
         facts = vars(outcome)
-        run.keep(key, segment.variables.snapshot(), facts)
+        run.save(key, segment.variables.snapshot(), facts)
         run.events.log("segment", name=span.name, **facts)
         if span.start != span.cut:
             return None

@@ -15,7 +15,7 @@ from vitq.reconstruct.objective.distances import relative_square
 from vitq.reconstruct.slicing.outliers import Outliers, outlier_profile
 from vitq.reconstruct.slicing.schedule import check_name
 from vitq.reconstruct.slicing.slicings import Slicing, candidates
-from vitq.run.checkpoints import Store
+from vitq.run.checkpoints import Checkpoints
 from vitq.run.run import Run
 from vitq.run.step import OptionGroup
 
@@ -81,10 +81,12 @@ def choose(run: Run, options: Choose, trial: Trial) -> Choice:
             saved = run.restore(key)
             if saved is None:
                 student = run.student.clone()
-                copy = Run(run.teacher, student, images, run.bits, run.seed, run.device, run.events, Store(), stage=key)
+                copy = Run(
+                    run.teacher, student, images, run.bits, run.seed, run.device, run.events, Checkpoints(), stage=key
+                )
                 trial(copy, slicing)
                 scores[slicing.name] = _feature_error(copy, run.images_NCHW[-held_out:])
-                run.keep(key, {}, {"score": scores[slicing.name]})
+                run.save(key, {}, {"score": scores[slicing.name]})
             else:
                 scores[slicing.name] = float(saved[1]["score"])
             run.events.log("trial", slicing=slicing.name, segments=len(slicing.pieces), error=scores[slicing.name])
