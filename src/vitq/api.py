@@ -240,13 +240,13 @@ def bench(
     rounds: int = 20,
     limit: int = 64,
     cpu: str = "any",
-    rivals: bool = True,
+    baselines: bool = True,
     progress: bool = True,
 ) -> list["Measured"]:
     """Measure artifacts of one model as exported files, beside floating point and the runtimes' own int8.
 
     ``runs`` are folders of artifacts or quantized models, one, several, or by name. ``limit`` of ``images`` are run,
-    and are the calibration data of the ``rivals``, the runtimes' own; labelled ``validation`` adds accuracy.
+    and are the calibration data of the ``baselines``, the runtimes' own; labelled ``validation`` adds accuracy.
     ``floating`` (with ``weights``) is the model that the first one was made of, as float32; without it that is the
     first one's graph, not quantized. ``batch`` are batch sizes; medians are of ``rounds`` interleaved repetitions;
     ``cpu`` as in ``QuantizedModel.export``. Raises ArtifactError for what is no artifact, ExportError for what cannot
@@ -272,7 +272,7 @@ def bench(
             batches=(batch,) if isinstance(batch, int) else tuple(batch),
             threads=threads,
             rounds=rounds,
-            rivals=rivals,
+            baselines=baselines,
             labelled=labelled,
             floating=None if floating is None else load_source(floating, weights, classes, None),
             cpu=cpu,
