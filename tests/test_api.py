@@ -15,7 +15,7 @@ import vitq
 from vitq.errors import ArgumentError, ArtifactError, DataError, ExportError, ModelError, RecipeError, ResumeError
 from vitq.quantizers import packed_size
 from vitq.recipes import list_recipes, load_recipe
-from vitq.run.checkpoints import Store
+from vitq.run.checkpoints import Checkpoints
 
 QUICK = {"reconstruct.steps": 4, "reconstruct.batch": 8, "reconstruct.evaluation.held_out": 8}
 
@@ -163,16 +163,16 @@ def test_a_killed_run_resumes_to_the_same_artifact(
     saved_before_the_kill: int,
 ) -> None:
     quantize("mgrq", out=tmp_path / "whole")
-    save, count = Store.save, []
+    save, count = Checkpoints.save, []
 
-    def save_then_die(self: Store, *args: Any) -> None:
+    def save_then_die(self: Checkpoints, *args: Any) -> None:
         save(self, *args)
         count.append(args[0])
         if len(count) == saved_before_the_kill:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "save", save_then_die)
+        patch.setattr(Checkpoints, "save", save_then_die)
         with pytest.raises(KeyboardInterrupt):
             quantize("mgrq", out=tmp_path / "killed")
     with pytest.raises(ResumeError, match="seed"):
@@ -217,7 +217,7 @@ def test_all_that_is_quantized_is_shown_before_anything_runs(
 def test_overwrite_starts_anew_where_a_run_was_stopped(
     quantize: Callable[..., vitq.QuantizedModel], tmp_path: Path
 ) -> None:
-    Store(tmp_path / "run" / "checkpoints", {"seed": 9})
+    Checkpoints(tmp_path / "run" / "checkpoints", {"seed": 9})
     with pytest.raises(ResumeError, match="--overwrite"):
         quantize(out=tmp_path / "run")
     assert quantize(out=tmp_path / "run", overwrite=True).metrics.images > 0

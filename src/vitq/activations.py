@@ -18,7 +18,7 @@ GPU_CHUNK = 64
 
 
 def forward_all(module: nn.Module | Forward, x_N: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Run ``module`` over all N inputs in chunks on ``device``; the result has x's dtype and home."""
+    """Run ``module`` over all N inputs in chunks on ``device``; the result has x's dtype and device."""
     return forward_many(lambda chunk: module(chunk).to(x_N.dtype), x_N, device)[0]
 
 
@@ -29,11 +29,11 @@ def forward_many(
     device: torch.device,
     *,
     chunk: int | None = None,
-    home: torch.device | None = None,
+    cache_device: torch.device | None = None,
 ) -> tuple[torch.Tensor, ...]:
-    """Run ``function`` over all N inputs in chunks on ``device``; each result has its own dtype and lies at ``home``.
+    """Run ``function`` over all N inputs in chunks on ``device``; results keep their dtype and lie on ``cache_device``.
 
-    ``chunk``: inputs at a time, without it as many as suit the device; ``home``: without it, x's. The results of chunks
+    ``chunk``: inputs at a time, without it what suits the device; ``cache_device``: without it, x's. Results of chunks
     follow each other: a tensor of windows has several rows per image.
     """
     batch = chunk or (CPU_CHUNK if device.type == "cpu" else GPU_CHUNK)
@@ -41,7 +41,7 @@ def forward_many(
     for chunk_B in x_N.split(batch):
         parts = outputs(function(chunk_B.to(device).float()))
         if not results:
-            results = [_Rows(part, len(x_N) / len(chunk_B), home or x_N.device) for part in parts]
+            results = [_Rows(part, len(x_N) / len(chunk_B), cache_device or x_N.device) for part in parts]
         for result, part in zip(results, parts, strict=True):
             result.add(part)
         del parts, part  # else they are still there while the next chunk is computed
@@ -51,9 +51,9 @@ def forward_many(
 class _Rows:
     """Rows that come chunk by chunk, in one tensor that has room for all where every chunk gives equally many."""
 
-    def __init__(self, first: torch.Tensor, chunks: float, home: torch.device) -> None:
+    def __init__(self, first: torch.Tensor, chunks: float, cache_device: torch.device) -> None:
         rows = max(round(len(first) * chunks), len(first))
-        self.rows, self.filled = torch.empty((rows, *first.shape[1:]), dtype=first.dtype, device=home), 0
+        self.rows, self.filled = torch.empty((rows, *first.shape[1:]), dtype=first.dtype, device=cache_device), 0
 
     def add(self, part: torch.Tensor) -> None:
         """Put ``part`` behind what is there."""
@@ -93,14 +93,14 @@ class SegmentSites:
 
 def sites_by_segment(graph: Graph, wanted: Callable[[Site], bool]) -> tuple[SegmentSites, ...]:
     """Assign every activation site that is ``wanted`` to the segment of its first consumer."""
-    place = {node.name: i for i, node in enumerate(graph.module.graph.nodes)}
+    position = {node.name: i for i, node in enumerate(graph.module.graph.nodes)}
     spans = graph.spans("unit")
     owned: list[list[Site]] = [[] for _ in spans]
     for site in graph.sites.values():
         if site.is_weight or not wanted(site):
             continue
-        first = min(place[consumer] for consumer in site.consumers)
-        index = next(i for i, span in enumerate(spans) if first <= place[span.end])
+        first = min(position[consumer] for consumer in site.consumers)
+        index = next(i for i, span in enumerate(spans) if first <= position[span.end])
         owned[index].append(site)
     return tuple(SegmentSites(span, tuple(sites)) for span, sites in zip(spans, owned, strict=True))
 
@@ -118,7 +118,7 @@ def walk(
     for segment in segments[: last + 1]:
         nodes = tuple(dict.fromkeys(site.node for site in segment.sites))
         module = graph.segment(segment.span.start, segment.span.end, nodes, floating=True)
-        current, *taps = forward_many(module, current, device, chunk=CPU_CHUNK, home=device)
+        current, *taps = forward_many(module, current, device, chunk=CPU_CHUNK, cache_device=device)
         by_node = dict(zip(nodes, taps, strict=True))
         tensors = {site.name: by_node[site.node] for site in segment.sites}
         del taps, by_node
@@ -127,44 +127,46 @@ def walk(
 
 
 @dataclass(frozen=True)
-class Pair:
+class StudentTeacher:
     """The same images at one cut, on the quantized prefix (``student``) and in floating point (``teacher``)."""
 
     student_N: torch.Tensor
     teacher_N: torch.Tensor
 
 
-class Prefix:
+class ActivationCache:
     """Cached activations at the cuts where segments to come begin, each computed from the nearest cut before it."""
 
     def __init__(self, student: Graph, teacher: Graph, images_NCHW: torch.Tensor, device: torch.device) -> None:
         self.student, self.teacher, self.device = student, teacher, device
-        self.place = {cut: i for i, cut in enumerate(teacher.cuts)}
-        self.pairs = {teacher.cuts[0]: Pair(images_NCHW, images_NCHW)}
+        self.position = {cut: i for i, cut in enumerate(teacher.cuts)}
+        self.pairs = {teacher.cuts[0]: StudentTeacher(images_NCHW, images_NCHW)}
 
-    def at(self, cut: str) -> Pair:
+    def at(self, cut: str) -> StudentTeacher:
         """Return the activations at ``cut`` and keep them."""
         if cut not in self.pairs:
-            nearest = max((c for c in self.pairs if self.place[c] < self.place[cut]), key=self.place.__getitem__)
+            nearest = max(
+                (c for c in self.pairs if self.position[c] < self.position[cut]), key=self.position.__getitem__
+            )
             self.pairs[cut] = self.between(nearest, cut, self.pairs[nearest])
         return self.pairs[cut]
 
-    def between(self, start: str, end: str, pair: Pair) -> Pair:
+    def between(self, start: str, end: str, pair: StudentTeacher) -> StudentTeacher:
         """Return ``pair`` after running both graphs from node ``start`` to node ``end``."""
         student, teacher = self.student.segment(start, end), self.teacher.segment(start, end)
-        return Pair(
+        return StudentTeacher(
             forward_all(student, pair.student_N, self.device), forward_all(teacher, pair.teacher_N, self.device)
         )
 
-    def trained(self, span: Span, after: Pair | None, to_come: Collection[str]) -> None:
+    def evict(self, span: Span, after: StudentTeacher | None, to_come: Collection[str]) -> None:
         """Forget what the training of ``span`` made stale, and what lies at no cut ``to_come`` but the input.
 
         ``after`` holds the activations at the span's end, where they are known.
         """
         first = self.teacher.cuts[0]
-        fresh = {c: pair for c, pair in self.pairs.items() if self.place[c] <= self.place[span.cut]}
+        fresh = {c: pair for c, pair in self.pairs.items() if self.position[c] <= self.position[span.cut]}
         if after is not None:
             fresh[span.end] = after
         needed = {c: pair for c, pair in fresh.items() if c == first or c in to_come}
-        last = max(fresh, key=self.place.__getitem__)
+        last = max(fresh, key=self.position.__getitem__)
         self.pairs = {**needed, last: fresh[last]} if to_come else {}

@@ -129,7 +129,7 @@ def quantize(
             about = about.model_copy(update={"bits": MIXED})
         if space.folder is not None and space.finished:
             return _finished(space.folder, about, place)
-        store = space.store(about.model_dump(mode="json"))
+        checkpoints = space.checkpoints(about.model_dump(mode="json"))
         teacher = capture_checked(loaded, x_NCHW, place)
         run = Run(
             teacher,
@@ -139,7 +139,7 @@ def quantize(
             seed,
             place,
             events,
-            store,
+            checkpoints,
             recipe=plan.name,
             task_name=loaded.task,
         )
@@ -167,7 +167,7 @@ def quantize(
         )
         result = QuantizedModel(Artifact(run.student, frozen, about, metrics))
         if space.folder is not None:
-            finish(result, space.folder, store, events)
+            finish(result, space.folder, checkpoints, events)
         numbers = result.metrics.to_dict()
         events.log("finished", **{k: v for k, v in numbers.items() if isinstance(v, float | int)})
     return result
@@ -368,13 +368,13 @@ def bench(
     rounds: int = 20,
     limit: int = 64,
     cpu: str = "any",
-    rivals: bool = True,
+    baselines: bool = True,
     progress: bool = True,
 ) -> list["Measured"]:
     """Measure artifacts of one model as exported files, beside floating point and the runtimes' own int8.
 
     ``runs`` are folders of artifacts or quantized models, one, several, or by name. ``limit`` of ``images`` are run,
-    and are the calibration data of the ``rivals``, the runtimes' own; labelled ``validation`` adds accuracy.
+    and are the calibration data of the ``baselines``, the runtimes' own; labelled ``validation`` adds accuracy.
     ``floating`` (with ``weights``) is the model that the first one was made of, as float32; without it that is the
     first one's graph, not quantized. ``batch`` are batch sizes; medians are of ``rounds`` interleaved repetitions;
     ``cpu`` as in ``QuantizedModel.export``. Raises ArtifactError for what is no artifact, ExportError for what cannot
@@ -400,7 +400,7 @@ def bench(
             batches=(batch,) if isinstance(batch, int) else tuple(batch),
             threads=threads,
             rounds=rounds,
-            rivals=rivals,
+            baselines=baselines,
             labelled=labelled,
             floating=None if floating is None else load_source(floating, weights, classes, None),
             cpu=cpu,

@@ -260,7 +260,7 @@ RULES: dict[str, Rule] = {
     "threads": whole(1, 1_024),
     "rounds": whole(1, 1_000_000),
     "cpu": Rule("the name of a kind of x86 CPU: 'any' or 'vnni'", _text),
-    "rivals": FLAG,
+    "baselines": FLAG,
     "device": DEVICE,
     "out": PATH,
     "path": Rule("the path of a folder", _folder_path),

@@ -17,14 +17,14 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        place = torch.device(name)
-        if place.type not in COMPUTING:
+        device = torch.device(name)
+        if device.type not in COMPUTING:
             raise RuntimeError(f"vitq computes on {', '.join(COMPUTING)}")
-        torch.zeros(1, device=place)
+        torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         why = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise ArgumentError(f"device '{name[:80]}' is not available: {why}; 'vitq doctor' lists devices") from error
-    return place
+    return device
 
 
 def supports_bfloat16(device: torch.device) -> bool:
@@ -38,7 +38,7 @@ CACHED = 12
 """Times the images that a reconstruction may keep: pairs of activations, which can be larger, at a few cuts."""
 
 
-def cache_home(device: torch.device, image_bytes: int) -> torch.device:
+def cache_device(device: torch.device, image_bytes: int) -> torch.device:
     """Return where cached activations live: on a GPU with room for them, so that a step moves nothing; else in RAM."""
     if device.type == "cuda" and CACHED * image_bytes < torch.cuda.mem_get_info(device)[0]:
         return device

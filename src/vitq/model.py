@@ -27,7 +27,7 @@ from vitq.modes import in_own_modes
 from vitq.quantizers import Quantizer, use_compiled_kernels, worth_compiling
 from vitq.report.html import write_report
 from vitq.run.batch import Checked, image_shape, run_checked
-from vitq.run.checkpoints import Store
+from vitq.run.checkpoints import Checkpoints
 from vitq.run.events import Events
 from vitq.run.inputs import load_source
 
@@ -220,7 +220,7 @@ class UnsavedError(ArtifactError):
         self.model = model
 
 
-def finish(model: QuantizedModel, folder: Path, store: Store, events: Events) -> None:
+def finish(model: QuantizedModel, folder: Path, checkpoints: Checkpoints, events: Events) -> None:
     """Save the finished model of a run; what fails after that is a warning, for the model is whole.
 
     Raises UnsavedError, which holds the model, where it cannot be saved; its checkpoints stay.
@@ -237,7 +237,7 @@ def finish(model: QuantizedModel, folder: Path, store: Store, events: Events) ->
     extras: dict[str, Callable[[], object]] = {
         "run-costs": lambda: write_files(folder, {"run.json": to_json_bytes(model.metrics.costs())}),
         "report": lambda: write_report(folder / "report.html", page),
-        "leftovers": store.clear,
+        "leftovers": checkpoints.clear,
     }
     for name, work in extras.items():
         try:

@@ -356,10 +356,10 @@ def finish(small_artifact: Path, out: Path, stray: str = "") -> Events:
     """End a run with a finished model, and return what it said."""
     model = vitq.load(small_artifact)
     with open_workspace(out, False, False) as space, Events(space.log) as events:
-        store = space.store({"seed": 0})
+        checkpoints = space.checkpoints({"seed": 0})
         if stray:
             (out / "checkpoints" / stray).write_text("mine")
-        end(model, out, store, events)
+        end(model, out, checkpoints, events)
     return events
 
 

@@ -14,7 +14,7 @@ from vitq.calibrate.calibrate import parameters
 from vitq.errors import GraphError, RecipeError
 from vitq.graph import Graph, Role
 from vitq.quantizers import Quantizer
-from vitq.run.checkpoints import Store
+from vitq.run.checkpoints import Checkpoints
 from vitq.run.pipeline import apply_steps, preview
 from vitq.run.run import Run
 from vitq.run.step import Step
@@ -62,10 +62,13 @@ def test_what_a_step_of_another_name_previews_is_shown(vit: Graph, make_run: Mak
 def test_a_calibration_is_read_back_by_the_step_itself(vit: Graph, make_run: MakeRun, tmp_path: Path) -> None:
     steps = [Insert(), Calibrate(images=4, weights="minmax", activations="minmax")]
     first = make_run(vit)
-    first.store = Store(tmp_path / "run", {"seed": 0})
+    first.checkpoints = Checkpoints(tmp_path / "run", {"seed": 0})
     apply_steps(first, steps)
     second = make_run(vit)
-    second.store, second.images_NCHW = Store(tmp_path / "run", {"seed": 0}, resume=True), torch.empty(0, 3, 32, 32)
+    second.checkpoints, second.images_NCHW = (
+        Checkpoints(tmp_path / "run", {"seed": 0}, resume=True),
+        torch.empty(0, 3, 32, 32),
+    )
     apply_steps(second, steps)
     kept, read = parameters(first.student), parameters(second.student)
     assert kept and all(torch.equal(tensor, read[path]) for path, tensor in kept.items())

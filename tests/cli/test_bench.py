@@ -40,8 +40,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_measure_is_in_the_json_and_every_row_in_the_table(
     vitq_cli: Any, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measurement, "footprint", lambda *_: 2**20)  # a process for each row takes seconds
-    quick = ("--images", str(photos), "--limit", "4", "--rounds", "1", "--batch", "1", "--no-rivals", "--quiet")
+    monkeypatch.setattr(measurement, "added_peak_memory", lambda *_: 2**20)  # a process for each row takes seconds
+    quick = ("--images", str(photos), "--limit", "4", "--rounds", "1", "--batch", "1", "--no-baselines", "--quiet")
     result = vitq_cli("bench", str(run), *quick, "--validation", str(photos), "--json")
     assert result.exit_code == 0, result.output
     data = json.loads(result.stdout)
@@ -117,7 +117,7 @@ def test_the_python_verb_takes_folders_models_and_names(run: Path, photos: Path,
         ({"batch": [1, "2"]}, ArgumentError, "batch takes batch sizes"),
         ({"threads": 0}, ArgumentError, "threads takes a whole number from 1"),
         ({"rounds": True}, ArgumentError, "rounds takes a whole number from 1"),
-        ({"rivals": 1}, ArgumentError, "rivals takes True or False"),
+        ({"baselines": 1}, ArgumentError, "baselines takes True or False"),
         ({"cpu": 3}, ArgumentError, r"cpu takes .*'any' or 'vnni'"),
         ({"cpu": "vni"}, ExportError, "did you mean 'vnni'"),
         ({"weights": __file__}, ArgumentError, "name it with floating"),

@@ -27,7 +27,7 @@ from vitq.errors import VitqError
 from vitq.models import Preprocessing, load_model
 from vitq.models.weights import load_weights
 from vitq.recipes import load_recipe
-from vitq.run.checkpoints import Store
+from vitq.run.checkpoints import Checkpoints
 
 KEYS = (
     "reconstruct.steps", "reconstruct.batch", "reconstruct.schedule", "reconstruct.learn.weights", "insert.scope",
@@ -127,7 +127,9 @@ def _checkpoint(rng: Random, world: World) -> Case:
     name = rng.choice(sorted(world.checkpoints))
     what, content = damaged_bytes(rng, world.checkpoints[name])
     folder = world.write("checkpoints", {**world.checkpoints, name: content})
-    return Case(f"{name}: {what}", (name,), lambda: Store(folder, {"seed": 0}, resume=True).load("a"), must_fail=True)
+    return Case(
+        f"{name}: {what}", (name,), lambda: Checkpoints(folder, {"seed": 0}, resume=True).load("a"), must_fail=True
+    )
 
 
 def _picture(rng: Random, world: World) -> Case:

@@ -17,7 +17,7 @@ from vitq.artifact import artifact, sealing
 from vitq.errors import ArtifactError, RecipeError, ResumeError, VitqError
 from vitq.recipes import load_recipe
 from vitq.run import checkpoints
-from vitq.run.checkpoints import Store
+from vitq.run.checkpoints import Checkpoints
 
 SEEDS = {kind: range(40) for kind in KINDS} | {"model folder": range(12)}
 SMALL = 6_000
@@ -74,19 +74,19 @@ def test_a_flipped_bit_anywhere_in_a_checkpoint_is_noticed(world: World, monkeyp
     files = dict(world.checkpoints)
     folder = world.write("flipped checkpoints", files)
     _serve(monkeypatch, checkpoints, files)
-    monkeypatch.setattr(Store, "_write", lambda *_: None)
+    monkeypatch.setattr(Checkpoints, "_write", lambda *_: None)
     for name, content in world.checkpoints.items():
         missed = []
         for position, changed in flips(content):
             files[name] = changed
             try:
-                Store(folder, {"seed": 0}, resume=True).load("a")
+                Checkpoints(folder, {"seed": 0}, resume=True).load("a")
                 missed.append(position)
             except ResumeError as error:
                 assert name in str(error)
         assert not missed, name
         files[name] = content
-    assert Store(folder, {"seed": 0}, resume=True).load("a") is not None
+    assert Checkpoints(folder, {"seed": 0}, resume=True).load("a") is not None
 
 
 def _serve(monkeypatch: pytest.MonkeyPatch, module: Any, files: Mapping[str, bytes]) -> None:

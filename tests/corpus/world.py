@@ -17,7 +17,7 @@ from torch import nn
 import vitq
 from vitq.artifact.files import digest, to_json_bytes
 from vitq.artifact.sealing import FILES, HASHED, SEALED, make_seal
-from vitq.run.checkpoints import Store
+from vitq.run.checkpoints import Checkpoints
 
 IMAGES_NCHW = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 FORMATS = {
@@ -68,7 +68,7 @@ class World:
     def checkpoints(self) -> Mapping[str, bytes]:
         """Content of the files of an unfinished run, whose fingerprint is {"seed": 0} and whose only piece is "a"."""
         folder = self.folder / "unfinished"
-        Store(folder, {"seed": 0}).save("a", {"w": torch.arange(3.0)}, {"loss": 0.5})
+        Checkpoints(folder, {"seed": 0}).save("a", {"w": torch.arange(3.0)}, {"loss": 0.5})
         return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The benchmark on a tiny model: every contender is measured, and accuracy is that of the file."""
+"""The benchmark on a tiny model: every candidate is measured, and accuracy is that of the file."""
 
 import io
 import sys
@@ -14,9 +14,9 @@ from torch import nn
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from vitq.bench import baselines as rivals
-from vitq.bench.bench import Measured, bench, contenders
-from vitq.bench.peak_memory import footprint
+from vitq.bench import baselines
+from vitq.bench.bench import Measured, bench, compile_candidates
+from vitq.bench.peak_memory import added_peak_memory
 from vitq.errors import ExportError
 from vitq.export.build import build
 from vitq.export.runtimes import compile_content
@@ -25,11 +25,11 @@ from vitq.models import load_model
 from vitq.report.exported import bench_table
 
 
-def test_floating_point_artifacts_and_rivals_stand_side_by_side(
+def test_floating_point_artifacts_and_baselines_stand_side_by_side(
     models: dict[str, nn.Module], quantized: Callable[..., Any], images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        sys.modules["vitq.bench.bench"], "footprint", lambda *_: 2**20
+        sys.modules["vitq.bench.bench"], "added_peak_memory", lambda *_: 2**20
     )  # a process for each row takes seconds
     vit, model = models["vit"], quantized("vit", "w8a8", target="openvino")
     labels = model(images).argmax(-1)
@@ -63,7 +63,7 @@ def test_bfloat16_runs_only_where_the_cpu_multiplies_it(
     monkeypatch.setattr(sys.modules["vitq.bench.bench"], "compile_content", compiled)
     monkeypatch.setattr(sys.modules["vitq.bench.bench"], "build", lambda *_, **__: b"")
     model = quantized("vit", "w8a8", target="openvino")
-    names = {(c.runtime, c.name) for c in contenders({"mine": model}, images, 1, rivals=False)}
+    names = {(c.runtime, c.name) for c in compile_candidates({"mine": model}, images, 1, baselines=False)}
     mixed = {("openvino", "bfloat16"), ("openvino", "mine + bfloat16")}
     assert {name for name in names if "bfloat16" in name[1]} == (mixed if flag else set())
     assert hints.count(("openvino", True)) == (2 if flag else 0) and ("onnxruntime", True) not in hints
@@ -86,7 +86,7 @@ def test_memory_is_what_a_process_of_its_own_takes(
     exported: Callable[..., Any], images: torch.Tensor, runtime: str
 ) -> None:
     content = exported("vit", "w8a8", target="openvino", export={"target": "openvino"})[1].read_bytes()
-    assert len(content) < footprint(runtime, content, images, 1, False) < 1e9
+    assert len(content) < added_peak_memory(runtime, content, images, 1, False) < 1e9
 
 
 def test_a_name_of_another_row_is_refused(quantized: Callable[..., Any], images: torch.Tensor) -> None:
@@ -104,7 +104,9 @@ def test_a_file_for_other_cpus_is_measured_with_a_warning(
 
     asked: list[Any] = []
     monkeypatch.setattr(saturation, "saturates", lambda runtime: True)
-    monkeypatch.setattr(sys.modules["vitq.bench.bench"], "contenders", lambda *given: asked.append(given[-1]) or [])
+    monkeypatch.setattr(
+        sys.modules["vitq.bench.bench"], "compile_candidates", lambda *given: asked.append(given[-1]) or []
+    )
     with Events() as events:
         model = quantized("vit", "w8a8", target="onnxruntime")
         assert bench({"mine": model}, images, cpu="vnni", rounds=1, events=events) == []
@@ -114,7 +116,7 @@ def test_a_file_for_other_cpus_is_measured_with_a_warning(
 
 def test_a_process_that_fails_says_why() -> None:
     with pytest.raises(ExportError, match="onnxruntime failed in a process of its own"):
-        footprint("onnxruntime", b"no model", torch.zeros(1), 1, False)
+        added_peak_memory("onnxruntime", b"no model", torch.zeros(1), 1, False)
 
 
 def test_nncf_becomes_a_pair_of_files_and_keeps_standard_output_clean(
@@ -127,9 +129,9 @@ def test_nncf_becomes_a_pair_of_files_and_keeps_standard_output_clean(
     kinds = SimpleNamespace(TRANSFORMER="transformer")
     fake = SimpleNamespace(Dataset=list, ModelType=kinds, quantize=quantize)
     monkeypatch.setitem(sys.modules, "nncf", fake)  # type: ignore[arg-type]
-    monkeypatch.setattr(rivals, "find_spec", lambda package: package)
+    monkeypatch.setattr(baselines, "find_spec", lambda package: package)
     vit, images = tiny("vit", depth=1).eval(), torch.randn(4, 3, 32, 32)
-    content = rivals.nncf_static(build(capture(vit, images), {}, images, {}), images)
+    content = baselines.nncf_static(build(capture(vit, images), {}, images, {}), images)
     assert isinstance(content, tuple)
     out, err = capsys.readouterr()
     assert out == "" and "calibrating on 4" in err

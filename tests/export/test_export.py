@@ -19,7 +19,7 @@ from vitq.errors import ExportError  # noqa: E402
 from vitq.export.build import build, properties  # noqa: E402
 from vitq.export.export import export  # noqa: E402
 from vitq.export.targets import OPSETS, PROFILES, Cpu  # noqa: E402
-from vitq.export.verify.integer_products import promises  # noqa: E402
+from vitq.export.verify.integer_products import expected_integer_products  # noqa: E402
 
 RUNTIMES = ("onnxruntime", "openvino")
 
@@ -41,7 +41,7 @@ def test_onnxruntime_multiplies_attention_in_integer_kernels_where_asked(
     quantized: Callable[..., Any], exported: Callable[..., Any], model: str, bits: str
 ) -> None:
     linears = quantized(model, bits, target="onnxruntime")
-    promised, _ = promises(linears.graph, linears.weights, PROFILES["onnxruntime"])
+    promised, _ = expected_integer_products(linears.graph, linears.weights, PROFILES["onnxruntime"])
     result, _ = exported(model, bits, target="onnxruntime", scope="paper", export={"target": "onnxruntime"})
     whole = quantized(model, bits, target="onnxruntime", scope="paper")
     attentions = sum(name.endswith("/probabilities") for name in whole.graph.quantizers)

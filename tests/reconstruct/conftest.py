@@ -9,7 +9,7 @@ from torch import nn
 from vitq.bits import Bits
 from vitq.calibrate import Calibrate, Insert
 from vitq.graph import Graph, capture
-from vitq.run.checkpoints import Store
+from vitq.run.checkpoints import Checkpoints
 from vitq.run.events import Events
 from vitq.run.run import Run
 
@@ -27,7 +27,7 @@ def kill_after() -> Callable[[Run, int], list[str]]:
     """Return a function that makes a run stop as if killed after so many checkpoints, and gives their keys."""
 
     def arm(run: Run, count: int) -> list[str]:
-        save, saved = run.store.save, list[str]()
+        save, saved = run.checkpoints.save, list[str]()
 
         def save_then_die(key: str, *rest: Any) -> None:
             save(key, *rest)
@@ -35,7 +35,7 @@ def kill_after() -> Callable[[Run, int], list[str]]:
             if len(saved) == count:
                 raise KeyboardInterrupt
 
-        run.store.save = save_then_die  # type: ignore[method-assign]
+        run.checkpoints.save = save_then_die  # type: ignore[method-assign]
         return saved
 
     return arm
@@ -62,7 +62,7 @@ def calibrated(teachers: dict[str, Graph]) -> Callable[[str, str], Run]:
 def make_run(calibrated: Callable[[str, str], Run]) -> Callable[..., Run]:
     """Return a function that makes a calibrated run at 3 bits."""
 
-    def make(model: str = "vit", store: Path | None = None, resume: bool = False, bits: str = "w3a3") -> Run:
+    def make(model: str = "vit", checkpoints: Path | None = None, resume: bool = False, bits: str = "w3a3") -> Run:
         start = calibrated(model, bits)
         return Run(
             start.teacher,
@@ -70,7 +70,7 @@ def make_run(calibrated: Callable[[str, str], Run]) -> Callable[..., Run]:
             start.images_NCHW.clone(),
             start.bits,
             events=Events(),
-            store=Store(store, {"a": 1}, resume),
+            checkpoints=Checkpoints(checkpoints, {"a": 1}, resume),
         )
 
     return make

@@ -13,7 +13,7 @@ from vitq.quantizers import Granularity, Quantizer
 from vitq.recipes import load_recipe
 from vitq.reconstruct import Reconstruct
 from vitq.reconstruct.slicing.schedule import plan
-from vitq.run.checkpoints import Store
+from vitq.run.checkpoints import Checkpoints
 from vitq.run.events import Events
 from vitq.run.pipeline import apply_steps
 from vitq.run.run import Run
@@ -32,10 +32,17 @@ def pfcr(**overrides: Any) -> tuple[Step, ...]:
     return load_recipe("pfcr", overrides={**SHORT, "reconstruct": {**SHORT["reconstruct"], **overrides}}).steps
 
 
-def new_run(teacher: Graph, store: Path | None = None, resume: bool = False) -> Run:
+def new_run(teacher: Graph, checkpoints: Path | None = None, resume: bool = False) -> Run:
     images = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     events = Events(console=False)
-    return Run(teacher, teacher.clone(), images, Bits.parse("w3a3"), events=events, store=Store(store, {}, resume))
+    return Run(
+        teacher,
+        teacher.clone(),
+        images,
+        Bits.parse("w3a3"),
+        events=events,
+        checkpoints=Checkpoints(checkpoints, {}, resume),
+    )
 
 
 def result(run: Run, steps: tuple[Step, ...]) -> dict[str, torch.Tensor]:

@@ -205,14 +205,14 @@ def test_a_killed_run_resumes_to_the_same_bits(
     whole = make_run()
     step.apply(whole)
 
-    killed = make_run(store=tmp_path / "run")
+    killed = make_run(checkpoints=tmp_path / "run")
     kill_after(killed, segments)
     with pytest.raises(KeyboardInterrupt):
         step.apply(killed)
 
     with pytest.raises(ResumeError, match="--resume"):
-        make_run(store=tmp_path / "run")
-    resumed = make_run(store=tmp_path / "run", resume=True)
+        make_run(checkpoints=tmp_path / "run")
+    resumed = make_run(checkpoints=tmp_path / "run", resume=True)
     step.apply(resumed)
     assert same(state(whole), state(resumed))
     assert whole.events.warnings == resumed.events.warnings

@@ -7,50 +7,50 @@ import torch
 
 from vitq.artifact.files import to_json_bytes, write_files
 from vitq.errors import ResumeError
-from vitq.run.checkpoints import Store, sweep
+from vitq.run.checkpoints import Checkpoints, sweep
 from vitq.run.differences import differences
 
 
 def test_saves_and_loads_tensors_and_facts(tmp_path: Path) -> None:
-    store = Store(tmp_path / "run", {"seed": 0})
-    store.save("a/b", {"w": torch.arange(3.0)}, {"error": 0.5})
-    store.save("a_b", {}, {})
-    tensors, facts = Store(tmp_path / "run", {"seed": 0}, resume=True).load("a/b") or ({}, {})
+    checkpoints = Checkpoints(tmp_path / "run", {"seed": 0})
+    checkpoints.save("a/b", {"w": torch.arange(3.0)}, {"error": 0.5})
+    checkpoints.save("a_b", {}, {})
+    tensors, facts = Checkpoints(tmp_path / "run", {"seed": 0}, resume=True).load("a/b") or ({}, {})
     assert torch.equal(tensors["w"], torch.arange(3.0))
     assert facts == {"error": 0.5}
 
 
 def test_without_a_path_nothing_is_kept() -> None:
-    store = Store()
-    store.save("a", {"w": torch.ones(1)})
-    assert store.load("a") is None
+    checkpoints = Checkpoints()
+    checkpoints.save("a", {"w": torch.ones(1)})
+    assert checkpoints.load("a") is None
 
 
 def test_an_unfinished_run_is_not_overwritten(tmp_path: Path) -> None:
-    Store(tmp_path / "run", {"seed": 0})
+    Checkpoints(tmp_path / "run", {"seed": 0})
     with pytest.raises(ResumeError, match="--resume"):
-        Store(tmp_path / "run", {"seed": 0})
+        Checkpoints(tmp_path / "run", {"seed": 0})
 
 
 def test_overwrite_deletes_what_an_unfinished_run_left(tmp_path: Path) -> None:
-    Store(tmp_path / "run", {"seed": 0}).save("a", {"w": torch.ones(1)})
-    assert Store.unfinished(tmp_path / "run")
-    assert Store(tmp_path / "run", {"seed": 1}, overwrite=True).load("a") is None
+    Checkpoints(tmp_path / "run", {"seed": 0}).save("a", {"w": torch.ones(1)})
+    assert Checkpoints.unfinished(tmp_path / "run")
+    assert Checkpoints(tmp_path / "run", {"seed": 1}, overwrite=True).load("a") is None
 
 
 def test_what_a_kill_in_the_clean_up_leaves_is_swept(tmp_path: Path) -> None:
-    Store(tmp_path / "run", {"seed": 0}).save("a", {"w": torch.ones(1)})
+    Checkpoints(tmp_path / "run", {"seed": 0}).save("a", {"w": torch.ones(1)})
     (tmp_path / "run" / "fingerprint.json").unlink()  # as where a kill cuts off ``clear``
     (tmp_path / "run" / ".b.checkpoint.vitq-part").write_bytes(b"half")
-    assert not Store.unfinished(tmp_path / "run")
-    assert Store(tmp_path / "run", {"seed": 1}, resume=True).load("a") is None
+    assert not Checkpoints.unfinished(tmp_path / "run")
+    assert Checkpoints(tmp_path / "run", {"seed": 1}, resume=True).load("a") is None
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["fingerprint.json"]
 
 
 def test_a_wrong_resume_is_refused_and_says_what_differs(tmp_path: Path) -> None:
-    Store(tmp_path / "run", {"seed": 0, "bits": "w4a4"})
+    Checkpoints(tmp_path / "run", {"seed": 0, "bits": "w4a4"})
     with pytest.raises(ResumeError, match='bits: was "w4a4", now "w3a3"'):
-        Store(tmp_path / "run", {"seed": 0, "bits": "w3a3"}, resume=True)
+        Checkpoints(tmp_path / "run", {"seed": 0, "bits": "w3a3"}, resume=True)
 
 
 @pytest.mark.parametrize("side", ["a" * 200, [0] * 100, {str(i): "same" for i in range(99)}])
@@ -78,8 +78,8 @@ def test_a_cut_never_makes_two_values_look_the_same() -> None:
 @pytest.mark.parametrize("file", ["a.checkpoint", "fingerprint.json"])
 def test_every_flipped_bit_is_noticed_and_the_file_is_named(tmp_path: Path, file: str) -> None:
     made_of = {"seed": 0, "recipe": {"steps": [1.5, None, "é"]}}
-    store = Store(tmp_path / "run", made_of)
-    store.save("a", {"w": torch.ones(4)}, {"loss": 0.25})
+    checkpoints = Checkpoints(tmp_path / "run", made_of)
+    checkpoints.save("a", {"w": torch.ones(4)}, {"loss": 0.25})
     path = tmp_path / "run" / file
     content = path.read_bytes()
     for position in range(len(content)):
@@ -87,22 +87,22 @@ def test_every_flipped_bit_is_noticed_and_the_file_is_named(tmp_path: Path, file
         flipped[position] ^= 1 << (position % 8)
         path.write_bytes(flipped)
         with pytest.raises(ResumeError, match=file.replace(".", r"\.")):
-            store.load("a") if file == "a.checkpoint" else Store(tmp_path / "run", made_of, resume=True)
+            checkpoints.load("a") if file == "a.checkpoint" else Checkpoints(tmp_path / "run", made_of, resume=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"half", b"vitq-checkpoint ", b"\xff\xfe", b"vitq-checkpoint 00\n{}\n"])
 def test_a_damaged_checkpoint_is_named_and_may_be_deleted(tmp_path: Path, content: bytes) -> None:
-    store = Store(tmp_path / "run", {})
-    store.save("a", {"w": torch.ones(4)})
+    checkpoints = Checkpoints(tmp_path / "run", {})
+    checkpoints.save("a", {"w": torch.ones(4)})
     (tmp_path / "run" / "a.checkpoint").write_bytes(content)
     with pytest.raises(ResumeError, match=r"a\.checkpoint is damaged: .*; delete it and resume again"):
-        store.load("a")
+        checkpoints.load("a")
     (tmp_path / "run" / "a.checkpoint").unlink()
-    assert Store(tmp_path / "run", {}, resume=True).load("a") is None
+    assert Checkpoints(tmp_path / "run", {}, resume=True).load("a") is None
 
 
 def test_a_checkpoint_of_another_run_or_piece_is_refused(tmp_path: Path) -> None:
-    other, own = Store(tmp_path / "other", {"seed": 1}), Store(tmp_path / "own", {"seed": 0})
+    other, own = Checkpoints(tmp_path / "other", {"seed": 1}), Checkpoints(tmp_path / "own", {"seed": 0})
     other.save("a", {})
     own.save("b", {})
     (tmp_path / "other" / "a.checkpoint").rename(tmp_path / "own" / "a.checkpoint")
@@ -124,7 +124,7 @@ def test_a_fingerprint_that_is_not_vitqs_is_named_and_nothing_is_deleted(
     (tmp_path / "run" / "fingerprint.json").write_bytes(content)
     (tmp_path / "run" / "epoch10.safetensors").write_bytes(b"weeks of work")
     with pytest.raises(ResumeError, match=r"fingerprint\.json .*another --out"):
-        Store(tmp_path / "run", {}, **how)
+        Checkpoints(tmp_path / "run", {}, **how)
     assert len(list((tmp_path / "run").iterdir())) == 2
 
 
@@ -135,24 +135,24 @@ def test_a_folder_of_the_users_is_left_alone(tmp_path: Path, name: str, how: dic
     (tmp_path / "run" / name).exists() or (tmp_path / "run" / name).write_bytes(b"weeks of work")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ResumeError, match=r"not vitq's .*left alone"):
-        Store(tmp_path / "run", {}, **how)
+        Checkpoints(tmp_path / "run", {}, **how)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_checkpoints_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
     with pytest.raises(ResumeError, match="run is not a folder"):
-        Store(tmp_path / "run", {}, overwrite=True)
+        Checkpoints(tmp_path / "run", {}, overwrite=True)
     assert (tmp_path / "run").read_text() == "mine"
 
 
 def test_hidden_files_are_no_obstacle_and_stay(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".DS_Store").write_bytes(b"x")
-    store = Store(tmp_path / "run", {})
-    store.save("a", {})
+    checkpoints = Checkpoints(tmp_path / "run", {})
+    checkpoints.save("a", {})
     (tmp_path / "run" / "notes.checkpoint").write_bytes(b"mine")
-    store.clear()
+    checkpoints.clear()
     assert {file.name for file in (tmp_path / "run").iterdir()} == {".DS_Store", "notes.checkpoint"}
 
 
@@ -174,8 +174,8 @@ def test_text_that_is_not_utf8_is_written_and_read_as_it_is() -> None:
 
 
 def test_clear_removes_everything(tmp_path: Path) -> None:
-    store = Store(tmp_path / "run", {})
-    store.save("a", {"w": torch.ones(1)})
-    store.clear()
+    checkpoints = Checkpoints(tmp_path / "run", {})
+    checkpoints.save("a", {"w": torch.ones(1)})
+    checkpoints.clear()
     assert not (tmp_path / "run").exists()
     sweep(tmp_path / "run")

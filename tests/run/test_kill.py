@@ -101,11 +101,11 @@ def work(out: Path, model: QuantizedModel, overwrite: bool = False) -> None:
     with open_workspace(out, not overwrite, overwrite) as space, Events(space.log) as events:
         if space.finished:
             return
-        store = space.store({"seed": 0})
+        checkpoints = space.checkpoints({"seed": 0})
         for piece in ("a", "b"):
-            if store.load(piece) is None:
-                store.save(piece, {"w": torch.ones(3)}, {"loss": 0.5})
-        finish(QuantizedModel(model.artifact), out, store, events)
+            if checkpoints.load(piece) is None:
+                checkpoints.save(piece, {"w": torch.ones(3)}, {"loss": 0.5})
+        finish(QuantizedModel(model.artifact), out, checkpoints, events)
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["new", "overwritten"])

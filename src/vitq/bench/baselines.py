@@ -1,4 +1,4 @@
-"""Rivals: the INT8 models that runtimes make of the same floating-point file on their own."""
+"""Baselines: the INT8 models that runtimes make of the same floating-point file on their own."""
 
 import sys
 import tempfile
@@ -22,10 +22,10 @@ def onnxruntime_static(content: bytes, images_NCHW: torch.Tensor) -> bytes:
 
     class Reader(own.CalibrationDataReader):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
-            self.left: Iterator[torch.Tensor] = iter(images_NCHW.split(1))
+            self.remaining: Iterator[torch.Tensor] = iter(images_NCHW.split(1))
 
         def get_next(self) -> dict[str, Any] | None:
-            x = next(self.left, None)
+            x = next(self.remaining, None)
             return None if x is None else {INPUT: x.numpy()}
 
     with tempfile.TemporaryDirectory() as folder:

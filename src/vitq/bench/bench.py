@@ -9,7 +9,7 @@ import torch
 
 from vitq.artifact.artifact import Artifact
 from vitq.bench.baselines import nncf_static, onnxruntime_static
-from vitq.bench.peak_memory import footprint
+from vitq.bench.peak_memory import added_peak_memory
 from vitq.devices import supports_bfloat16
 from vitq.errors import ExportError
 from vitq.evaluation import measure
@@ -30,7 +30,7 @@ RESERVED = frozenset({FLOAT32, BFLOAT16, OWN, NNCF})
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """One compiled model: what it is, where it runs, what it was compiled from."""
 
     name: str
@@ -63,37 +63,37 @@ class Measured:
     top1: float | None
 
 
-def contenders(
+def compile_candidates(
     artifacts: Mapping[str, Artifact],
     x_NCHW: torch.Tensor,
     threads: int,
-    rivals: bool,
+    baselines: bool,
     floating: LoadedModel | None = None,
     cpu: Cpu = Cpu.ANY,
-) -> list[Contender]:
+) -> list[Candidate]:
     """Compile floating point, bfloat16, every artifact and what the runtimes make themselves, per installed runtime."""
     first, example = next(iter(artifacts.values())), x_NCHW[:2]
     bf16 = supports_bfloat16(CPU)
-    plain = (
+    unquantized = (
         build(without_quantizers(first.graph), {}, example, {})
         if floating is None
         else baseline(floating, first, example)
     )
-    found: list[Contender] = []
+    found: list[Candidate] = []
     for runtime in (name for name in SESSIONS if runtime_version(name) is not None):
         mixed = runtime == "openvino" and bf16
         files = {name: _file(one, PROFILES[runtime], example, cpu) for name, one in artifacts.items()}
-        field: dict[str, Content] = {FLOAT32: plain, **files}
-        if rivals and runtime == "onnxruntime":
-            field[OWN] = onnxruntime_static(plain, x_NCHW)
-        elif rivals and (nncf := nncf_static(plain, x_NCHW)) is not None:
-            field[NNCF] = nncf
-        for name, content in field.items():
-            found.append(Contender(name, runtime, content, False, compile_content(runtime, content, threads)))
+        contents: dict[str, Content] = {FLOAT32: unquantized, **files}
+        if baselines and runtime == "onnxruntime":
+            contents[OWN] = onnxruntime_static(unquantized, x_NCHW)
+        elif baselines and (nncf := nncf_static(unquantized, x_NCHW)) is not None:
+            contents[NNCF] = nncf
+        for name, content in contents.items():
+            found.append(Candidate(name, runtime, content, False, compile_content(runtime, content, threads)))
             if mixed:
                 session = compile_content(runtime, content, threads, bfloat16=True)
                 label = BFLOAT16 if name == FLOAT32 else f"{name} + bfloat16"
-                found.append(Contender(label, runtime, content, True, session))
+                found.append(Candidate(label, runtime, content, True, session))
     return found
 
 
@@ -104,15 +104,15 @@ def bench(
     batches: Sequence[int] = (1, 16),
     threads: int = 1,
     rounds: int = 20,
-    rivals: bool = True,
+    baselines: bool = True,
     labelled: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
     floating: LoadedModel | None = None,
     cpu: str = Cpu.ANY,
     events: Events | None = None,
 ) -> list[Measured]:
-    """Measure all contenders in turn, ``rounds`` times, so that what else the machine does falls on all alike.
+    """Measure all candidates in turn, ``rounds`` times, so that what else the machine does falls on all alike.
 
-    ``x_NCHW`` are preprocessed images, also the calibration data of the rivals. ``floating`` is the model that the
+    ``x_NCHW`` are preprocessed images, also the calibration data of the baselines. ``floating`` is the model that the
     first artifact was made of; without it float32 is that artifact's graph without quantizers, with its weights.
     ``cpu``: as in ``export``. Raises ExportError for a model that cannot be exported, for another ``floating``, and for
     a name of ``artifacts`` that another row has.
@@ -125,36 +125,36 @@ def bench(
             profile = PROFILES[runtime]
             if reason := cause(overflowing(artifact.graph, artifact.weights, profile), profile, wanted):
                 events.warn("saturation", f"{name} in {runtime}: {reason}")
-    field = contenders(artifacts, x_NCHW, threads, rivals, floating, wanted)
+    candidates = compile_candidates(artifacts, x_NCHW, threads, baselines, floating, wanted)
     times: dict[tuple[int, int], list[float]] = {}
     with events.task("bench", len(batches) * rounds) as task:
         for batch in batches:
             x = _cycled(x_NCHW, batch)
-            for contender in field:
-                contender.session(x)  # the first run allocates
+            for candidate in candidates:
+                candidate.session(x)  # the first run allocates
             for _ in range(rounds):
-                for i, contender in enumerate(field):
+                for i, candidate in enumerate(candidates):
                     began = time.perf_counter()
-                    contender.session(x)
+                    candidate.session(x)
                     times.setdefault((i, batch), []).append(1000 * (time.perf_counter() - began))
                 task.advance()
     medians = {key: statistics.median(values) for key, values in times.items()}
-    plain = {c.runtime: i for i, c in enumerate(field) if c.name == FLOAT32}
+    unquantized = {c.runtime: i for i, c in enumerate(candidates) if c.name == FLOAT32}
     largest = _cycled(x_NCHW, max(batches))
     rows: list[Measured] = []
     first = next(iter(artifacts.values()))
     names, kind = tuple(first.graph.outputs), first.config.task
-    with events.task("memory and accuracy", len(field)) as task:
-        for i, c in enumerate(field):
+    with events.task("memory and accuracy", len(candidates)) as task:
+        for i, c in enumerate(candidates):
             score = measure(by_name(c.session, names), labelled, CPU, task=kind)[0] if labelled else None
             row = Measured(
                 c.name,
                 c.runtime,
                 c.size_bytes,
-                footprint(c.runtime, c.content, largest, threads, c.bfloat16),
+                added_peak_memory(c.runtime, c.content, largest, threads, c.bfloat16),
                 c.session.integer_products(),
                 {batch: medians[i, batch] for batch in batches},
-                {batch: medians[plain[c.runtime], batch] / medians[i, batch] for batch in batches},
+                {batch: medians[unquantized[c.runtime], batch] / medians[i, batch] for batch in batches},
                 None if score is None else score.top1,
             )
             rows.append(row)
@@ -171,10 +171,10 @@ def _file(artifact: Artifact, profile: Profile, example_BCHW: torch.Tensor, cpu:
 
 def without_quantizers(graph: Graph) -> Graph:
     """Return a copy of ``graph`` in floating point: the same operations on weights of the same size."""
-    plain = graph.clone()
-    for site in list(plain.quantizers):
-        plain.remove(site)
-    return plain
+    unquantized = graph.clone()
+    for site in list(unquantized.quantizers):
+        unquantized.remove(site)
+    return unquantized
 
 
 def _cycled(x_NCHW: torch.Tensor, count: int) -> torch.Tensor:

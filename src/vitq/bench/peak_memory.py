@@ -13,7 +13,7 @@ from vitq.errors import ExportError
 from vitq.export.runtimes import Content, compile_content, require
 
 
-def footprint(runtime: str, content: Content, x_BCHW: torch.Tensor, threads: int, bfloat16: bool) -> int:
+def added_peak_memory(runtime: str, content: Content, x_BCHW: torch.Tensor, threads: int, bfloat16: bool) -> int:
     """Return by how many bytes compiling ``content`` and one batch raise the peak memory of a fresh process.
 
     The process holds Python, torch and the runtime before; what they take is not counted. Raises ExportError where

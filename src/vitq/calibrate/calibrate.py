@@ -52,7 +52,7 @@ class Calibrate(Step):
         saved = run.restore(run.stage)
         if saved is None:
             self._search(run)
-            run.keep(run.stage, parameters(run.student))
+            run.save(run.stage, parameters(run.student))
         else:
             set_parameters(run.student, saved[0], run.device)
             run.events.log("calibrate", resumed=True)

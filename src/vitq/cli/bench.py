@@ -33,7 +33,7 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved repetitions; medians are shown.")] = 20,
     limit: Annotated[int, typer.Option(min=1, help="How many of --images to take.")] = 64,
     cpu: ForCpu = Cpu.ANY,
-    rivals: Annotated[bool, typer.Option(help="Also the runtimes' own int8 models (NNCF where installed).")] = True,
+    baselines: Annotated[bool, typer.Option(help="Also the runtimes' own int8 models (NNCF where installed).")] = True,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -54,7 +54,7 @@ def bench(
         rounds=rounds,
         limit=limit,
         cpu=cpu,
-        rivals=rivals,
+        baselines=baselines,
         progress=not quiet,
     )
     if as_json:

@@ -10,7 +10,7 @@ from typing import Any, TextIO, cast
 from rich.console import Console, RenderableType
 
 from vitq.errors import OutputError
-from vitq.run.jsonable import plain
+from vitq.run.jsonable import jsonable
 from vitq.run.progress import wide_console
 from vitq.run.streams import lasting_stderr, silence
 
@@ -29,7 +29,7 @@ def write(text: str) -> None:
 
 def print_json(data: Mapping[str, Any]) -> None:
     """Print one JSON object to stdout."""
-    write(json.dumps(plain(data), indent=2, ensure_ascii=False))
+    write(json.dumps(jsonable(data), indent=2, ensure_ascii=False))
 
 
 def flush() -> None:

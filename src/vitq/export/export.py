@@ -16,7 +16,7 @@ from vitq.export.openvino_ir import named, to_ir
 from vitq.export.runtimes import SESSIONS, Content, require, size_of
 from vitq.export.saturation import NONE, cause, overflowing
 from vitq.export.targets import IR, OPSET, Cpu, Profile, check_opset, cpu_of, profile_of
-from vitq.export.verify.integer_products import promises, split_operators
+from vitq.export.verify.integer_products import expected_integer_products, split_operators
 from vitq.export.verify.outputs import Batches, EndToEnd, Floating, compare, complaints
 from vitq.export.verify.pieces import MakeSession
 from vitq.export.verify.segments import SegmentProof, prove
@@ -101,7 +101,7 @@ def export(
     avoided = wide if wanted is Cpu.ANY else NONE
     about = {**properties(artifact, target, taken), **({"vitq.floating": left} if left else {})}
     graph = build(artifact.graph, artifact.weights, images_NCHW[:2], about, profile.carrier, opset, avoided)
-    promised, notes = promises(artifact.graph, artifact.weights, profile, avoided.weights)
+    promised, notes = expected_integer_products(artifact.graph, artifact.weights, profile, avoided.weights)
     notes += (*((note(left),) if left else ()), *(() if profile.runtime else (profile.note,)))
     content: Content = to_ir(graph) if path.suffix == IR else graph
     result = Exported(path, target, size_of(content), promised, None, (), None, notes, taken)

@@ -12,7 +12,7 @@ from vitq.errors import ModelError
 
 
 @contextmanager
-def hub(what: str) -> Iterator[None]:
+def download(what: str) -> Iterator[None]:
     """Run a download of ``what``; files already downloaded are used without a network.
 
     Raises ModelError that says to pass a weights file when the download fails.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitq.errors import ModelError
-from vitq.models.hub import hub, reading
+from vitq.models.hub import download, reading
 from vitq.models.loaded import LoadedModel
 from vitq.models.preprocessing import Preprocessing
 from vitq.models.processors import (
@@ -58,7 +58,7 @@ def load_huggingface(
     transformers = _transformers(name)
     local = Path(name).is_dir()
     changes = {} if num_classes is None else {"num_labels": num_classes}
-    with seeded_weights(), reading(f"folder '{name}'") if local else hub(f"'{name}' is no folder here and"):
+    with seeded_weights(), reading(f"folder '{name}'") if local else download(f"'{name}' is no folder here and"):
         config = transformers.AutoConfig.from_pretrained(
             name, trust_remote_code=False, **(changes if weights is not None else {})
         )
@@ -89,7 +89,7 @@ def _preprocessing(
     """What the image processor does, compared with itself, and whether it gives BGR."""
     has_file = any((Path(name) / file).exists() for file in PROCESSOR_FILES)
     try:
-        with nullcontext() if Path(name).is_dir() else hub(f"the image processor of '{name}'"):
+        with nullcontext() if Path(name).is_dir() else download(f"the image processor of '{name}'"):
             processor = load_processor(transformers, name, has_file)
     except ModelError:
         if given is None:

@@ -112,16 +112,16 @@ def _check_arguments(spec: Any, weights: Any, num_classes: Any) -> None:
 
 
 def _copy_of_module(module: nn.Module, weights: Path | str | None, num_classes: int | None) -> LoadedModel:
-    mine = plain_copy(module)
-    name = type(mine).__name__
+    own_copy = plain_copy(module)
+    name = type(own_copy).__name__
     if weights == "random":
         raise ModelError(f"weights='random' is for models given by name; this {name} already has weights")
     source: dict[str, Any] = {"kind": "module", "name": name, "weights": "module"}
     if weights is not None:
-        source |= load_weights(mine, Path(weights))
-    if _is_huggingface(mine):
-        return LoadedModel(LogitsOf(mine), assumed_preprocessing(mine.config), name, source, num_classes)
-    return LoadedModel(mine, _module_preprocessing(mine), name, source, num_classes)
+        source |= load_weights(own_copy, Path(weights))
+    if _is_huggingface(own_copy):
+        return LoadedModel(LogitsOf(own_copy), assumed_preprocessing(own_copy.config), name, source, num_classes)
+    return LoadedModel(own_copy, _module_preprocessing(own_copy), name, source, num_classes)
 
 
 def _is_huggingface(module: nn.Module) -> bool:

@@ -34,17 +34,17 @@ def plain_copy(module: nn.Module) -> nn.Module:
     name = type(inner).__name__
     _check_kind(inner, name)
     try:
-        mine = copy.deepcopy(inner, _computed_weights(inner))
-        _settle_weights(mine)
+        own_copy = copy.deepcopy(inner, _computed_weights(inner))
+        _settle_weights(own_copy)
     except Exception as error:  # locks, handles, tensors with a gradient history: each raises its own
         raise ModelError(
             f"the {name} cannot be copied ({error}); give a module that copy.deepcopy copies, in its plain form"
         ) from error
-    for path, part in [(path, part) for path, part in mine.named_modules() if path]:
+    for path, part in [(path, part) for path, part in own_copy.named_modules() if path]:
         if type(part).__name__ == "OptimizedModule":
             owner, _, leaf = path.rpartition(".")
-            setattr(mine.get_submodule(owner), leaf, unwrapped(part))
-    return mine
+            setattr(own_copy.get_submodule(owner), leaf, unwrapped(part))
+    return own_copy
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

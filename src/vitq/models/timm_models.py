@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import nn
 
 from vitq.errors import ModelError
-from vitq.models.hub import hub, reading
+from vitq.models.hub import download, reading
 from vitq.models.loaded import LoadedModel
 from vitq.models.preprocessing import Preprocessing
 from vitq.models.torchvision_shim import ensure_torchvision
@@ -58,7 +58,7 @@ def load_timm(name: str, weights: Path | str | None, num_classes: int | None) ->
     if weights is None and not on_hub:
         _check_pretrained(registry_name, num_classes)
 
-    with seeded_weights(), hub(f"'{name}'"):
+    with seeded_weights(), download(f"'{name}'"):
         module = timm.create_model(registry_name, pretrained=weights is None, **_given(num_classes=num_classes))
     return _finish(module, name, weights, "hub")
 

@@ -1,4 +1,4 @@
-"""What one segment is trained and judged on."""
+"""What one segment is trained and evaluated on."""
 
 from dataclasses import dataclass
 

@@ -41,7 +41,7 @@ class Loop:
         self.now = torch.zeros(1, dtype=torch.int64, device=device)  # one element: a scalar index would be read back
         mixed = settings.noise.mix_inputs
         self.choose = DropMask(1 - mixed, POOL, random) if mixed > 0 else None
-        self.parameters = segment.variables.seen()
+        self.parameters = segment.variables.optimized()
         self.learns = True
         """Whether the loss depends on anything that is learnt; known after the first step."""
         self.averaged = [torch.zeros_like(p) for p in self.parameters] if settings.average > 0 else None

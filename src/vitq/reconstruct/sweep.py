@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from vitq.activations import Pair, Prefix, first_output, forward_all
-from vitq.devices import cache_home
+from vitq.activations import ActivationCache, StudentTeacher, first_output, forward_all
+from vitq.devices import cache_device
 from vitq.errors import RecipeError
 from vitq.graph.edit import set_attribute
 from vitq.quantizers import compiling, use_compiled_kernels, worth_compiling
@@ -30,12 +30,12 @@ class Sweep:
 
     run: Run
     options: Options
-    prefix: Prefix
+    activations: ActivationCache
     goal: str
     goals_N: torch.Tensor | None
     logits_NK: torch.Tensor | None
 
-    def reconstruct(self, piece: Piece, steps: int, key: str) -> Pair | None:
+    def reconstruct(self, piece: Piece, steps: int, key: str) -> StudentTeacher | None:
         """Train a segment or read it back; return the activations at its end where they are known."""
         run, options, span = self.run, self.options, piece.span
         saved = run.restore(key)
@@ -45,10 +45,12 @@ class Sweep:
             run.events.log("segment", name=span.name, resumed=True, **saved[1])
             if options.compute.cache == "float32" or span.start != span.cut:
                 return None
-            return self.prefix.between(span.cut, span.end, self.prefix.at(span.cut))  # rounded where it was before
-        here = self.prefix.at(span.cut)
+            return self.activations.between(
+                span.cut, span.end, self.activations.at(span.cut)
+            )  # rounded where it was before
+        here = self.activations.at(span.cut)
         if span.start != span.cut:
-            here = self.prefix.between(span.cut, span.start, here)
+            here = self.activations.between(span.cut, span.start, here)
         segment = prepare(run.student, run.teacher, span, self.goal, options.rates(), options.objective.local > 0)
         target, layers = segment.targets(here.teacher_N, DISTANCES[options.objective.local_by].summary, run.device)
         if self.logits_NK is not None and (segment.to_logits is None or len(target) != len(self.logits_NK)):
@@ -73,13 +75,13 @@ class Sweep:
         fusion, settings = Fusion(options.objective.terms(goals is not None)), options.settings(run.device, steps)
         outcome = train(segment, data, fusion, settings, run.device, run.generator(key), run.events)
         facts = vars(outcome)
-        run.keep(key, segment.variables.snapshot(), facts)
+        run.save(key, segment.variables.snapshot(), facts)
         run.events.log("segment", name=span.name, **facts)
         if span.start != span.cut:
             return None
         if options.inputs == "floating":
-            return Pair(target, target)
-        return Pair(forward_all(first_output(segment.student), here.student_N, run.device), target)
+            return StudentTeacher(target, target)
+        return StudentTeacher(forward_all(first_output(segment.student), here.student_N, run.device), target)
 
 
 def sweep(run: Run, options: Options, pieces: Sequence[Piece]) -> None:
@@ -91,7 +93,7 @@ def sweep(run: Run, options: Options, pieces: Sequence[Piece]) -> None:
     with compiled, run.events.task("reconstruct", len(pieces)) as task:
         for done, piece in enumerate(pieces):
             after = shared.reconstruct(piece, steps[piece.level], f"{run.stage}-{done:03d}-{piece.level}")
-            shared.prefix.trained(piece.span, after, {later.span.cut for later in pieces[done + 1 :]})
+            shared.activations.evict(piece.span, after, {later.span.cut for later in pieces[done + 1 :]})
             task.advance()
 
 
@@ -99,12 +101,12 @@ def _begin(run: Run, options: Options) -> Sweep:
     """Run the teacher as far as the terms need it and put the images where they stay."""
     first, last = run.teacher.cuts[0], run.teacher.cuts[-1]
     goal = run.teacher.feature if options.objective.global_on == "feature" else last
-    kept = run.images_NCHW.to(cache_home(run.device, run.images_NCHW.nbytes))
+    kept = run.images_NCHW.to(cache_device(run.device, run.images_NCHW.nbytes))
     images = kept.to(torch.bfloat16 if options.compute.cache == "bfloat16" else torch.float32)
     goals = _teacher(run, first, goal, kept) if options.objective.global_ > 0 else None
     known = (first, kept) if goals is None else (goal, goals)
     logits = None if options.objective.curvature == NONE else _teacher(run, known[0], last, known[1])
-    return Sweep(run, options, Prefix(run.student, run.teacher, images, run.device), goal, goals, logits)
+    return Sweep(run, options, ActivationCache(run.student, run.teacher, images, run.device), goal, goals, logits)
 
 
 def _teacher(run: Run, start: str, end: str, x_N: torch.Tensor) -> torch.Tensor:

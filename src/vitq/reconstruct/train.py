@@ -1,4 +1,4 @@
-"""The training of one segment, judged on held-out images: what is kept, and what is rolled back."""
+"""The training of one segment, evaluated on held-out images: what is kept, and what is rolled back."""
 
 import time
 from dataclasses import dataclass

@@ -16,7 +16,7 @@ from vitq.errors import GraphError
 from vitq.graph import Graph, Role, Site
 from vitq.graph.edit import node_named
 from vitq.graph.parameters import parameter
-from vitq.graph.queries import NormReaders, norm_readers
+from vitq.graph.queries import NormConsumers, norm_consumers
 from vitq.quantizers import Granularity, Quantizer, make_quantizer
 from vitq.run.step import Step, register_step
 
@@ -40,7 +40,7 @@ class TransferScales(Step):
             if not isinstance(quantizer, Quantizer) or not _is_channel_wise(site, quantizer):
                 continue
             try:
-                readers = norm_readers(run.student, site)
+                readers = norm_consumers(run.student, site)
                 _require_private(run.student, readers)
             except GraphError as error:
                 fresh(run.student, site.name, per_tensor=True)
@@ -57,7 +57,7 @@ def _is_channel_wise(site: Site, quantizer: Quantizer) -> bool:
     return site.role is Role.POST_NORM and quantizer.codec.uniform and form.granularity is Granularity.CHANNEL
 
 
-def _require_private(graph: Graph, readers: NormReaders) -> None:
+def _require_private(graph: Graph, readers: NormConsumers) -> None:
     """Raise GraphError where teacher and student are compared between the norm and its linears."""
     compared = {graph.feature, *(span.end for span in graph.spans("unit"))}
     node = node_named(graph.module, readers.site.node)
@@ -70,7 +70,7 @@ def _require_private(graph: Graph, readers: NormReaders) -> None:
 
 
 @torch.no_grad()
-def transfer(graph: Graph, readers: NormReaders) -> None:
+def transfer(graph: Graph, readers: NormConsumers) -> None:
     """Rewrite norm and linears in place; the site's new per-tensor quantizer gives the old codes."""
     old = graph.quantizers[readers.site.name]
     assert isinstance(old, Quantizer)
@@ -88,7 +88,7 @@ def transfer(graph: Graph, readers: NormReaders) -> None:
             fresh(graph, site.name)
 
 
-def rescale_norm(graph: Graph, readers: NormReaders, ratio_C: torch.Tensor, shift_C: torch.Tensor) -> None:
+def rescale_norm(graph: Graph, readers: NormConsumers, ratio_C: torch.Tensor, shift_C: torch.Tensor) -> None:
     """Make the norm emit x / ratio - shift and the linears undo it, in float64 inside."""
     ratio, shift = ratio_C.double(), shift_C.double()
     ones_C = torch.ones(readers.channels, device=ratio.device)

@@ -34,7 +34,7 @@ SUFFIX = ".checkpoint"
 MARK = b"vitq-checkpoint "
 
 
-class Store:
+class Checkpoints:
     """The checkpoints of one run under ``path``; without a path nothing is kept.
 
     ``fingerprint`` says what the run is made of (model, data, recipe, bits, seed). Opening a folder that already
@@ -91,9 +91,9 @@ class Store:
         """Save a finished piece of work at once and atomically: a kill leaves the old file or the new one."""
         if self.path is None:
             return
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         header = {"key": key, "run": self._run, "facts": dict(facts or {})}
-        body = json.dumps(header).encode() + b"\n" + save(plain)
+        body = json.dumps(header).encode() + b"\n" + save(on_cpu)
         self._write(_name(key), MARK + digest(body).encode() + b"\n" + body)
 
     def clear(self) -> None:
@@ -132,7 +132,7 @@ def require_usable(path: Path, resume: bool, overwrite: bool) -> dict[str, Any] 
 
     ResumeError where that run is neither resumed nor overwritten, or where the folder is not vitq's.
     """
-    if not Store.unfinished(path):
+    if not Checkpoints.unfinished(path):
         require_free(path)
         return None
     known = read_fingerprint(path / FINGERPRINT)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self, TextIO
 from rich.console import RenderableType
 from rich.markup import escape
 
-from vitq.run.jsonable import plain
+from vitq.run.jsonable import jsonable
 from vitq.run.progress import Bars, wide_console
 from vitq.run.task import Task
 
@@ -49,7 +49,7 @@ class Events:
         if self._file is None:
             return
         record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "kind": kind}
-        record |= {key: plain(value) for key, value in fields.items() if key not in record}
+        record |= {key: jsonable(value) for key, value in fields.items() if key not in record}
         try:
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
             self._file.flush()

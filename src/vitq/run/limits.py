@@ -12,17 +12,17 @@ DEEPEST, MOST, LARGEST = 32, 20_000, 2**31 - 1
 
 def check_plain(value: Any) -> None:
     """Raise ValueError where ``value`` is not made of numbers, text, options, and lists and mappings of these."""
-    left = [(value, 0)]
+    remaining = [(value, 0)]
     seen = 0
-    while left:
-        item, depth = left.pop()
+    while remaining:
+        item, depth = remaining.pop()
         seen += 1
         if depth > DEEPEST or seen > MOST:
             raise ValueError(f"more than {DEEPEST} levels, or more than {MOST:,} values")
         if isinstance(item, Mapping):
-            left += [(inner, depth + 1) for inner in item.values()]
+            remaining += [(inner, depth + 1) for inner in item.values()]
         elif isinstance(item, list | tuple):
-            left += [(inner, depth + 1) for inner in item]
+            remaining += [(inner, depth + 1) for inner in item]
         else:
             check_scalar(item)
 

@@ -10,7 +10,7 @@ import torch
 
 from vitq.bits import Bits
 from vitq.graph import Graph
-from vitq.run.checkpoints import Store
+from vitq.run.checkpoints import Checkpoints
 from vitq.run.events import Events
 from vitq.tasks import Task, task_for
 
@@ -30,14 +30,14 @@ class Run:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     events: Events = field(default_factory=Events)
-    store: Store = field(default_factory=Store)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
     stage: str = "run"
     """Name of the step at work, unique within the run: the prefix of its checkpoints."""
     recipe: str = ""
     """Name of the recipe, for messages."""
     task_name: str | None = None
     """What the outputs mean, by the name of a registered task; None is vitq's own choice."""
-    _told: int = 0
+    _reported: int = 0
     """How many warnings there were when ``restore`` was last called."""
 
     @cached_property
@@ -47,16 +47,16 @@ class Run:
 
     def restore(self, key: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """Return the (tensors, facts) kept under ``key``, None if there are none, and repeat its warnings."""
-        saved = self.store.load(key)
+        saved = self.checkpoints.load(key)
         if saved is not None:
             for name, message in saved[1].pop("warnings", ()):
                 self.events.warn(name, message)
-        self._told = len(self.events.warnings)
+        self._reported = len(self.events.warnings)
         return saved
 
-    def keep(self, key: str, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any] | None = None) -> None:
+    def save(self, key: str, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any] | None = None) -> None:
         """Checkpoint a finished piece of work, with the warnings given since ``restore`` did not find it."""
-        self.store.save(key, tensors, {**(facts or {}), "warnings": self.events.warnings[self._told :]})
+        self.checkpoints.save(key, tensors, {**(facts or {}), "warnings": self.events.warnings[self._reported :]})
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """Return a CPU generator that depends on the seed and on ``purpose`` alone, so a resumed run draws the same."""

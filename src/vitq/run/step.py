@@ -68,7 +68,7 @@ class Step(OptionGroup, ABC):
     def apply(self, run: "Run") -> None:
         """Do the step's work on ``run``; raise a VitqError where it cannot be done.
 
-        Work that takes long is kept with ``run.keep`` and read back with ``run.restore``, under keys that begin with
+        Work that takes long is kept with ``run.save`` and read back with ``run.restore``, under keys that begin with
         ``run.stage``; a step that keeps nothing is applied again when a run is resumed, so it has to be exact.
         """
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from vitq.run.jsonable import plain
+from vitq.run.jsonable import jsonable
 from vitq.run.progress import Bars, latest
 
 HEARTBEAT_SECONDS = 10.0
@@ -29,7 +29,7 @@ class Task:
     def advance(self, n: int = 1, **fields: Any) -> None:
         """Report ``n`` more units done."""
         self.done += n
-        self.fields.update({key: plain(value) for key, value in fields.items()})
+        self.fields.update({key: jsonable(value) for key, value in fields.items()})
         self._bars.move(self._bar, n, self.fields)
         now = time.monotonic()
         if now - self._logged >= HEARTBEAT_SECONDS:

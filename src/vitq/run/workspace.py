@@ -10,7 +10,7 @@ from vitq.artifact.files import exists, reason, shown, sweep_drafts
 from vitq.artifact.ownership import MARKS, is_own, require_own
 from vitq.artifact.sealing import FILES
 from vitq.errors import ArtifactError, VitqError
-from vitq.run.checkpoints import Store, require_usable, sweep
+from vitq.run.checkpoints import Checkpoints, require_usable, sweep
 from vitq.run.lock import locked
 
 
@@ -29,10 +29,10 @@ class Workspace:
         """Path of the event log; a folder that is finished gets no more lines."""
         return None if self.folder is None or self.finished else self.folder / "events.jsonl"
 
-    def store(self, fingerprint: Mapping[str, Any]) -> Store:
+    def checkpoints(self, fingerprint: Mapping[str, Any]) -> Checkpoints:
         """Return the checkpoints of the run with this fingerprint."""
         path = None if self.folder is None else _checkpoints(self.folder)
-        return Store(path, fingerprint, self.resume, self.overwrite)
+        return Checkpoints(path, fingerprint, self.resume, self.overwrite)
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def open_workspace(out: str | Path | None, resume: bool, overwrite: bool) -> Ite
 
 def _finished(folder: Path) -> bool:
     own = any(is_own(folder / name) for name in reversed(FILES))
-    return own and not Store.unfinished(_checkpoints(folder))
+    return own and not Checkpoints.unfinished(_checkpoints(folder))
 
 
 def _checkpoints(folder: Path) -> Path:

@@ -101,12 +101,12 @@ def test_the_best_trial_is_reconstructed_and_a_resumed_run_repeats_none(
     whole = make_run()
     step.apply(whole)
 
-    killed = make_run(store=tmp_path / "run")
+    killed = make_run(checkpoints=tmp_path / "run")
     saved = kill_after(killed, 2)
     with pytest.raises(KeyboardInterrupt):
         step.apply(killed)
     assert all("trial" in key for key in saved)
-    resumed = make_run(store=tmp_path / "run", resume=True)
+    resumed = make_run(checkpoints=tmp_path / "run", resume=True)
     step.apply(resumed)
     assert same(state(whole), state(resumed))
 

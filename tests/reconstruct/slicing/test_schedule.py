@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from vitq.activations import Prefix
+from vitq.activations import ActivationCache
 from vitq.errors import RecipeError
 from vitq.graph import Graph, Span
 from vitq.models.torchvision_shim import ensure_torchvision
@@ -113,14 +113,14 @@ def test_levels_that_do_not_nest_are_refused(graphs: dict[str, Graph]) -> None:
 def test_the_prefix_forgets_what_training_made_stale(make_run: Callable[..., Run]) -> None:
     run = make_run()
     pieces: tuple[Piece, ...] = plan(run.student, LEVELS, "fine_to_coarse")
-    prefix = Prefix(run.student, run.teacher, run.images_NCHW, run.device)
+    activations = ActivationCache(run.student, run.teacher, run.images_NCHW, run.device)
     for i, piece in enumerate(pieces):
-        pair = prefix.at(piece.span.cut)
+        pair = activations.at(piece.span.cut)
         fresh = run.student.segment(run.student.cuts[0], piece.span.cut)(run.images_NCHW) if i else run.images_NCHW
         assert torch.allclose(pair.student_N, fresh, atol=1e-5)
         with torch.no_grad():  # as training would
             for quantizer in run.student.segment(piece.span.start, piece.span.end).children():
                 for parameter in quantizer.parameters():
                     parameter.mul_(1.1)
-        prefix.trained(piece.span, None, {later.span.cut for later in pieces[i + 1 :]})
-        assert len(prefix.pairs) <= len(LEVELS) + 1
+        activations.evict(piece.span, None, {later.span.cut for later in pieces[i + 1 :]})
+        assert len(activations.pairs) <= len(LEVELS) + 1

@@ -34,7 +34,7 @@ def test_a_step_moves_each_weight_by_its_channels_own_unit(make_run: MakeRun) ->
     span = run.student.spans("block")[1]
     segment = prepare(run.student, run.teacher, span, run.teacher.feature, {"weights": 0.1}, local=False)
     path, weight = next((p, t) for p, t in segment.variables.tensors.items() if t.ndim == 2)
-    unit = next(v.unit for v in segment.variables.rescaled if v.tensor is weight)
+    unit = next(v.unit for v in segment.variables.scaled if v.tensor is weight)
     before = weight.detach().clone()
     assert unit.shape == (len(weight), 1) and float(unit.max() / unit.min()) > 1.01, path
     weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))

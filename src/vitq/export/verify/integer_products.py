@@ -15,7 +15,7 @@ FUSED = {"LayerNormalization": {aten.layer_norm.default}, "Gelu": {aten.gelu.def
 """What an operator of the file was in the captured graph."""
 
 
-def promises(
+def expected_integer_products(
     graph: Graph, weights: Mapping[str, Quantizer], profile: Profile, unsigned: Collection[str] = ()
 ) -> tuple[int, tuple[str, ...]]:
     """Return how many products must run in integer kernels, and what is worth knowing about the others.

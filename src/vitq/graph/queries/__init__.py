@@ -1,7 +1,7 @@
 """Questions that rewrites ask a captured graph; nothing is changed, and no model is known by its name."""
 
 from vitq.graph.queries.heads import HeadPair, Rows, query_key, value_path
-from vitq.graph.queries.norms import NormReaders, norm_readers
+from vitq.graph.queries.norms import NormConsumers, norm_consumers
 from vitq.graph.queries.ports import Barrier, Port, Reader, Stream, Writer
 from vitq.graph.queries.sources import Kind, Source, source_of
 from vitq.graph.queries.stream import residual_stream, residual_streams
@@ -10,14 +10,14 @@ __all__ = [
     "Barrier",
     "HeadPair",
     "Kind",
-    "NormReaders",
+    "NormConsumers",
     "Port",
     "Reader",
     "Rows",
     "Source",
     "Stream",
     "Writer",
-    "norm_readers",
+    "norm_consumers",
     "query_key",
     "residual_stream",
     "residual_streams",

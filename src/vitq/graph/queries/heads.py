@@ -101,8 +101,8 @@ def _read(graph: Graph, product: fx.Node) -> tuple[fx.Node, torch.Tensor]:
     arrivals = list(_arrivals(product, sent.expand(*batch, tokens, width).clone()))
     linear, _, arrived = arrivals[0]
     if len(arrivals) != 1 or not is_op(linear, LINEAR):
-        stranger = next((reader for reader, _, _ in arrivals if not is_op(reader, LINEAR)), linear)
-        raise GraphError(f"'{stranger.name}', not one linear layer alone, reads '{product.name}'")
+        other_consumer = next((reader for reader, _, _ in arrivals if not is_op(reader, LINEAR)), linear)
+        raise GraphError(f"'{other_consumer.name}', not one linear layer alone, reads '{product.name}'")
     require_own(graph, linear, 1)
     numbers_N, columns = arrived.flatten().long(), torch.arange(arrived.shape[-1]).expand(arrived.shape).flatten()
     table = torch.full((positions * width + 1,), -1).scatter_(0, numbers_N, columns)

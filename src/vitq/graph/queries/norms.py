@@ -14,7 +14,7 @@ from vitq.graph.sites import Site
 
 
 @dataclass(frozen=True)
-class NormReaders:
+class NormConsumers:
     """A layer norm over the last axis, the site that carries its output, the linears that read it there."""
 
     norm: fx.Node
@@ -23,7 +23,7 @@ class NormReaders:
     channels: int
 
 
-def norm_readers(graph: Graph, site: Site) -> NormReaders:
+def norm_consumers(graph: Graph, site: Site) -> NormConsumers:
     """Return the norm whose output ``site`` carries and the linears that read it.
 
     Raises GraphError, saying why, unless the norm is a layer norm over one axis, only those linears read it,
@@ -38,19 +38,19 @@ def norm_readers(graph: Graph, site: Site) -> NormReaders:
     for linear in linears:
         if not is_op(linear, LINEAR):
             raise GraphError(f"'{linear.name}', which reads it, is no linear layer")
-    stranger = _other_reader(norm, set(linears))
-    if stranger is not None:
-        raise GraphError(f"'{stranger.name}' reads '{norm.name}' too")
+    other_consumer = _other_consumer(norm, set(linears))
+    if other_consumer is not None:
+        raise GraphError(f"'{other_consumer.name}' reads '{norm.name}' too")
     channels = int(value(norm).shape[-1])
     if not _keeps_channels(norm, carrier, channels):
         raise GraphError(f"what stands between '{norm.name}' and '{site.node}' pads it or moves its channels")
     for owner, places in ((norm, (2, 3)), *((linear, (1, 2)) for linear in linears)):
         for place in places:
             require_own(graph, owner, place)
-    return NormReaders(norm, site, linears, channels)
+    return NormConsumers(norm, site, linears, channels)
 
 
-def _other_reader(norm: fx.Node, linears: set[fx.Node]) -> fx.Node | None:
+def _other_consumer(norm: fx.Node, linears: set[fx.Node]) -> fx.Node | None:
     """Return a node that reads the norm's output, through moves and quantizers, and is not in ``linears``."""
     stack = [norm]
     while stack:

@@ -1,4 +1,4 @@
-"""The choice of a slicing: a short reconstruction of every candidate, judged by the error of the final feature."""
+"""The choice of a slicing: a short reconstruction of every candidate, evaluated by the error of the final feature."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from vitq.reconstruct.objective.distances import relative_square
 from vitq.reconstruct.slicing.outliers import Outliers, outlier_profile
 from vitq.reconstruct.slicing.schedule import check_name
 from vitq.reconstruct.slicing.slicings import Slicing, candidates
-from vitq.run.checkpoints import Store
+from vitq.run.checkpoints import Checkpoints
 from vitq.run.run import Run
 from vitq.run.step import OptionGroup
 
@@ -25,7 +25,7 @@ class Choose(OptionGroup):
 
     ``among``: uniform granularities; ``outlier_quantiles``: one adaptive slicing each, merged where the share of
     energy beyond ``kappa`` standard deviations is above that quantile, inside spans of ``longest``; ``steps`` and
-    ``images`` to train on in a trial; ``held_out`` images, the last ones and at most a fifth of all, judge it.
+    ``images`` to train on in a trial; ``held_out`` images, the last ones and at most a fifth of all, evaluate it.
     """
 
     among: tuple[str, ...] = ("unit", "block", "2", "4")
@@ -81,10 +81,12 @@ def choose(run: Run, options: Choose, trial: Trial) -> Choice:
             saved = run.restore(key)
             if saved is None:
                 student = run.student.clone()
-                copy = Run(run.teacher, student, images, run.bits, run.seed, run.device, run.events, Store(), stage=key)
+                copy = Run(
+                    run.teacher, student, images, run.bits, run.seed, run.device, run.events, Checkpoints(), stage=key
+                )
                 trial(copy, slicing)
                 scores[slicing.name] = _feature_error(copy, run.images_NCHW[-held_out:])
-                run.keep(key, {}, {"score": scores[slicing.name]})
+                run.save(key, {}, {"score": scores[slicing.name]})
             else:
                 scores[slicing.name] = float(saved[1]["score"])
             run.events.log("trial", slicing=slicing.name, segments=len(slicing.pieces), error=scores[slicing.name])

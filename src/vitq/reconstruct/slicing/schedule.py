@@ -67,15 +67,15 @@ def fine_to_coarse(cuts: Sequence[str], levels: Sequence[tuple[str, tuple[Span, 
     whole spans of the level before it. Source: PFCR (arXiv 2412.14633); post-order, which keeps the quantized inputs
     up to date, is vitq's reading of its merging.
     """
-    place = {cut: i for i, cut in enumerate(cuts)}
+    position = {cut: i for i, cut in enumerate(cuts)}
     done: list[list[Piece]] = []
     for name, spans in levels:
-        if any(span.start not in place or span.end not in place for span in spans):
+        if any(span.start not in position or span.end not in position for span in spans):
             raise RecipeError(f"order 'fine_to_coarse' needs levels between cuts; '{name}' begins inside a unit")
         merged: list[list[Piece]] = []
         for span in spans:
-            inside = [g for g in done if place[g[-1].span.start] >= place[span.start]]
-            inside = [g for g in inside if place[g[-1].span.end] <= place[span.end]]
+            inside = [g for g in done if position[g[-1].span.start] >= position[span.start]]
+            inside = [g for g in inside if position[g[-1].span.end] <= position[span.end]]
             ends = (inside[0][-1].span.start, inside[-1][-1].span.end) if inside else ()
             if done and ends != (span.start, span.end):
                 raise RecipeError(

@@ -28,7 +28,7 @@ def candidates(
     stay inside the spans of granularity ``longest`` (thus inside a stage).
     """
     found: dict[tuple[tuple[str, str], ...], Slicing] = {}
-    shares = torch.tensor([place.share for place in profile])
+    shares = torch.tensor([outliers.share for outliers in profile])
     wanted = [(name, tuple(piece.span for piece in plan(graph, [name]))) for name in uniform]
     wanted += [
         (f"outliers-{quantile:g}", adaptive(graph, profile, float(shares.quantile(quantile)), longest))
@@ -48,12 +48,12 @@ def adaptive(graph: Graph, profile: Sequence[Outliers], threshold: float, longes
     Source: OAS (ICML 2024) chooses granularity by outliers; merging where they are strong, so that no error is
     compared there, is vitq's reading.
     """
-    share = {place.cut: place.share for place in profile}
-    place = {cut: i for i, cut in enumerate(graph.cuts)}
-    limits = {place[span.end] for span in graph.spans(longest)}
+    share = {outliers.cut: outliers.share for outliers in profile}
+    position = {cut: i for i, cut in enumerate(graph.cuts)}
+    limits = {position[span.end] for span in graph.spans(longest)}
     merged: list[list[Span]] = []
     for unit in graph.spans("unit"):
-        joins = merged and share[merged[-1][-1].end] > threshold and place[merged[-1][-1].end] not in limits
+        joins = merged and share[merged[-1][-1].end] > threshold and position[merged[-1][-1].end] not in limits
         if joins:
             merged[-1].append(unit)
         else:

@@ -11,7 +11,7 @@ from vitq.graph.edit import quantizer_target
 from vitq.graph.ops import CONV, LINEAR, NORM, attribute, is_op, is_transposed
 from vitq.quantizers import Quantizer
 from vitq.reconstruct.variables.rounding import AdaRound
-from vitq.reconstruct.variables.variables import Rescaled, Variables
+from vitq.reconstruct.variables.variables import ScaledParameter, Variables
 
 KINDS = ("weights", "rounding", "weight_scales", "activation_scales", "zero_points", "biases", "norms")
 
@@ -55,7 +55,7 @@ def _floating_weights(segment: fx.GraphModule, rates: Mapping[str, float], varia
             others = [dim for dim in range(tensor.ndim) if dim != int(is_transposed(node))]
             unit = FLOATING_STEP * tensor.detach().abs().amax(others, keepdim=True).clamp(min=1e-6)
             unit = unit.expand_as(tensor).clone()
-            _add_rescaled(variables, str(weight.target), tensor, rates["weights"], unit)
+            _add_scaled(variables, str(weight.target), tensor, rates["weights"], unit)
 
 
 def _weight(
@@ -79,7 +79,7 @@ def _weight(
         variables.tensors[path] = weight
         variables.groups.append({"params": [stand_in.v], "lr": rates["rounding"]})
     elif "weights" in rates:
-        _add_rescaled(variables, path, weight, rates["weights"], quantizer.resolution(weight).detach().clone())
+        _add_scaled(variables, path, weight, rates["weights"], quantizer.resolution(weight).detach().clone())
     if "rounding" not in rates:
         _parameters(variables, target, quantizer, rates.get("weight_scales"), None)
 
@@ -111,18 +111,18 @@ def _parameters(
     for parameter in quantizer.codec.parameters:
         path, tensor = f"{target}.{parameter.name}", quantizer.get_parameter(parameter.name)
         if parameter.learnt == "scale" and scale_rate is not None:
-            _add_rescaled(variables, path, tensor, scale_rate, tensor.detach().clone(), LEAST_SCALE)
+            _add_scaled(variables, path, tensor, scale_rate, tensor.detach().clone(), LEAST_SCALE)
         elif parameter.learnt == "codes" and not quantizer.format.symmetric:
             _add(variables, path, tensor, code_rate)
 
 
-def _add_rescaled(
+def _add_scaled(
     variables: Variables, path: str, tensor: torch.Tensor, rate: float, unit: torch.Tensor, least: float | None = None
 ) -> None:
     if path in variables.tensors:
         return
     tensor.requires_grad_(True)
-    seen = nn.Parameter(tensor.detach() / unit)
+    optimized = nn.Parameter(tensor.detach() / unit)
     variables.tensors[path] = tensor
-    variables.rescaled.append(Rescaled(tensor, unit, seen, least))
-    variables.groups.append({"params": [seen], "lr": rate})
+    variables.scaled.append(ScaledParameter(tensor, unit, optimized, least))
+    variables.groups.append({"params": [optimized], "lr": rate})

@@ -10,25 +10,25 @@ from vitq.reconstruct.variables.rounding import AdaRound
 
 
 @dataclass(frozen=True)
-class Rescaled:
-    """A tensor that Adam sees in units of its own: ``seen`` = tensor / unit, element by element."""
+class ScaledParameter:
+    """A tensor that Adam sees in units of its own: ``optimized`` = tensor / unit, element by element."""
 
     tensor: torch.Tensor
     unit: torch.Tensor
-    seen: nn.Parameter
+    optimized: nn.Parameter
     least: float | None
 
-    def pull(self) -> None:
-        """Turn the tensor's gradient into that of ``seen``."""
+    def to_grad(self) -> None:
+        """Turn the tensor's gradient into that of ``optimized``."""
         if self.tensor.grad is not None:
-            self.seen.grad, self.tensor.grad = self.tensor.grad * self.unit, None
+            self.optimized.grad, self.tensor.grad = self.tensor.grad * self.unit, None
 
     @torch.no_grad()
-    def push(self) -> None:
-        """Write ``seen`` back into the tensor."""
+    def write_back(self) -> None:
+        """Write ``optimized`` back into the tensor."""
         if self.least is not None:
-            self.seen.clamp_(min=self.least)
-        torch.mul(self.seen, self.unit, out=self.tensor)
+            self.optimized.clamp_(min=self.least)
+        torch.mul(self.optimized, self.unit, out=self.tensor)
 
 
 @dataclass(frozen=True)
@@ -45,28 +45,28 @@ class Variables:
     stand_ins: dict[str, AdaRound] = field(default_factory=dict)
     weight_targets: list[str] = field(default_factory=list)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
-    rescaled: list[Rescaled] = field(default_factory=list)
+    scaled: list[ScaledParameter] = field(default_factory=list)
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Let ``optimizer`` take one step on the gradients that a backward pass has left."""
-        for variable in self.rescaled:
-            variable.pull()
+        for variable in self.scaled:
+            variable.to_grad()
         optimizer.step()
-        for variable in self.rescaled:
-            variable.push()
+        for variable in self.scaled:
+            variable.write_back()
         optimizer.zero_grad(set_to_none=True)
 
-    def seen(self) -> list[torch.Tensor]:
+    def optimized(self) -> list[torch.Tensor]:
         """Return the tensors that the optimizer changes."""
         return [tensor for group in self.groups for tensor in group["params"]]  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def load(self, values: Sequence[torch.Tensor]) -> None:
-        """Replace what ``seen`` returns."""
-        for tensor, value in zip(self.seen(), values, strict=True):
+        """Replace what ``optimized`` returns."""
+        for tensor, value in zip(self.optimized(), values, strict=True):
             tensor.copy_(value)
-        for variable in self.rescaled:
-            variable.push()
+        for variable in self.scaled:
+            variable.write_back()
 
     def penalty_inputs(self) -> Iterator[torch.Tensor]:
         """Yield the V of every AdaRound stand-in."""
