@@ -104,7 +104,18 @@ def quantize(
             return _finished(space.folder, about, place)
         store = space.store(about.model_dump(mode="json"))
         teacher = capture_checked(loaded, x_NCHW, place)
-        run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, store, recipe=plan.name, task_name=loaded.task)
+        run = Run(
+            teacher,
+            teacher.clone(),
+            x_NCHW,
+            wanted,
+            seed,
+            place,
+            events,
+            store,
+            recipe=plan.name,
+            task_name=loaded.task,
+        )
         formats = {name: placed.format for name, placed in preview(run, plan.steps).items()}
         title = f"What is quantized ({wanted}), scope {taken}"
         events.show(scope_table(scope_rows(run.student, planned=formats), title))
@@ -220,7 +231,9 @@ def granularity(
         loaded = load_source(model, weights, num_classes, preprocessing)
         loaded, x_NCHW = draw_images(loaded, images, preprocessing is None, limit, 1, seed, events)
         teacher = capture_checked(loaded, x_NCHW, place)
-        run = Run(teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, recipe=plan.name, task_name=loaded.task)
+        run = Run(
+            teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, recipe=plan.name, task_name=loaded.task
+        )
         apply_steps(run, plan.steps[:last])
         step = plan.steps[last]
         assert isinstance(step, Reconstruct)

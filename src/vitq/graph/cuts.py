@@ -19,7 +19,9 @@ def find_cuts(graph: fx.Graph) -> tuple[str, ...]:
     position = {node: i for i, node in enumerate(nodes)}
     dependent = depends_on_image(graph)
     outputs = set(returned(graph).values())
-    last_use = {n: max((position[u] for u in n.users if not is_size(u) and u.op != "output"), default=-1) for n in nodes}
+    last_use = {
+        n: max((position[u] for u in n.users if not is_size(u) and u.op != "output"), default=-1) for n in nodes
+    }
     ending: dict[int, list[fx.Node]] = {}
     for node, last in last_use.items():
         ending.setdefault(last, []).append(node)

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 
 import torch
 
-from vitq.activations import Pair, Prefix, first_output, forward_all
+from vitq.activations import Pair, Prefix, first_output, forward_all, forward_many
 from vitq.devices import cache_home
 from vitq.errors import RecipeError
 from vitq.graph.edit import set_attribute
+from vitq.graph.outputs import Outputs
 from vitq.quantizers import compiling, use_compiled_kernels, worth_compiling
 from vitq.reconstruct.data import Data, count_held_out
-from vitq.reconstruct.objective.terms import DISTANCES, Fusion
+from vitq.reconstruct.objective.terms import DISTANCES, Fusion, Goal
 from vitq.reconstruct.options import Options
-from vitq.reconstruct.segment import prepare
+from vitq.reconstruct.segment import OUTPUTS, TrainingSegment, prepare, rows_of
 from vitq.reconstruct.slicing.schedule import Piece
 from vitq.reconstruct.train import train
 from vitq.run.run import Run
@@ -23,16 +24,16 @@ from vitq.run.run import Run
 class Sweep:
     """What the segments of one pass share: options, cached activations, and the teacher's end of the model.
 
-    ``goal`` names the node of the global term, ``goals_N`` are the teacher's activations there, ``logits_NK`` its
-    logits; each is None where nothing needs it.
+    ``goal`` names the node of the global term, or says that it is on the outputs; ``goals_N`` are the teacher's
+    activations there, ``outputs_N`` its outputs by name; each is None where nothing needs it.
     """
 
     run: Run
     options: Options
     prefix: Prefix
     goal: str
-    goals_N: torch.Tensor | None
-    logits_NK: torch.Tensor | None
+    goals_N: Goal | None
+    outputs_N: Outputs | None
 
     def reconstruct(self, piece: Piece, steps: int, key: str) -> Pair | None:
         """Train a segment or read it back; return the activations at its end where they are known."""
@@ -48,14 +49,14 @@ class Sweep:
         here = self.prefix.at(span.cut)
         if span.start != span.cut:
             here = self.prefix.between(span.cut, span.start, here)
-        segment = prepare(run.student, run.teacher, span, self.goal, options.rates(), options.local > 0)
-        target, layers = segment.targets(here.teacher_N, DISTANCES[options.local_by].summary, run.device)
-        if self.logits_NK is not None and (segment.to_logits is None or len(target) != len(self.logits_NK)):
+        segment = prepare(run.student, run.teacher, span, self.goal, options.rates(), options.local > 0, run.task)
+        target, sides, layers = segment.targets(here.teacher_N, DISTANCES[options.local_by].summary, run.device)
+        if self.outputs_N is not None and (segment.to_outputs is None or len(target) != rows_of(self.outputs_N)):
             raise RecipeError(
                 f"reconstruct.weigh={options.weigh} needs segments that end where one activation is alive, with one "
                 f"row per image; '{span.name}' does not: choose schedule unit, block or coarser, or weigh=none"
             )
-        goals = self.goals_N if segment.supervision.reachable else None
+        goals = self._goals(segment) if segment.supervision.reachable else None
         images = len(run.images_NCHW)
         held_out = count_held_out(images, options.held_out) * len(target) // images
         x_student = here.student_N if options.inputs == "quantized" else here.teacher_N
@@ -64,9 +65,10 @@ class Sweep:
             here.teacher_N,
             target,
             goals,
-            self.logits_NK,
+            self.outputs_N,
             layers,
-            train=len(target) - held_out,
+            len(target) - held_out,
+            sides,
         )
         fusion, settings = Fusion(options.terms(goals is not None)), options.settings(run.device, steps)
         outcome = train(segment, data, fusion, settings, run.device, run.generator(key), run.events)
@@ -78,6 +80,13 @@ class Sweep:
         if options.inputs == "floating":
             return Pair(target, target)
         return Pair(forward_all(first_output(segment.student), here.student_N, run.device), target)
+
+    def _goals(self, segment: TrainingSegment) -> Goal | None:
+        """Return the teacher's end of the model as far as it follows from the segment's."""
+        if self.goals_N is None or isinstance(self.goals_N, torch.Tensor):
+            return self.goals_N
+        assert segment.to_outputs is not None
+        return {name: self.goals_N[name] for name in segment.to_outputs.names}
 
 
 def sweep(run: Run, options: Options, pieces: Sequence[Piece]) -> None:
@@ -95,16 +104,28 @@ def sweep(run: Run, options: Options, pieces: Sequence[Piece]) -> None:
 
 def _begin(run: Run, options: Options) -> Sweep:
     """Run the teacher as far as the terms need it and put the images where they stay."""
-    first, last = run.teacher.cuts[0], run.teacher.cuts[-1]
-    goal = run.teacher.feature if options.global_on == "feature" else last
+    first = run.teacher.cuts[0]
+    on_outputs = options.global_on == "logits"
+    goal = OUTPUTS if on_outputs else run.teacher.feature
     kept = run.images_NCHW.to(cache_home(run.device, run.images_NCHW.nbytes))
     images = kept.to(torch.bfloat16 if options.cache == "bfloat16" else torch.float32)
-    goals = _teacher(run, first, goal, kept) if options.global_ > 0 else None
-    known = (first, kept) if goals is None else (goal, goals)
-    logits = None if options.weigh == "none" else _teacher(run, known[0], last, known[1])
-    return Sweep(run, options, Prefix(run.student, run.teacher, images, run.device), goal, goals, logits)
+    needs = options.global_ > 0
+    feature_N = _teacher(run, first, goal, kept) if needs and not on_outputs else None
+    known, at = (first, kept) if feature_N is None else (goal, feature_N)
+    if len(run.teacher.outputs) > len(run.teacher.to_outputs(known).names):
+        known, at = first, kept
+    outputs_N = _outputs(run, known, at) if options.weigh != "none" or (needs and on_outputs) else None
+    goals_N = outputs_N if needs and on_outputs else feature_N
+    prefix = Prefix(run.student, run.teacher, images, run.device)
+    return Sweep(run, options, prefix, goal, goals_N, None if options.weigh == "none" else outputs_N)
 
 
 def _teacher(run: Run, start: str, end: str, x_N: torch.Tensor) -> torch.Tensor:
     """Return the teacher's activations at node ``end`` from those at ``start``."""
     return x_N if start == end else forward_all(run.teacher.segment(start, end), x_N, run.device)
+
+
+def _outputs(run: Run, start: str, x_N: torch.Tensor) -> Outputs:
+    """Return the teacher's outputs by name, from its activations at node ``start``."""
+    behind = run.teacher.to_outputs(start)
+    return dict(zip(behind.names, forward_many(lambda x: tuple(behind(x).values()), x_N, run.device), strict=True))

@@ -84,7 +84,7 @@ class Classes(Task):
         return {"top1": _percent(hit[:, 0]), **({} if binary else {"top5": _percent(hit.any(-1))})}
 
     def agreement(self, summary: Outputs, reference: Outputs) -> dict[str, float]:
-        """Return ``agreement``, the share of images with the same likeliest class in percent; of one column its distance."""
+        """Return ``agreement``: images with the same likeliest class, in percent; of one column its distance."""
         mine, theirs = summary[self.primary], reference[self.primary]
         if mine.is_floating_point():
             return nearness(mine, theirs)
@@ -97,4 +97,3 @@ def _where_finite(order: torch.Tensor, logits_BK: torch.Tensor) -> torch.Tensor:
 
 def _percent(hit_N: torch.Tensor) -> float:
     return 100 * float(hit_N.double().mean())
-

@@ -54,14 +54,17 @@ class Task(ABC):
 
         Its gradient is taken at the reference that ``draw`` was given.
         """
-        return torch.stack([(outputs[name] * draws).flatten(1).sum(1, keepdim=True) for name, draws in drawn.items()]).sum(0)
+        return torch.stack(
+            [(outputs[name] * draws).flatten(1).sum(1, keepdim=True) for name, draws in drawn.items()]
+        ).sum(0)
 
     def summary(self, outputs: Outputs) -> Outputs:
         """Return what is kept of a batch to score it and to compare models, one row an image."""
         return outputs
 
     def require_labels(self, labels_B: torch.Tensor, outputs: Outputs) -> None:
-        """Raise DataError for labels that outputs of this kind cannot have."""
+        """Raise DataError for labels that outputs of this kind cannot have; by default any may be."""
+        return
 
     def score(self, summary: Outputs, labels_N: torch.Tensor) -> dict[str, float]:
         """Return what the outputs score with labels, by the name of the metric."""
@@ -99,5 +102,6 @@ def gaussian(target: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     Its deviation is the root mean square of the target, and elements are averaged.
     """
     noise = torch.randn(target.shape, generator=generator).to(target.device)
-    deviation = target.float().square().mean().sqrt().clamp(min=1e-12)
-    return noise / (deviation * target[0].numel() ** 0.5)
+    deviation: torch.Tensor = target.float().square().mean().sqrt().clamp(min=1e-12)
+    spread: float = target[0].numel() ** 0.5
+    return noise / (deviation * spread)
