@@ -26,7 +26,7 @@ from vitq.quantizers import Format, Quantizer, make_quantizer
 from vitq.recipes import ResolvedRecipe
 from vitq.recipes.bit_table import table_of, write_table
 from vitq.reconstruct import Reconstruct
-from vitq.run.checkpoints import Store, require_same
+from vitq.run.checkpoints import Checkpoints, require_same
 from vitq.run.events import Events
 from vitq.run.pipeline import apply_steps, preview
 from vitq.run.run import Run
@@ -155,7 +155,7 @@ def prepare(run: Run, plan: ResolvedRecipe, candidates: Sequence[int]) -> Prepar
 
 
 def measure(
-    run: Run, prepared: Prepared, candidates: Sequence[int], about: Mapping[str, Any], *, proxy_only: bool, store: Store
+    run: Run, prepared: Prepared, candidates: Sequence[int], about: Mapping[str, Any], *, proxy_only: bool, checkpoints: Checkpoints
 ) -> Sensitivities:
     """Run the trials and return what is known of the sites."""
     graph, sites = prepared.simulation.graph, prepared.sites
@@ -167,7 +167,7 @@ def measure(
         run.images_NCHW,
         proxy_only=proxy_only,
         seed=run.seed,
-        store=store,
+        checkpoints=checkpoints,
         events=run.events,
     )
     nodes = {node.name: node for node in graph.module.graph.nodes}

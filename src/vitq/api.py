@@ -49,7 +49,7 @@ from vitq.recipes import load_recipe
 from vitq.recipes.for_target import recipe_for
 from vitq.reconstruct import Choice, Reconstruct
 from vitq.report import scope_table
-from vitq.run.checkpoints import Store, require_same
+from vitq.run.checkpoints import Checkpoints, require_same
 from vitq.run.events import Events
 from vitq.run.inputs import capture_checked, draw_images, load_source, settle_for
 from vitq.run.pipeline import apply_steps, preview, run_steps
@@ -339,14 +339,14 @@ def allocate(
         solving = solver in ("evolutionary", "quantune")
         if found_before is not None and not solving:
             return decide(found_before, limits, search=Search(trials=trials, seed=seed), events=events, **asked)
-        store = Store(
+        checkpoints = Checkpoints(
             None if out is None else Path(out) / "checkpoints", about, resume=not overwrite, overwrite=overwrite
         )
         teacher = capture_checked(loaded, x_NCHW, place)
-        run = Run(teacher, teacher, x_NCHW, wanted, seed, place, events, store, recipe=plan.name)
+        run = Run(teacher, teacher, x_NCHW, wanted, seed, place, events, checkpoints, recipe=plan.name)
         prepared = prepare(run, plan, tuple(candidates))
         found = found_before or measure_sites(
-            run, prepared, tuple(candidates), about, proxy_only=by == "proxy", store=store
+            run, prepared, tuple(candidates), about, proxy_only=by == "proxy", checkpoints=checkpoints
         )
         if out is not None:
             write_sensitivities(Path(out), found)

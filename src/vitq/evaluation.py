@@ -3,13 +3,13 @@
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from vitq.activations import forward_all
+from vitq.activations import forward_many
 from vitq.data import ImageSource, load_batches, open_images
 from vitq.errors import ModelError, VitqError
 from vitq.graph import Graph
@@ -28,6 +28,8 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor | None]]
 
 AGREEMENT_IMAGES = 256
 """Calibration images on which models are compared where there are no validation images."""
+OWN = ("top1", "top5", "agreement", "relative_error", "cosine")
+"""Metrics that have a field of their own."""
 OF_OUTPUTS = ("relative_error", "cosine", "outputs")
 """Metrics that only a comparison with a reference has."""
 
@@ -53,10 +55,9 @@ class Metrics:
 
     def with_scores(self, found: Mapping[str, float]) -> "Metrics":
         """Return these metrics with what a task found; what has no field of its own joins ``scores``."""
-        own = {field.name for field in fields(self)} - {"images", "scores", "outputs"}
-        others = {name: value for name, value in found.items() if name not in own}
-        scores = {**(self.scores or {}), **others} or None
-        return replace(self, **{name: value for name, value in found.items() if name in own}, scores=scores)
+        own: dict[str, Any] = {name: value for name, value in found.items() if name in OWN}
+        others = {name: value for name, value in found.items() if name not in OWN}
+        return replace(self, **own, scores={**(self.scores or {}), **others} or None)
 
 
 @dataclass(frozen=True)
@@ -238,14 +239,17 @@ class Evaluator:
 def segment_errors(run: Run, images: int = 64) -> dict[str, float]:
     """Return, per block, the relative squared error of the student's activations.
 
-    They are of the last ``images`` calibration images, but at most of the fifth that is never trained on.
+    They are of the last ``images`` calibration images, but at most of the fifth that is never trained on. Where the
+    model returns something from inside a block, it is the mean over that and the block's end.
     """
     student = teacher = run.images_NCHW[-max(count_held_out(len(run.images_NCHW), images), 1) :]
     errors: dict[str, float] = {}
     for span in run.teacher.spans("block"):
-        student = forward_all(run.student.segment(span.start, span.end), student, run.device)
-        teacher = forward_all(run.teacher.segment(span.start, span.end), teacher, run.device)
-        errors[span.name] = float(relative_square(student, teacher))
+        sides = run.teacher.sides(span.start, span.end)
+        student, *mine = forward_many(run.student.segment(span.start, span.end, sides), student, run.device)
+        teacher, *theirs = forward_many(run.teacher.segment(span.start, span.end, sides), teacher, run.device)
+        pairs = zip((student, *mine), (teacher, *theirs), strict=True)
+        errors[span.name] = sum(float(relative_square(*pair)) for pair in pairs) / (1 + len(sides))
     return errors
 
 

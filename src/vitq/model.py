@@ -68,7 +68,8 @@ class QuantizedModel:
     def __call__(self, x_BCHW: torch.Tensor) -> Any:
         """Return the simulated quantized model's output for a preprocessed batch, a float tensor or NumPy array.
 
-        That is a tensor, or a dict of tensors by name where the model has several outputs. Raises DataError for another shape or type than the model was calibrated for.
+        That is a tensor, or a dict of tensors by name where the model has several outputs. Raises DataError for another
+        shape or type than the model was calibrated for.
         """
         return run_checked(lambda x: self.graph(x.to(self.device)), x_BCHW, image_shape(self.graph))
 

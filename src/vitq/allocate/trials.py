@@ -10,7 +10,7 @@ from torch import fx
 from vitq.allocate.distance import OutputDistance, relative_error
 from vitq.allocate.fisher import projected, unit_gradients
 from vitq.allocate.simulation import Simulation
-from vitq.run.checkpoints import Store
+from vitq.run.checkpoints import Checkpoints
 from vitq.run.events import Events
 
 MEASURES = ("output", "feature", "proxy")
@@ -41,16 +41,16 @@ def run_trials(
     *,
     proxy_only: bool,
     seed: int,
-    store: Store,
+    checkpoints: Checkpoints,
     events: Events,
 ) -> Trials:
     """Measure every site of ``sites`` alone at every one of ``bits``.
 
     A trial runs the site's own unit on the activations that the model has there in floating point, then the rest of
     the model without a quantizer: nothing before the unit is computed again, and only one unit's activations are kept.
-    With ``proxy_only`` the rest is not run either. What a site's trials gave is kept in ``store``.
+    With ``proxy_only`` the rest is not run either. What a site's trials gave is kept in ``checkpoints``.
     """
-    kept = {site: store.load(site) for site in sites}
+    kept = {site: checkpoints.load(site) for site in sites}
     found = {site: saved[0]["measured"] for site, saved in kept.items() if saved is not None}
     with events.task("trials", len(sites) * len(bits)) as task:
         task.advance(len(found) * len(bits))
@@ -73,7 +73,7 @@ def run_trials(
                         rows.append(trial.measured())
                         task.advance(1, site=site)
                     found[site] = torch.stack(rows)
-                    store.save(site, {"measured": found[site]})
+                    checkpoints.save(site, {"measured": found[site]})
                 simulation.set({})
                 boundary = simulation.run(simulation.part(unit, unit)[0], boundary, len(images_NCHW))[0]
     simulation.set({})

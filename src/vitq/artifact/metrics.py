@@ -45,11 +45,11 @@ class RunMetrics(BaseModel):
     )
     relative_error: float | None = Field(
         default=None,
-        description="of outputs that are no classes: distance to the original's, relative to their size; the worst one's",
+        description="of outputs that are no classes: distance to the original's, relative to their size; of the worst",
     )
     cosine: float | None = Field(
         default=None,
-        description="of outputs that are no classes: cosine between them and the original's; the worst one's",
+        description="of outputs that are no classes: cosine between them and the original's; of the worst",
     )
     fp_scores: Mapping[str, float] | None = Field(
         default=None, description="what the original scores, by name, where its task is none of vitq's own"

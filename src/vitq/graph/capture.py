@@ -12,6 +12,7 @@ from torch import fx, nn
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from vitq.errors import ModelError
+from vitq.graph.branches import tie_branches
 from vitq.graph.fold import depends_on_image, fold_constants, simplify
 from vitq.graph.noise import random_nodes
 from vitq.graph.ops import is_tensor
@@ -46,6 +47,8 @@ def capture(model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
     with _float32():
         fold_constants(plain)
     simplify(plain)
+    tie_branches(plain.graph)
+    plain.recompile()
     return plain.eval()
 
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from torch import fx
 
 from vitq.errors import RecipeError
+from vitq.graph.branches import trunk
 from vitq.graph.cuts import find_cuts
 from vitq.graph.fold import depends_on_image, depends_on_input
 from vitq.graph.modules import list_items, module_paths
@@ -59,7 +60,7 @@ class Granularity:
         return entry if entry in self.cuts[-6:] else self.cuts[-1]
 
     def sides(self, start: str, end: str) -> tuple[str, ...]:
-        """Return the nodes that are returned and lie between two cuts, in order; none between nodes that are no cuts."""
+        """Return the nodes that are returned and lie between two cuts, in order; between other nodes there are none."""
         if not {start, end} <= set(self.cuts):
             return ()
         first, last = self._place[start], self._place[end]
@@ -73,6 +74,11 @@ class Granularity:
     @cached_property
     def _place(self) -> dict[str, int]:
         return {node.name: place for place, node in enumerate(self.graph.nodes)}
+
+    @cached_property
+    def _trunk(self) -> set[fx.Node]:
+        """What the last cut follows from: the chain of cuts, without branches to other outputs."""
+        return trunk(self.graph) if len(self.outputs) > 1 else set(self.graph.nodes)
 
     @cached_property
     def _beside(self) -> list[str]:
@@ -92,7 +98,7 @@ class Granularity:
         ends = iter(self.cuts[1:])
         end, around, weighted = next(ends, None), set(items), 0
         for node in self.graph.nodes:
-            if node.op == "call_function" and node in image:
+            if node.op == "call_function" and node in image and node in self._trunk:
                 around &= set(module_paths(node))
             weighted += is_op(node, LINEAR | CONV) and node in self._dependent
             if node.name == end:
@@ -175,11 +181,12 @@ class Granularity:
         """Name a span after the modules of its weighted operations, as far as they agree."""
         inside = list(self.cuts)[self.cuts.index(start) : self.cuts.index(end) + 1]
         first, last = self.nodes[inside[0]], self.nodes[inside[-1]]
-        between, nodes = False, list[str]()
+        between, found = False, list[tuple[str, bool]]()
         for node in self.graph.nodes:
             if between and is_op(node, LINEAR | CONV) and node in self._dependent:
-                nodes.append(layer_name(node))
+                found.append((layer_name(node), node in self._trunk))
             between = (between or node is first) and node is not last
+        nodes = [name for name, on_trunk in found if on_trunk] or [name for name, _ in found]
         if not nodes:
             return end
         return joined_name(nodes[0].split("."), nodes[-1].split("."))

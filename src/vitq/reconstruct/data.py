@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from vitq.graph.outputs import Outputs
+from vitq.reconstruct.objective.terms import Goal
+
 ONE_HELD_OUT_IN = 5
 """At most one image in so many is held out: a few hundred images are for training first."""
 
@@ -17,19 +20,28 @@ def count_held_out(images: int, most: int) -> int:
 class Data:
     """Inputs and targets of one segment, one row per image, training images before held-out ones.
 
-    ``layers``: the teacher's summaries of the layers inside, where the local term has one to be kept.
+    ``goal``: the teacher's feature, or its outputs by name; ``outputs``: those that curvatures are of; ``layers``: the
+    teacher's summaries of the layers inside, where the local term has one to be kept; ``sides``: what the teacher
+    returns from inside the segment.
     """
 
     x_student: torch.Tensor
     x_teacher: torch.Tensor
     target: torch.Tensor
-    goal: torch.Tensor | None
-    logits_NK: torch.Tensor | None
+    goal: Goal | None
+    outputs: Outputs | None
     layers: tuple[torch.Tensor, ...] | None
     train: int
+    sides: tuple[torch.Tensor, ...] = ()
 
     def held_out(self) -> "Data":
         """Return the held-out images alone (all images where none are held out)."""
         start = self.train if self.train < len(self.target) else 0
-        goal = None if self.goal is None else self.goal[start:]
-        return Data(self.x_student[start:], self.x_teacher[start:], self.target[start:], goal, None, None, 0)
+        goal = None if self.goal is None else rows(self.goal, slice(start, None))
+        sides = tuple(side[start:] for side in self.sides)
+        return Data(self.x_student[start:], self.x_teacher[start:], self.target[start:], goal, None, None, 0, sides)
+
+
+def rows(goal: Goal, chosen: slice | torch.Tensor) -> Goal:
+    """Return some rows of a feature, or of outputs by name."""
+    return goal[chosen] if isinstance(goal, torch.Tensor) else {name: y[chosen] for name, y in goal.items()}

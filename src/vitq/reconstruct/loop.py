@@ -9,7 +9,7 @@ import torch
 from vitq.quantizers import DropMask
 from vitq.reconstruct.data import Data
 from vitq.reconstruct.objective.curvature import Curvature
-from vitq.reconstruct.objective.terms import Fusion
+from vitq.reconstruct.objective.terms import Fusion, Goal
 from vitq.reconstruct.segment import TrainingSegment
 from vitq.reconstruct.settings import Settings
 from vitq.reconstruct.variables.rounding import rectified_sigmoid, rounding_penalty
@@ -52,12 +52,13 @@ class Loop:
         progress = self.progress_S[self.now][0]
         chosen = self.images_SB[self.now.to(self.images_SB.device)][0]
         x, x_teacher, target = (self._rows(t, chosen) for t in (data.x_student, data.x_teacher, data.target))
-        goal = None if data.goal is None else self._rows(data.goal, chosen[: settings.objective.global_batch])
+        goal = None if data.goal is None else self._goal(data.goal, chosen[: settings.objective.global_batch])
+        sides = tuple(self._rows(side, chosen) for side in data.sides)
         mixed = x if self.choose is None else torch.where(self.choose(x), x_teacher, x)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bfloat16):
             local = min(settings.objective.local_batch, settings.batch)
             layers = self._layers(chosen[:local], x_teacher[:local])
-            batch = segment.batch(mixed, target, goal, layers, local)
+            batch = segment.batch(mixed, target, goal, layers, local, sides)
             curvature = None if self.curvature is None else self.curvature.of(chosen)
             loss = self.fusion(replace(batch, curvature=curvature))
         self.learns = loss.requires_grad
@@ -84,6 +85,11 @@ class Loop:
         if self.data.layers is None:
             return self.segment.teacher_layers(x_teacher)
         return tuple(self._rows(layer, chosen) for layer in self.data.layers)
+
+    def _goal(self, goal_N: Goal, chosen_B: torch.Tensor) -> Goal:
+        if isinstance(goal_N, torch.Tensor):
+            return self._rows(goal_N, chosen_B)
+        return {name: self._rows(y, chosen_B) for name, y in goal_N.items()}
 
     def _rows(self, x_N: torch.Tensor, chosen_B: torch.Tensor) -> torch.Tensor:
         return x_N[chosen_B].to(self.device).float()

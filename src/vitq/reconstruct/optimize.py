@@ -64,18 +64,19 @@ def _gradients(
     segment: TrainingSegment, data: Data, settings: Settings, device: torch.device, generator: torch.Generator
 ) -> Gradients:
     """Collect what the curvature is estimated from; per-image estimates need every training image."""
-    assert data.logits_NK is not None and segment.to_logits is not None
+    assert data.outputs is not None and segment.to_outputs is not None
     objective = settings.objective
     images = data.train if objective.curvature == "fisher" else min(objective.curvature_images, data.train)
     student = first_output(segment.student)
     return Gradients(
-        segment.to_logits,
+        segment.to_outputs,
         data.target[:images].to(device).float(),
         lambda: forward_all(student, data.x_student[:images].float(), device).to(device),
-        data.logits_NK[:images].to(device),
+        {name: data.outputs[name][:images].to(device) for name in segment.to_outputs.names},
         objective.temperature,
         generator,
         settings.bfloat16,
+        segment.task,
     )
 
 

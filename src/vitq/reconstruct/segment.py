@@ -1,24 +1,32 @@
 """One segment made ready for reconstruction: its module, what it may learn, its supervision."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import fx, nn
 
-from vitq.activations import first_output, forward_all, forward_many, outputs
+from vitq.activations import Result, forward_many, outputs
 from vitq.graph import Graph, Role, Span
 from vitq.graph.ops import CONV, LINEAR, MATMUL, is_op
-from vitq.reconstruct.objective.terms import Batch, Summary
+from vitq.graph.outputs import ONLY, Named
+from vitq.reconstruct.objective.terms import Batch, Goal, Summary
 from vitq.reconstruct.variables.learnable import learnable
 from vitq.reconstruct.variables.variables import Variables
+from vitq.tasks import Classes, Task, task_for
+
+OUTPUTS = ""
+"""The goal that is what the model returns, by name, and no single node."""
 
 
 @dataclass(frozen=True)
 class Supervision:
-    """How the model's end is seen from a segment: through a frozen suffix, as a tap, or not at all."""
+    """How the model's end is seen from a segment: through a frozen suffix, as a tap, or not at all.
 
-    suffix: fx.GraphModule | None
+    The end is the penultimate feature, or the outputs that follow from the segment's end, by name.
+    """
+
+    suffix: nn.Module | None
     tap: str | None
     is_output: bool
 
@@ -29,8 +37,10 @@ class Supervision:
 
 
 def supervise(teacher: Graph, span: Span, goal: str) -> Supervision:
-    """Find how node ``goal`` (the penultimate feature or the logits) follows from the end of ``span``."""
+    """Find how node ``goal`` (the penultimate feature), or what is returned (``OUTPUTS``), follows from a span's end."""
     order = {name: i for i, name in enumerate(teacher.cuts)}
+    if goal == OUTPUTS:
+        return Supervision(teacher.to_outputs(span.end) if span.end in order else None, None, False)
     if span.end == goal:
         return Supervision(None, None, True)
     if span.end not in order:  # layer-wise: where the output is no cut, the model's end is no function of it alone
@@ -52,75 +62,94 @@ class TrainingSegment:
     variables: Variables
     supervision: Supervision
     layers: tuple[str, ...]
-    to_logits: nn.Module | None
-    """The frozen floating-point model behind the segment; None where the logits do not follow from its output."""
+    to_outputs: Named | None
+    """The frozen floating-point model behind the segment; None where no output follows from its end alone."""
+    sides: tuple[str, ...] = ()
+    """What the model returns from inside the segment."""
+    task: Task = field(default_factory=lambda: Classes(ONLY))
+    """What the outputs mean."""
 
     def targets(
         self, x_N: torch.Tensor, summary: Summary | None, device: torch.device
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
-        """Run the teacher once over all inputs: its outputs, and the summary of every layer's where there is one."""
-        if summary is None or not self.layers:
-            return forward_all(first_output(self.teacher), x_N, device), None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...] | None]:
+        """Run the teacher once over all inputs: its end, its sides, and where it is wanted each layer's summary."""
+        kept = () if summary is None else self.layers
 
         def look(chunk: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            output, *layers = outputs(self.teacher(chunk))
-            return output.to(x_N.dtype), *(summary(layer, len(chunk)) for layer in layers)
+            output, sides, layers = self._parts(self.teacher(chunk))
+            summaries = () if summary is None else tuple(summary(layer, len(chunk)) for layer in layers)
+            return tuple(part.to(x_N.dtype) for part in (output, *sides)) + summaries
 
-        output, *layers = forward_many(look, x_N, device)
-        return output, tuple(layers)
+        output, *parts = forward_many(look, x_N, device)
+        sides, layers = tuple(parts[: len(self.sides)]), tuple(parts[len(self.sides) :])
+        return output, sides, layers if kept else None
 
     @torch.no_grad()
     def teacher_layers(self, x_teacher: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the teacher's outputs of the layers inside."""
-        return outputs(self.teacher(x_teacher))[1:] if self.layers else ()
+        return self._parts(self.teacher(x_teacher))[2] if self.layers else ()
+
+    def _parts(self, result: Result) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+        """Take apart what a module gave: its end, its sides, its taps."""
+        output, *parts = outputs(result)
+        return output, tuple(parts[: len(self.sides)]), tuple(parts[len(self.sides) :])
 
     def batch(
         self,
         x: torch.Tensor,
         target: torch.Tensor,
-        target_goal: torch.Tensor | None,
+        target_goal: Goal | None,
         target_layers: tuple[torch.Tensor, ...],
         local_images: int,
+        target_sides: tuple[torch.Tensor, ...] = (),
     ) -> Batch:
         """Run the student on ``x`` and collect what the objective terms need.
 
         The goal is computed for as many images, the first ones, as ``target_goal`` has; the layers inside are
         compared on the first ``local_images``.
         """
-        output, *taps = outputs(self.student(x))
+        output, sides, taps = self._parts(self.student(x))
         goal = None
         if target_goal is not None and self.supervision.reachable:
             end = taps[-1] if self.supervision.tap else output
             suffix = self.supervision.suffix or torch.nn.Identity()
-            goal = suffix(end[: len(target_goal)])
+            goal = suffix(end[: rows_of(target_goal)])
         layers = tuple(tap[: len(tap) * local_images // len(x)] for tap in taps[: len(target_layers)])
-        return Batch(output, target, layers, target_layers, goal, target_goal)
+        seen = sides if target_sides else ()
+        return Batch(output, target, layers, target_layers, goal, target_goal, None, seen, target_sides, self.task)
 
 
 def prepare(
-    student: Graph, teacher: Graph, span: Span, goal: str, rates: Mapping[str, float], local: bool
+    student: Graph,
+    teacher: Graph,
+    span: Span,
+    goal: str,
+    rates: Mapping[str, float],
+    local: bool,
+    task: Task | None = None,
 ) -> TrainingSegment:
     """Extract ``span`` from both graphs and make the student's variables trainable."""
     layers = _layers(student, span) if local else ()
     supervision = supervise(teacher, span, goal)
-    taps = layers + ((supervision.tap,) if supervision.tap else ())
+    sides = teacher.sides(span.start, span.end)
+    taps = sides + layers + ((supervision.tap,) if supervision.tap else ())
     module = student.segment(span.start, span.end, taps)
     variables = learnable(student, module, rates)
-    inner = teacher.segment(span.start, span.end, layers)
-    return TrainingSegment(span, module, inner, variables, supervision, layers, _to_logits(teacher, span))
-
-
-def _to_logits(teacher: Graph, span: Span) -> nn.Module | None:
-    if span.end not in teacher.cuts:
-        return None
-    logits = teacher.cuts[-1]
-    return nn.Identity() if span.end == logits else teacher.segment(span.end, logits)
+    inner = teacher.segment(span.start, span.end, sides + layers)
+    behind = teacher.to_outputs(span.end) if span.end in teacher.cuts else None
+    meaning = task or task_for(teacher.output_shapes)
+    return TrainingSegment(span, module, inner, variables, supervision, layers, behind, sides, meaning)
 
 
 def _layers(graph: Graph, span: Span) -> tuple[str, ...]:
-    """Name the weighted operations and attention outputs inside ``span``, its own end excluded."""
-    inside = graph.segment(span.start, span.end).graph
+    """Name the weighted operations and attention outputs inside ``span``, its own end and sides excluded."""
+    sides = graph.sides(span.start, span.end)
+    inside = graph.segment(span.start, span.end, sides).graph
     scores = {c for s in graph.sites.values() if s.role in (Role.QUERY, Role.KEY) for c in s.consumers}
-    return tuple(
-        n.name for n in inside.nodes if is_op(n, LINEAR | CONV | MATMUL) and n.name not in scores and n.name != span.end
-    )
+    other = {*scores, span.end, *sides}
+    return tuple(n.name for n in inside.nodes if is_op(n, LINEAR | CONV | MATMUL) and n.name not in other)
+
+
+def rows_of(goal: Goal) -> int:
+    """Return the rows of a feature, or of outputs by name."""
+    return len(goal) if isinstance(goal, torch.Tensor) else len(next(iter(goal.values())))

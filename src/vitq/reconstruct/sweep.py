@@ -5,16 +5,17 @@ from dataclasses import dataclass
 
 import torch
 
-from vitq.activations import ActivationCache, StudentTeacher, first_output, forward_all
+from vitq.activations import ActivationCache, StudentTeacher, first_output, forward_all, forward_many
 from vitq.devices import cache_device
 from vitq.errors import RecipeError
 from vitq.graph.edit import set_attribute
+from vitq.graph.outputs import Outputs
 from vitq.quantizers import compiling, use_compiled_kernels, worth_compiling
 from vitq.reconstruct.data import Data, count_held_out
 from vitq.reconstruct.objective.curvature import NONE
-from vitq.reconstruct.objective.terms import DISTANCES, Fusion
+from vitq.reconstruct.objective.terms import DISTANCES, Fusion, Goal
 from vitq.reconstruct.options import Options
-from vitq.reconstruct.segment import prepare
+from vitq.reconstruct.segment import OUTPUTS, TrainingSegment, prepare, rows_of
 from vitq.reconstruct.slicing.schedule import Piece
 from vitq.reconstruct.train import train
 from vitq.run.run import Run
@@ -24,16 +25,16 @@ from vitq.run.run import Run
 class Sweep:
     """What the segments of one pass share: options, cached activations, and the teacher's end of the model.
 
-    ``goal`` names the node of the global term, ``goals_N`` are the teacher's activations there, ``logits_NK`` its
-    logits; each is None where nothing needs it.
+    ``goal`` names the node of the global term, or says that it is on the outputs; ``goals_N`` are the teacher's
+    activations there, ``outputs_N`` its outputs by name; each is None where nothing needs it.
     """
 
     run: Run
     options: Options
     activations: ActivationCache
     goal: str
-    goals_N: torch.Tensor | None
-    logits_NK: torch.Tensor | None
+    goals_N: Goal | None
+    outputs_N: Outputs | None
 
     def reconstruct(self, piece: Piece, steps: int, key: str) -> StudentTeacher | None:
         """Train a segment or read it back; return the activations at its end where they are known."""
@@ -51,15 +52,16 @@ class Sweep:
         here = self.activations.at(span.cut)
         if span.start != span.cut:
             here = self.activations.between(span.cut, span.start, here)
-        segment = prepare(run.student, run.teacher, span, self.goal, options.rates(), options.objective.local > 0)
-        target, layers = segment.targets(here.teacher_N, DISTANCES[options.objective.local_by].summary, run.device)
-        if self.logits_NK is not None and (segment.to_logits is None or len(target) != len(self.logits_NK)):
+        objective = options.objective
+        segment = prepare(run.student, run.teacher, span, self.goal, options.rates(), objective.local > 0, run.task)
+        target, sides, layers = segment.targets(here.teacher_N, DISTANCES[objective.local_by].summary, run.device)
+        if self.outputs_N is not None and (segment.to_outputs is None or len(target) != rows_of(self.outputs_N)):
             raise RecipeError(
                 f"reconstruct.objective.curvature={options.objective.curvature} needs segments that end where one "
                 f"activation is alive, with one row per image; '{span.name}' does not: choose schedule unit, block or "
                 "coarser, or curvature none"
             )
-        goals = self.goals_N if segment.supervision.reachable else None
+        goals = self._goals(segment) if segment.supervision.reachable else None
         images = len(run.images_NCHW)
         held_out = count_held_out(images, options.evaluation.held_out) * len(target) // images
         x_student = here.student_N if options.inputs == "quantized" else here.teacher_N
@@ -68,9 +70,10 @@ class Sweep:
             here.teacher_N,
             target,
             goals,
-            self.logits_NK,
+            self.outputs_N,
             layers,
-            train=len(target) - held_out,
+            len(target) - held_out,
+            sides,
         )
         fusion, settings = Fusion(options.objective.terms(goals is not None)), options.settings(run.device, steps)
         outcome = train(segment, data, fusion, settings, run.device, run.generator(key), run.events)
@@ -82,6 +85,13 @@ class Sweep:
         if options.inputs == "floating":
             return StudentTeacher(target, target)
         return StudentTeacher(forward_all(first_output(segment.student), here.student_N, run.device), target)
+
+    def _goals(self, segment: TrainingSegment) -> Goal | None:
+        """Return the teacher's end of the model as far as it follows from the segment's."""
+        if self.goals_N is None or isinstance(self.goals_N, torch.Tensor):
+            return self.goals_N
+        assert segment.to_outputs is not None
+        return {name: self.goals_N[name] for name in segment.to_outputs.names}
 
 
 def sweep(run: Run, options: Options, pieces: Sequence[Piece]) -> None:
@@ -99,16 +109,28 @@ def sweep(run: Run, options: Options, pieces: Sequence[Piece]) -> None:
 
 def _begin(run: Run, options: Options) -> Sweep:
     """Run the teacher as far as the terms need it and put the images where they stay."""
-    first, last = run.teacher.cuts[0], run.teacher.cuts[-1]
-    goal = run.teacher.feature if options.objective.global_on == "feature" else last
+    first, objective = run.teacher.cuts[0], options.objective
+    on_outputs = objective.global_on == "logits"
+    goal = OUTPUTS if on_outputs else run.teacher.feature
     kept = run.images_NCHW.to(cache_device(run.device, run.images_NCHW.nbytes))
     images = kept.to(torch.bfloat16 if options.compute.cache == "bfloat16" else torch.float32)
-    goals = _teacher(run, first, goal, kept) if options.objective.global_ > 0 else None
-    known = (first, kept) if goals is None else (goal, goals)
-    logits = None if options.objective.curvature == NONE else _teacher(run, known[0], last, known[1])
-    return Sweep(run, options, ActivationCache(run.student, run.teacher, images, run.device), goal, goals, logits)
+    needs, weighs = objective.global_ > 0, objective.curvature != NONE
+    feature_N = _teacher(run, first, goal, kept) if needs and not on_outputs else None
+    known, at = (first, kept) if feature_N is None else (goal, feature_N)
+    if len(run.teacher.outputs) > len(run.teacher.to_outputs(known).names):
+        known, at = first, kept
+    outputs_N = _outputs(run, known, at) if weighs or (needs and on_outputs) else None
+    goals_N = outputs_N if needs and on_outputs else feature_N
+    activations = ActivationCache(run.student, run.teacher, images, run.device)
+    return Sweep(run, options, activations, goal, goals_N, outputs_N if weighs else None)
 
 
 def _teacher(run: Run, start: str, end: str, x_N: torch.Tensor) -> torch.Tensor:
     """Return the teacher's activations at node ``end`` from those at ``start``."""
     return x_N if start == end else forward_all(run.teacher.segment(start, end), x_N, run.device)
+
+
+def _outputs(run: Run, start: str, x_N: torch.Tensor) -> Outputs:
+    """Return the teacher's outputs by name, from its activations at node ``start``."""
+    behind = run.teacher.to_outputs(start)
+    return dict(zip(behind.names, forward_many(lambda x: tuple(behind(x).values()), x_N, run.device), strict=True))

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 import torch
 
 from vitq.activations import forward_all, forward_many, outputs
+from vitq.graph.outputs import Named, as_outputs
 from vitq.reconstruct.data import Data
 from vitq.reconstruct.objective.distances import relative_square
-from vitq.reconstruct.objective.terms import Fusion
+from vitq.reconstruct.objective.terms import Fusion, Goal
 from vitq.reconstruct.optimize import optimize
 from vitq.reconstruct.segment import TrainingSegment
 from vitq.reconstruct.settings import Settings
 from vitq.run.events import Events
+from vitq.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -72,23 +74,35 @@ def evaluate(segment: TrainingSegment, data: Data, device: torch.device, bfloat1
 
     ``bfloat16`` runs the frozen suffix as training does.
     """
-    x = data.x_student
+    x, beside = data.x_student, 1 + len(data.sides)
     tapped = data.goal is not None and segment.supervision.tap is not None
 
     def ends(chunk: torch.Tensor) -> tuple[torch.Tensor, ...]:
         parts = outputs(segment.student(chunk))
-        return tuple(part.to(x.dtype) for part in ((parts[0], parts[-1]) if tapped else parts[:1]))
+        return tuple(part.to(x.dtype) for part in (*parts[:beside], *(parts[-1:] if tapped else ())))
 
-    output, *goals = forward_many(ends, x, device)
-    error = float(relative_square(output, data.target))
+    output, *others = forward_many(ends, x, device)
+    pairs = zip((output, *others[: len(data.sides)]), (data.target, *data.sides), strict=True)
+    error = sum(float(relative_square(y, target)) for y, target in pairs) / beside
     if data.goal is None or not segment.supervision.reachable:
         return error, 0.0
-    if segment.supervision.suffix is not None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            goal = forward_all(segment.supervision.suffix, output, device)
-    else:
-        goal = goals[0] if tapped else output
-    return error, float(relative_square(goal, data.goal))
+    if segment.supervision.suffix is None:
+        goal = others[-1] if tapped else output
+        return error, _error(segment.task, goal, data.goal)
+    suffix = segment.supervision.suffix
+    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        if isinstance(suffix, Named):
+            parts = forward_many(lambda z: tuple(y.to(z.dtype) for y in suffix(z).values()), output, device)
+            return error, _error(segment.task, dict(zip(suffix.names, parts, strict=True)), data.goal)
+        return error, _error(segment.task, forward_all(suffix, output, device), data.goal)
+
+
+def _error(task: Task, goal: Goal, reference: Goal) -> float:
+    """Return the squared error of a feature, or of outputs by name, relative to the teacher's energy."""
+    if isinstance(reference, torch.Tensor):
+        assert isinstance(goal, torch.Tensor)
+        return float(relative_square(goal, reference))
+    return float(task.error(as_outputs(goal), reference))
 
 
 def _score(errors: tuple[float, float], reference: tuple[float, float]) -> float:

@@ -59,7 +59,7 @@ def _is_channel_wise(site: Site, quantizer: Quantizer) -> bool:
 
 def _require_private(graph: Graph, readers: NormConsumers) -> None:
     """Raise GraphError where teacher and student are compared between the norm and its linears."""
-    compared = {graph.feature, *(span.end for span in graph.spans("unit"))}
+    compared = {graph.feature, *graph.outputs.values(), *(span.end for span in graph.spans("unit"))}
     node = node_named(graph.module, readers.site.node)
     while True:
         if node.name in compared:

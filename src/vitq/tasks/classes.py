@@ -84,7 +84,7 @@ class Classes(Task):
         return {"top1": _percent(hit[:, 0]), **({} if binary else {"top5": _percent(hit.any(-1))})}
 
     def agreement(self, summary: Outputs, reference: Outputs) -> dict[str, float]:
-        """Return ``agreement``, the share of images with the same likeliest class in percent; of one column its distance."""
+        """Return ``agreement``: images with the same likeliest class, in percent; of one column its distance."""
         mine, theirs = summary[self.primary], reference[self.primary]
         if mine.is_floating_point():
             return nearness(mine, theirs)

@@ -63,7 +63,8 @@ class Task(ABC):
         return outputs
 
     def require_labels(self, labels_B: torch.Tensor, outputs: Outputs) -> None:
-        """Raise DataError for labels that outputs of this kind cannot have."""
+        """Raise DataError for labels that outputs of this kind cannot have; by default any may be."""
+        return
 
     def score(self, summary: Outputs, labels_N: torch.Tensor) -> dict[str, float]:
         """Return what the outputs score with labels, by the name of the metric."""
@@ -101,5 +102,6 @@ def gaussian(target: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     Its deviation is the root mean square of the target, and elements are averaged.
     """
     noise = torch.randn(target.shape, generator=generator).to(target.device)
-    deviation = target.float().square().mean().sqrt().clamp(min=1e-12)
-    return noise / (deviation * target[0].numel() ** 0.5)
+    deviation: torch.Tensor = target.float().square().mean().sqrt().clamp(min=1e-12)
+    spread: float = target[0].numel() ** 0.5
+    return noise / (deviation * spread)

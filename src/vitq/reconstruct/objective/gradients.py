@@ -1,30 +1,33 @@
-"""Gradients of the prediction with respect to a segment's output, image by image."""
+"""Gradients of the model's outputs with respect to a segment's output, image by image."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from torch import nn
 
-from vitq.reconstruct.objective.distances import divergence
+from vitq.graph.outputs import ONLY, Outputs, as_outputs
+from vitq.tasks import Classes, Task
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """Where gradients are taken: the segment's output on some images, its frozen suffix and the teacher's logits.
+    """Where gradients are taken: the segment's output on some images, its frozen suffix and the teacher's outputs.
 
-    ``target_N`` is the teacher's output, one row per image; ``student`` computes the quantized one.
+    ``target_N`` is the teacher's tensor at the segment's end, one row per image; ``student`` computes the quantized
+    one. ``outputs_N`` are those of the model's outputs that the suffix computes, by name.
     """
 
-    suffix: nn.Module
+    suffix: Callable[[torch.Tensor], torch.Tensor | Outputs]
     target_N: torch.Tensor
     student: Callable[[], torch.Tensor]
-    logits_NK: torch.Tensor
+    outputs_N: Outputs
     temperature: float
     generator: torch.Generator
     bfloat16: bool = False
     """Whether gradients of labels are taken with bfloat16 products; differences of gradients need float32."""
+    task: Task = field(default_factory=lambda: Classes(ONLY))
+    """What the outputs mean."""
 
     @cached_property
     def student_N(self) -> torch.Tensor:
@@ -32,33 +35,28 @@ class Gradients:
         return self.student()
 
     def of_divergence(self, z_N: torch.Tensor) -> torch.Tensor:
-        """Return the gradient at ``z_N`` of KL(teacher's prediction || the suffix's), per image, of z's shape."""
-        return self._of(z_N, self.logits_NK, lambda logits_BK, like: _divergence(logits_BK, like, self.temperature))
+        """Return the gradient at ``z_N`` of the task's distance to the teacher's outputs, per image, of z's shape."""
+
+        def loss(outputs: Outputs, like: Outputs) -> torch.Tensor:
+            return len(next(iter(like.values()))) * self.task.distance(outputs, like, self.temperature)
+
+        return self._of(z_N, self.outputs_N, loss)
 
     def of_labels(self) -> torch.Tensor:
         """Return the gradient at the teacher's output of log p(y), with y drawn from the teacher's prediction."""
-        draws_N1 = torch.multinomial(self.logits_NK.float().softmax(-1).cpu(), 1, generator=self.generator)
-        labels_N1 = draws_N1.to(self.logits_NK.device)
+        drawn = self.task.draw(self.outputs_N, self.generator)
         with torch.autocast(self.target_N.device.type, torch.bfloat16, enabled=self.bfloat16):
-            return self._of(self.target_N, labels_N1, _likelihood)
+            return self._of(self.target_N, drawn, self.task.log_likelihood)
 
-    def _of(
-        self, z_N: torch.Tensor, like_N: torch.Tensor, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    ) -> torch.Tensor:
+    def _of(self, z_N: torch.Tensor, like_N: Outputs, loss: Callable[[Outputs, Outputs], torch.Tensor]) -> torch.Tensor:
         result = torch.empty_like(z_N)
-        rows = len(z_N) // len(like_N)
-        for start in range(0, len(like_N), 32):
+        images = len(next(iter(like_N.values())))
+        rows = len(z_N) // images
+        for start in range(0, images, 32):
             place = slice(start * rows, (start + 32) * rows)
             z = z_N[place].float().requires_grad_()
             with torch.enable_grad():
-                total = loss(self.suffix(z).float(), like_N[start : start + 32]).sum()
+                outputs = {name: y.float() for name, y in as_outputs(self.suffix(z)).items()}
+                total = loss(outputs, {name: like[start : start + 32] for name, like in like_N.items()}).sum()
             (result[place],) = torch.autograd.grad(total, z)
         return result
-
-
-def _likelihood(logits_BK: torch.Tensor, y_B1: torch.Tensor) -> torch.Tensor:
-    return logits_BK.log_softmax(-1).gather(-1, y_B1)
-
-
-def _divergence(logits_BK: torch.Tensor, like_BK: torch.Tensor, temperature: float) -> torch.Tensor:
-    return len(logits_BK) * divergence(logits_BK, like_BK, temperature)

@@ -1,35 +1,45 @@
 """Objectives: the terms of a reconstruction loss, which add up after each is scaled by its first value."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import torch
 
+from vitq.graph.outputs import ONLY, Outputs, as_outputs
 from vitq.reconstruct.objective.curvature import Curvature
 from vitq.reconstruct.objective.distances import (
     EPSILON,
     channel_divergence,
-    divergence,
     image_moments,
     mean_square,
     moment_distance,
     relative_square,
 )
 from vitq.registry import Registry
+from vitq.tasks import Classes, Task
+
+Goal = torch.Tensor | Outputs
+"""The model's end: the penultimate feature, or its outputs by name."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the terms of one step may look at: the segment's output, its layers' outputs, and the model's end (goal)."""
+    """What the terms of one step may look at: the segment's output, its layers' outputs, and the model's end (goal).
+
+    ``sides`` are what the model returns from inside the segment, beside its output; ``task`` says what outputs mean.
+    """
 
     output: torch.Tensor
     target: torch.Tensor
     taps: tuple[torch.Tensor, ...]
     target_taps: tuple[torch.Tensor, ...]
-    goal: torch.Tensor | None
-    target_goal: torch.Tensor | None
+    goal: Goal | None
+    target_goal: Goal | None
     curvature: Curvature | None = None
+    sides: tuple[torch.Tensor, ...] = ()
+    target_sides: tuple[torch.Tensor, ...] = ()
+    task: Task = field(default_factory=lambda: Classes(ONLY))
 
 
 class Term(Protocol):
@@ -58,7 +68,8 @@ class BlockTerm:
 
     Source: BRECQ (arXiv 2102.05426) without its Fisher weight; MGRQ's OBWR. ``drop_smallest`` leaves out that part of
     the elements with the least weighed error, so that many tiny errors do not hide the decisive ones: APQ-ViT's bottom
-    elimination (arXiv 2303.14341), which its paper uses to choose scales.
+    elimination (arXiv 2303.14341), which its paper uses to choose scales. What the model returns from inside the
+    segment counts as much as its end: squared errors of each are relative to its energy (vitq).
     """
 
     drop_smallest: float = 0.0
@@ -72,7 +83,10 @@ class BlockTerm:
             sample = errors.detach().flatten()
             least = sample[:: max(len(sample) // 65536, 1)].quantile(self.drop_smallest)
             errors = errors * (errors.detach() >= least)
-        return errors.mean()
+        if not batch.sides:
+            return errors.mean()
+        sides = [relative_square(side, target) for side, target in zip(batch.sides, batch.target_sides, strict=True)]
+        return errors.mean() + batch.target.float().square().mean() * torch.stack(sides).sum()
 
 
 @dataclass(frozen=True)
@@ -95,20 +109,23 @@ class FeatureTerm:
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Return the mean squared error of the feature; batch.goal must be the feature."""
-        assert batch.goal is not None and batch.target_goal is not None
+        assert isinstance(batch.goal, torch.Tensor) and isinstance(batch.target_goal, torch.Tensor)
         return mean_square(batch.goal, batch.target_goal)
 
 
 @dataclass(frozen=True)
 class LogitsTerm:
-    """Extra-block global supervision on the logits: KL at ``temperature``. Source: PD-Quant (arXiv 2212.07048)."""
+    """Extra-block global supervision on the model's outputs: the distance of their task.
+
+    Of logits that is KL at ``temperature``. Source: PD-Quant (arXiv 2212.07048).
+    """
 
     temperature: float = 4.0
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        """Return T² · KL(teacher || student); batch.goal must be the logits."""
+        """Return the distance, of logits T² · KL(teacher || student); batch.goal must be the outputs."""
         assert batch.goal is not None and batch.target_goal is not None
-        return divergence(batch.goal, batch.target_goal, self.temperature)
+        return batch.task.distance(as_outputs(batch.goal), as_outputs(batch.target_goal), self.temperature)
 
 
 Summary = Callable[[torch.Tensor, int], torch.Tensor]
