@@ -1,7 +1,7 @@
 """What the steps of a recipe work on: one run, from its images to its student graph."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from vitq.bits import Bits
 from vitq.graph import Graph
 from vitq.run.checkpoints import Store
 from vitq.run.events import Events
+from vitq.run.placed import Placed
 
 
 @dataclass
@@ -31,6 +32,8 @@ class Run:
     store: Store = field(default_factory=Store)
     stage: str = "run"
     """Name of the step at work, unique within the run: the prefix of its checkpoints."""
+    placed_ahead: Callable[[], Mapping[str, Placed]] = dict
+    """Return what the steps behind the one at work will put on the student's sites, as far as they say."""
     recipe: str = ""
     """Name of the recipe, for messages."""
     _told: int = 0
