@@ -9,7 +9,7 @@ from vitq.quantizers import Granularity
 from vitq.recipes import list_recipes, load_recipe
 
 NAMES = [recipe.name for recipe in list_recipes()]
-RECONSTRUCTING = [name for name in NAMES if name not in ("rtn", "repq")]
+RECONSTRUCTING = [name for name in NAMES if any(s.step_name == "reconstruct" for s in load_recipe(name).steps)]
 
 
 def steps(name: str, step_name: str, budget: str = "quick") -> list[dict[str, Any]]:
@@ -53,6 +53,9 @@ def test_weights_keep_a_scale_per_channel() -> None:
 
 def test_the_ideas() -> None:
     assert [s.step_name for s in load_recipe("rtn").steps] == ["insert", "calibrate"]
+    for name, own in (("smoothquant", "smoothquant"), ("sq-b", "sq_b"), ("noisyquant", "add_noise")):
+        assert [s.step_name for s in load_recipe(name).steps] == [own, "insert", "calibrate"]
+    assert step("smoothquant", "smoothquant")["alphas"] == [0.5] and len(step("sq-b", "sq_b")["alphas"]) > 4
     for name in ("repq", "mgrq"):
         assert "transfer_scales" in [s.step_name for s in load_recipe(name).steps]
         assert step(name, "insert")["post_norm"]["granularity"] == "channel"

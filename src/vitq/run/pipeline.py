@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from vitq.artifact.tensors import freeze_weights
 from vitq.bits import FLOATING_POINT, Bits
@@ -28,6 +29,7 @@ def apply_steps(run: Run, steps: Sequence[Step]) -> None:
     """Apply ``steps`` to the student, one after another; each keeps and reads back its own checkpoints."""
     for number, step in enumerate(steps):
         run.stage = f"{number:02d}-{step.step_name}"
+        run.placed_ahead = partial(_placed_by, run, steps[number + 1 :])
         run.events.log("step", name=step.step_name, number=number)
         with _named(run, step):
             step.apply(run)
@@ -40,6 +42,11 @@ def preview(run: Run, steps: Sequence[Step]) -> dict[str, Placed]:
         with _named(run, step):
             plan = joined(plan, step.preview(run.student, run.bits))
     return plan
+
+
+def _placed_by(run: Run, steps: Sequence[Step]) -> dict[str, Placed]:
+    """Return what ``steps`` will put on the student's sites as they are now; of two for one site the later one."""
+    return {site: placed for step in steps for site, placed in step.preview(run.student, run.bits).items()}
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What the steps of a recipe work on: one run, from its images to its student graph."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ from vitq.bits import Bits
 from vitq.graph import Graph
 from vitq.run.checkpoints import Checkpoints
 from vitq.run.events import Events
+from vitq.run.placed import Placed
 from vitq.tasks import Task, task_for
 
 
@@ -33,6 +34,8 @@ class Run:
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     stage: str = "run"
     """Name of the step at work, unique within the run: the prefix of its checkpoints."""
+    placed_ahead: Callable[[], Mapping[str, Placed]] = dict
+    """Return what the steps behind the one at work will put on the student's sites, as far as they say."""
     recipe: str = ""
     """Name of the recipe, for messages."""
     task_name: str | None = None
