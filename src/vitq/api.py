@@ -98,8 +98,8 @@ def quantize(
     return other tensors too, or several, which are kept by name.
     ``images`` is a folder, an ``.npz``, a preprocessed tensor x_NCHW or an iterable; ``validation`` likewise, with
     labels. ``bits`` reads "w4a4", or is a bit table or its .yaml file (``vitq.allocate``); ``scope`` is "paper",
-    "deploy" or "full", by default the recipe's ("paper" where it has none); ``target`` calibrates for a target of ``QuantizedModel.export``, whose default scope is "deploy";
-    ``overrides`` changes recipe options
+    "deploy" or "full", by default the recipe's ("paper" where it has none); ``target`` calibrates for a target of
+    ``QuantizedModel.export``, whose default scope is "deploy"; ``overrides`` changes recipe options
     ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is checkpointed there, its artifact saved, and
     ``resume`` continues it after a kill; ``overwrite`` replaces what ``out`` holds.
     Raises a VitqError that names what is wrong with model, images, recipe or folder.

@@ -48,7 +48,7 @@ class AddNoise(Step):
         saved, inputs = run.restore(run.stage), self.inputs(run)
         if saved is None:
             chosen = self._search(run, inputs)
-            run.keep(run.stage, {name: noise_C for name, (_, noise_C) in chosen.items()})
+            run.save(run.stage, {name: noise_C for name, (_, noise_C) in chosen.items()})
             run.events.log("add_noise", sites={name: amplitude for name, (amplitude, _) in chosen.items()})
             noises = {name: noise_C for name, (_, noise_C) in chosen.items()}
         else:

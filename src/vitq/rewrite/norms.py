@@ -73,7 +73,7 @@ def apply_to_norms(run: "Run", step: str, images: int, choose: Callable[[AffineN
     if saved is None:
         changes = {norm.name: choose(norm, seen) for norm, seen in observed(run, norms, images)}
         known = {name: change for name, change in changes.items() if change is not None}
-        run.keep(run.stage, _tensors(known), {"norms": {name: change.facts for name, change in known.items()}})
+        run.save(run.stage, _tensors(known), {"norms": {name: change.facts for name, change in known.items()}})
     else:
         known = _changes(*saved)
     for norm in norms:
