@@ -20,7 +20,7 @@ from vitq.rewrite import AddNoise, FoldNorms, SmoothQuant, SqB
 from vitq.rewrite.noise import step_size
 from vitq.rewrite.norms import Seen, watch
 from vitq.rewrite.operands import Plan, output_error
-from vitq.run.checkpoints import Store
+from vitq.run.checkpoints import Checkpoints
 from vitq.run.pipeline import apply_steps
 from vitq.run.run import Run
 from vitq.run.step import Step
@@ -106,7 +106,7 @@ def images_for(graph: Graph) -> torch.Tensor:
     return pictures(4, int(shape[-1]))
 
 
-class Memory(Store):
+class Memory(Checkpoints):
     """A store that remembers without a folder."""
 
     def __init__(self) -> None:
@@ -120,8 +120,8 @@ class Memory(Store):
         self.held[key] = (dict(tensors), dict(facts or {}))
 
 
-def run_on(graph: Graph, store: Store | None = None, bits: str = "w4a4") -> Run:
-    return Run(graph, graph.clone(), images_for(graph), Bits.parse(bits), store=store or Memory())
+def run_on(graph: Graph, store: Checkpoints | None = None, bits: str = "w4a4") -> Run:
+    return Run(graph, graph.clone(), images_for(graph), Bits.parse(bits), checkpoints=store or Memory())
 
 
 def noises(graph: Graph) -> Memory:
@@ -162,7 +162,7 @@ def test_the_function_stays_in_single_and_in_double_precision(captured: Captured
     assert len(changed) >= 4
     exact = graph.clone()
     exact.module.double()
-    again = Run(exact, exact.clone(), x, run.bits, store=store)
+    again = Run(exact, exact.clone(), x, run.bits, checkpoints=store)
     STEPS[step].apply(again)
     assert distance(again.student(x.double()), exact(x.double())) < 1e-10
 
@@ -173,7 +173,7 @@ def test_a_resumed_run_gets_what_the_interrupted_one_had(captured: Captured, ste
     store, graph = Memory(), captured("swin")
     first = run_on(graph, store)
     STEPS[step].apply(first)
-    second = Run(graph, graph.clone(), first.images_NCHW[:1] * 9, first.bits, seed=5, store=store)
+    second = Run(graph, graph.clone(), first.images_NCHW[:1] * 9, first.bits, seed=5, checkpoints=store)
     STEPS[step].apply(second)
     old, new = tensors_of(first.student), tensors_of(second.student)
     assert old.keys() == new.keys() and all(torch.equal(old[name], new[name]) for name in old)
