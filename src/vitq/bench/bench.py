@@ -173,8 +173,7 @@ def _logits(session: Session) -> Callable[[torch.Tensor], torch.Tensor]:
 def without_quantizers(graph: Graph) -> Graph:
     """Return a copy of ``graph`` in floating point: the same operations on weights of the same size."""
     plain = graph.clone()
-    for site in list(plain.quantizers):
-        plain.remove(site)
+    plain.remove(*plain.quantizers)
     return plain
 
 
