@@ -1,5 +1,6 @@
 """Models, their quantized versions and their files, made once: nearly all the time is that of torch's exporter."""
 
+import copy
 import functools
 import importlib
 import sys
@@ -17,19 +18,68 @@ onnx = pytest.importorskip("onnx")
 import vitq  # noqa: E402
 
 
+class Plain(nn.Module):
+    """A vision transformer without its attention, at a third of the time: x_BCHW of 3x32x32 to 10 logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.norm, self.head = nn.Conv2d(3, 24, 8, 8), nn.LayerNorm(24), nn.Linear(24, 10)
+        self.fc1, self.fc2 = nn.Linear(24, 48), nn.Linear(48, 24)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        x_BTC = self.patch(x_BCHW).flatten(2).transpose(1, 2)
+        x_BTC = x_BTC + self.fc2(nn.functional.gelu(self.fc1(self.norm(x_BTC))))
+        logits_BK: torch.Tensor = self.head(x_BTC.mean(1))
+        return logits_BK
+
+
+class Attending(nn.Module):
+    """A vision transformer without its MLP, for what is about attention alone: x_BCHW of 3x32x32 to 10 logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.norm, self.head = nn.Conv2d(3, 24, 8, 8), nn.LayerNorm(24), nn.Linear(24, 10)
+        self.qkv, self.proj = nn.Linear(24, 72), nn.Linear(24, 24)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        x_BTC = self.patch(x_BCHW).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(self.norm(x_BTC)).unflatten(-1, (3, 3, 8)).permute(2, 0, 3, 1, 4).unbind(0)
+        y_BHTD = nn.functional.scaled_dot_product_attention(q, k, v)
+        x_BTC = x_BTC + self.proj(y_BHTD.transpose(1, 2).flatten(2))
+        logits_BK: torch.Tensor = self.head(x_BTC.mean(1))
+        return logits_BK
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_library_of_operators() -> Iterator[None]:
-    """List onnxscript's operators once; torch does it anew for each file, for a quarter of its time."""
+    """List the exporter's operators once; torch does it anew for each file, for a third of its time."""
     library = pytest.importorskip("onnxscript._framework_apis.torch_2_5")
+    registry = pytest.importorskip("torch.onnx._internal.exporter._registration").ONNXRegistry
+    listed = functools.cache(registry.from_torchlib)
+
+    def from_torchlib(opset_version: int) -> Any:
+        known = listed(opset_version)
+        own = copy.copy(known)
+        own.functions = {name: list(functions) for name, functions in known.functions.items()}
+        return own
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(library, "get_torchlib_ops", functools.cache(library.get_torchlib_ops))
+        patch.setattr(registry, "from_torchlib", staticmethod(from_torchlib))
         yield
 
 
 @pytest.fixture(scope="session")
 def models(tiny: Callable[..., nn.Module]) -> dict[str, nn.Module]:
-    models = {"vit": tiny("vit", depth=1), "swin": tiny("swin", depths=(1, 1))}
-    models |= {family: tiny(family) for family in ("swinv2", "beit", "levit")}
+    torch.manual_seed(0)
+    models = {
+        "plain": Plain(),
+        "attention": Attending(),
+        "vit": tiny("vit", depth=1),
+        "swin": tiny("swin", depths=(1, 1)),
+    }
+    models["windows"] = tiny("swin", depths=(1,), num_heads=(2,))
+    models |= {"swinv2": tiny("swinv2"), "beit": tiny("beit"), "levit": tiny("levit", depth=(0, 1))}
     for module in models["levit"].modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             assert module.running_mean is not None and module.running_var is not None

@@ -19,7 +19,7 @@ from vitq.graph.rebuild import from_json
 from vitq.graph.serialize import to_json
 from vitq.models.torchvision_shim import ensure_torchvision
 
-VIT: dict[str, Any] = {"depth": 2, "embed_dim": 64, "num_heads": 2}
+VIT: dict[str, Any] = {"depth": 1, "embed_dim": 64, "num_heads": 2}
 WINDOWS: dict[str, Any] = {"depths": (2, 1), "num_heads": (2, 4), "embed_dim": 32}
 PYRAMID: dict[str, Any] = {"embed_dims": (16, 32), "num_heads": (1, 2), "sr_ratios": (4, 2), "mlp_ratios": (2, 2)}
 TWO_STAGES: dict[str, Any] = {"embed_dims": (32, 64), "num_heads": (1, 2), "window_sizes": (7, 7)}
@@ -27,28 +27,22 @@ MODELS: dict[str, tuple[int, dict[str, Any]]] = {
     "deit_tiny_distilled_patch16_224": (32, {"img_size": 32, **VIT}),
     "vit_tiny_patch16_224": (32, {"img_size": 32, **VIT, "depth": 3}),
     "swin_tiny_patch4_window7_224": (56, {"img_size": 56, **WINDOWS}),
-    "swinv2_tiny_window8_256": (64, {"img_size": 64, **WINDOWS}),
+    "swinv2_tiny_window8_256": (32, {"img_size": 32, **WINDOWS, "window_size": 4, "depths": (1, 1)}),
     "beit_base_patch16_224": (32, {"img_size": 32, **VIT}),
-    "eva02_tiny_patch14_224": (28, {"img_size": 28, "depth": 2}),
+    "eva02_tiny_patch14_224": (28, {"img_size": 28, "depth": 1}),
     "vit_small_patch14_dinov2": (28, {"img_size": 28, **VIT}),
-    "vit_base_patch32_clip_224": (64, {"img_size": 64, **VIT}),
     "vit_base_patch16_siglip_224": (32, {"img_size": 32, **VIT}),
     "mobilevit_xxs": (64, {}),
-    "levit_128s": (64, {"img_size": 64, "embed_dim": (32, 48), "num_heads": (2, 3), "key_dim": 8, "depth": (2, 1)}),
-    "maxvit_rmlp_pico_rw_256": (64, {"img_size": 64, "depths": (1, 1), "embed_dim": (32, 64)}),
-    "pvt_v2_b0": (64, {"depths": (1, 2), **PYRAMID}),
-    "tiny_vit_5m_224": (56, {"depths": (1, 2), **TWO_STAGES}),
-    "cait_xxs24_224": (32, {"img_size": 32, "depth": 2}),
-    "hiera_tiny_224": (64, {"img_size": (64, 64), "embed_dim": 32, "stages": (1, 1, 2, 1)}),
+    "levit_128s": (64, {"img_size": 64, "embed_dim": (32, 48), "num_heads": (2, 3), "key_dim": 8, "depth": (1, 1)}),
+    "maxvit_rmlp_pico_rw_256": (64, {"img_size": 64, "depths": (1,), "embed_dim": (32,)}),
+    "pvt_v2_b0": (64, {"depths": (1, 1), **PYRAMID}),
+    "tiny_vit_5m_224": (56, {"depths": (1, 1), **TWO_STAGES}),
+    "cait_xxs24_224": (32, {"img_size": 32, "depth": 1, "depth_token_only": 1}),
+    "hiera_tiny_224": (64, {"img_size": (64, 64), "embed_dim": 32, "stages": (1, 1), "q_pool": 1}),
     "vit_base_patch32_clip_quickgelu_224": (64, {"img_size": 64, **VIT}),
     "convnext_atto": (32, {"depths": (1, 1, 1, 2), "dims": (8, 16, 24, 32)}),
 }
-PLAIN_ROUND_TRIPS = (
-    "vit_tiny_patch16_224",
-    "swin_tiny_patch4_window7_224",
-    "levit_128s",
-    "maxvit_rmlp_pico_rw_256",
-)
+PLAIN_ROUND_TRIPS = ("vit_tiny_patch16_224", "levit_128s")
 GRANULARITIES = ("unit", "block", "2", "stage", "network")
 
 
@@ -222,7 +216,7 @@ def test_every_attention_has_its_sites(case: Case) -> None:
     mixed = sum(name.endswith("/left") for name in case.graph.sites)
     assert (attentions == 0) == (case.name == "convnext_atto")
     # Talking heads put a linear on both sides of the softmax, so their products are of no known role.
-    assert mixed == (2 if case.name.startswith("cait") else 0)
+    assert mixed == (1 if case.name.startswith("cait") else 0)
     assert roles[Role.PROBABILITIES] == attentions
     assert roles[Role.QUERY] == roles[Role.KEY] == roles[Role.VALUE] == attentions - mixed
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 from vitq.errors import GraphError
 from vitq.graph import Graph, Role, capture
@@ -77,10 +77,25 @@ def test_remove_undoes_insert(graph: Graph, x: torch.Tensor, rounding: type[nn.M
     for _ in range(2):
         graph.insert({name: rounding() for name in graph.sites})
         assert not torch.equal(graph(x), before)
-        for name in list(graph.sites):
-            graph.remove(name)
+        first, *others = graph.sites
+        graph.remove(first)
+        graph.remove(*others)
         assert torch.equal(graph(x), before)
         assert graph.quantizers == {} and set(graph.module.state_dict()) == names
+
+
+def test_several_sites_are_removed_in_one_compilation_or_not_at_all(
+    graph: Graph, x: torch.Tensor, rounding: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph.insert({name: rounding() for name in graph.sites})
+    before, compiled = graph(x), list[fx.GraphModule]()
+    recompile = fx.GraphModule.recompile
+    monkeypatch.setattr(fx.GraphModule, "recompile", lambda self: (compiled.append(self), recompile(self))[1])
+    with pytest.raises(GraphError, match="not quantized"):
+        graph.remove(*graph.sites, "nowhere")
+    assert torch.equal(graph(x), before) and not compiled
+    graph.remove(*graph.sites)
+    assert compiled == [graph.module]
 
 
 def test_wrong_sites_are_refused(graph: Graph, x: torch.Tensor, rounding: type[nn.Module]) -> None:

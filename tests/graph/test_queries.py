@@ -32,16 +32,16 @@ PYRAMID: dict[str, Any] = {"embed_dims": (16, 32), "num_heads": (1, 2), "sr_rati
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "deit": ("deit_tiny_distilled_patch16_224", VIT | {"depth": 2}),
     "swin": ("swin_tiny_patch4_window7_224", SWIN),  # 6 x 6 patches: its windows are padded
-    "swinv2": ("swinv2_tiny_window8_256", SWIN | {"img_size": 32}),
+    "swinv2": ("swinv2_tiny_window8_256", SWIN | {"img_size": 32, "depths": (1, 1)}),
     "beit": ("beit_base_patch16_224", VIT),
     "dinov2": ("vit_small_patch14_dinov2", VIT),
     "eva02": ("eva02_tiny_patch14_224", VIT),
-    "cait": ("cait_xxs24_224", {"img_size": 32, "depth": 1, "embed_dim": 24, "num_heads": 3}),
+    "cait": ("cait_xxs24_224", {"img_size": 32, "depth": 1, "depth_token_only": 1, "embed_dim": 24, "num_heads": 3}),
     "pvt": ("pvt_v2_b0", {"depths": (1, 1), **PYRAMID}),
     "siglip": ("vit_base_patch16_siglip_224", VIT),
     "convnext": ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}),
 }
-BARRIERS = {"swin": 1, "swinv2": 8, "clip": 1, "pvt": 2, "convnext": 5}
+BARRIERS = {"swin": 1, "swinv2": 6, "clip": 1, "pvt": 2, "convnext": 5}
 """How often an operation of its own has to rotate; everywhere else parameters do."""
 
 
@@ -349,10 +349,10 @@ def upstream(node: fx.Node) -> set[fx.Node]:
 HEADS: dict[str, tuple[int, int]] = {
     "deit": (2, 2),
     "swin": (3, 3),
-    "swinv2": (3, 0),
+    "swinv2": (2, 0),
     "beit": (1, 1),
     "eva02": (1, 0),
-    "cait": (2, 2),
+    "cait": (1, 1),
     "pvt": (2, 2),
     "siglip": (2, 2),
     "clip": (1, 1),

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -119,15 +120,18 @@ def test_a_tensor_that_a_product_reads_keeps_its_name_and_role() -> None:
 
 
 FAMILIES = {
-    "vit": {Role.NORM_INPUT: 5, Role.SOFTMAX_INPUT: 2, Role.ACTIVATION_INPUT: 2, Role.RESIDUAL: 4},
-    "swin": {Role.NORM_INPUT: 11, Role.SOFTMAX_INPUT: 4, Role.ACTIVATION_INPUT: 4, Role.RESIDUAL: 8},
-    "levit": {Role.SOFTMAX_INPUT: 3, Role.ACTIVATION_INPUT: 9, Role.RESIDUAL: 7},
+    "vit": {Role.NORM_INPUT: 3, Role.SOFTMAX_INPUT: 1, Role.ACTIVATION_INPUT: 1, Role.RESIDUAL: 2},
+    "swin": {Role.NORM_INPUT: 7, Role.SOFTMAX_INPUT: 2, Role.ACTIVATION_INPUT: 2, Role.RESIDUAL: 4},
+    "levit": {Role.SOFTMAX_INPUT: 2, Role.ACTIVATION_INPUT: 7, Role.RESIDUAL: 5},
 }
+
+
+DEPTHS: dict[str, dict[str, Any]] = {"vit": {"depth": 1}, "swin": {"depths": (1, 1)}, "levit": {"depth": (0, 1)}}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_its_sites_and_each_feeds_its_readers(family: str, tiny: Callable[..., nn.Module]) -> None:
-    graph = capture(tiny(family).eval(), torch.zeros(2, 3, 32, 32))
+    graph = capture(tiny(family, **DEPTHS[family]).eval(), torch.zeros(2, 3, 32, 32))
     assert Counter(besides(graph).values()) == FAMILIES[family]
     nodes = {node.name: node for node in graph.module.graph.nodes}
     for site in graph.sites.values():

@@ -41,8 +41,8 @@ def freeze_weights(graph: Graph) -> dict[str, Quantizer]:
         if site.is_weight and isinstance(quantizer, Quantizer):
             tensor = graph.parameter(site.node)[1]
             tensor.copy_(quantizer.decode(quantizer.encode(tensor)))
-            graph.remove(name)
             weights[name] = quantizer
+    graph.remove(*weights)
     return weights
 
 

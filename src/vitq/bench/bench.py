@@ -172,8 +172,7 @@ def _file(artifact: Artifact, profile: Profile, example_BCHW: torch.Tensor, cpu:
 def without_quantizers(graph: Graph) -> Graph:
     """Return a copy of ``graph`` in floating point: the same operations on weights of the same size."""
     unquantized = graph.clone()
-    for site in list(unquantized.quantizers):
-        unquantized.remove(site)
+    unquantized.remove(*unquantized.quantizers)
     return unquantized
 
 

@@ -20,7 +20,7 @@ def products_only(artifact: Artifact) -> tuple[Artifact, str]:
     if not any(_besides(node) for node in _calls(artifact.graph).values()):
         return artifact, ""
     graph, left = artifact.graph.clone(), Counter[str]()
-    calls = _calls(graph)
+    calls, unread = _calls(graph), list[str]()
     for name in list(graph.quantizers):
         node = calls[name]
         others = _besides(node)
@@ -29,7 +29,8 @@ def products_only(artifact: Artifact) -> tuple[Artifact, str]:
         if others:
             left[str(graph.sites[name].role)] += 1
         if not node.users:
-            graph.remove(name)
+            unread.append(name)
+    graph.remove(*unread)
     finish(graph.module)
     return replace(artifact, graph=graph), ", ".join(f"{count} of {role}" for role, count in left.items())
 

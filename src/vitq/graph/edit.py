@@ -134,14 +134,16 @@ def replace_quantizer(module: fx.GraphModule, site: str, quantizer: nn.Module) -
     module.add_submodule(quantizer_target(site), quantizer)
 
 
-def remove_quantizer(module: fx.GraphModule, site: str) -> None:
-    """Remove the quantizer of ``site`` from the graph, so that its consumers read the tensor itself."""
+def remove_quantizers(module: fx.GraphModule, sites: Iterable[str]) -> None:
+    """Remove the quantizers of ``sites`` from the graph, so that their consumers read the tensors themselves."""
+    targets = {quantizer_target(site) for site in sites}
     for node in list(module.graph.nodes):
-        if node.op == "call_module" and node.target == quantizer_target(site):
+        if node.op == "call_module" and node.target in targets:
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
-    module.delete_submodule(quantizer_target(site))
-    module.recompile()
+    for target in targets:
+        module.delete_submodule(target)
+    module.recompile()  # once: it takes as long as the whole graph is
 
 
 def inserted_quantizers(module: fx.GraphModule, sites: Iterable[str]) -> dict[str, nn.Module]:

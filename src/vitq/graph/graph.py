@@ -14,7 +14,7 @@ from vitq.graph.edit import (
     finish,
     insert_quantizer,
     inserted_quantizers,
-    remove_quantizer,
+    remove_quantizers,
     replace_quantizer,
     without_quantizers,
 )
@@ -115,11 +115,13 @@ class Graph:
         finish(self.module)
         self.quantizers |= dict(quantizers)
 
-    def remove(self, site: str) -> None:
-        """Leave ``site`` in floating point again."""
-        self._require_quantized(site)
-        remove_quantizer(self.module, site)
-        del self.quantizers[site]
+    def remove(self, *sites: str) -> None:
+        """Leave ``sites`` in floating point again; raise GraphError, before any is, where one is not quantized."""
+        for site in sites:
+            self._require_quantized(site)
+        remove_quantizers(self.module, sites)
+        for site in dict.fromkeys(sites):
+            del self.quantizers[site]
 
     def replace(self, site: str, quantizer: nn.Module) -> None:
         """Let ``quantizer`` take the place of the one on ``site``; raise GraphError where there is none."""
