@@ -61,6 +61,14 @@ class Quantizer(nn.Module):
         return view if view is not None and view.steps <= INTEGER_STEPS else None
 
     @property
+    def too_wide(self) -> bool:
+        """True where x̂ is one scale times whole numbers that 8 bits do not hold."""
+        if self.axis is not None or not self.calibrated:
+            return False
+        view = self.codec.integer_view(self.format, self._arguments())
+        return view is not None and view.steps > INTEGER_STEPS
+
+    @property
     def has_integer_values(self) -> bool:
         """True where x̂ is one scale times whole numbers of at most 8 bits."""
         return self.axis is None and self.integer_view() is not None
