@@ -45,6 +45,34 @@ def test_logarithmic_codes(name: str, bits: int) -> None:
     assert torch.equal(got, quantizer(probabilities))
 
 
+@pytest.mark.parametrize("operation", ["twin", "twin_float"])
+@pytest.mark.parametrize("name", ["twin", "twin_sign"])
+def test_twin_codes(name: str, operation: str) -> None:
+    quantizer = make_quantizer(Format(name, 4))
+    quantizer.set_parameters(scale=torch.tensor(0.03), ratio=torch.tensor(8.0), zero=torch.tensor(3.0))
+    lowering = LOWERINGS[name] if operation == "twin" else LOWERINGS[name].floating
+    assert lowering is not None and lowering.operation == operation
+    given = lowering.arguments(quantizer, quantizer.parameters_dict())
+    assert torch.equal(getattr(torch.ops.vitq, operation)(X, *given), quantizer(X))
+
+
+@pytest.mark.parametrize("unsigned", [False, True])
+@pytest.mark.parametrize("shape", [(6, 40), (6, 4, 3, 3)])
+def test_weights_of_a_codebook(shape: tuple[int, ...], unsigned: bool) -> None:
+    w = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    quantizer = make_quantizer(Format("codebook", 4, Granularity.CHANNEL), 0)
+    table = torch.linspace(-2, 2, 16).repeat(6, 1) ** 3
+    quantizer.set_parameters(table=table.reshape(6, *(1 for _ in shape[1:]), 16))
+    lowering = LOWERINGS["codebook"].weight
+    assert lowering is not None and lowering.refuses(quantizer) == ""
+    codes, tensors = lowering.codes(quantizer, quantizer.encode(w), unsigned)
+    assert codes.dtype == (torch.uint8 if unsigned else torch.int8)
+    assert torch.equal(torch.ops.vitq.lookup(codes, *tensors.values(), 0), quantizer(w))
+    if len(shape) == 2:
+        turned = torch.ops.vitq.lookup(codes.T, tensors["table"].T, tensors["first"], 1)
+        assert torch.equal(turned.T, quantizer(w))
+
+
 def test_a_scale_per_head() -> None:
     x_BHTD = torch.randn(2, 3, 5, 4)
     quantizer = make_quantizer(Format("affine", 4, Granularity.HEAD), -3)

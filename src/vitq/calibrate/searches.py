@@ -46,9 +46,10 @@ def register_search(name: str) -> Callable[[SearchType], SearchType]:
 
 @register_search("minmax")
 def minmax(spec: SearchSpec, samples: GroupSamples) -> Candidates:
-    """Return the parameters of each group's whole range."""
+    """Return the parameters of each group's whole range; of a format with several for it, the best by tensor error."""
     low_G, high_G = ends(spec, samples)
-    return spec.candidates(low_G[None], high_G[None])
+    tried = spec.candidates(low_G[None], high_G[None])
+    return tried if len(tried) == 1 else best(tried, tensor_score(spec, samples))[0]
 
 
 @register_search("percentile")

@@ -29,7 +29,7 @@ def build(
 ) -> bytes:
     """Return the checked ONNX file of a student graph; raise ExportError where a site has no lowering."""
     lowered = lower(graph, weights, carrier, overflow)
-    model = to_onnx(lowered.module, example_BCHW, lowered.weight_codes, tensor_names(graph), opset)
+    model = to_onnx(lowered.module, example_BCHW, lowered.weight_codes, tensor_names(graph), opset, lowered.folding)
     model.metadata_props.update(metadata)
     proto = ir.to_proto(model)
     try:

@@ -1,7 +1,7 @@
 """Emission: a lowered graph as an ONNX model of standard operators, weights of four bits and fewer at half a byte."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -21,11 +21,12 @@ def to_onnx(
     weight_codes: Mapping[str, int],
     names: Mapping[str, str],
     opset: int,
+    folding: Collection[str] = (),
 ) -> ir.Model:
     """Return ``module`` as an ONNX model of ``opset`` with a dynamic batch and outputs by name.
 
-    ``weight_codes`` gives the bits of code buffers. ``names`` maps nodes to the names that their tensors have in the
-    file, so that a segment can be found in it again.
+    ``weight_codes`` gives the bits of code buffers, of which those in ``folding`` may be written as values. ``names``
+    maps nodes to the names that their tensors have in the file, so that a segment can be found in it again.
     """
     outputs = list(returned(module.graph))
     tapped = _with_outputs(module, tuple(names))
@@ -48,7 +49,7 @@ def to_onnx(
     model = program.model
     del model.graph.outputs[len(outputs) :]
     for name, bits in weight_codes.items():
-        if bits <= 4:
+        if bits <= 4 and (name in model.graph.initializers or name not in folding):
             _halve(model, name)
     _forget_origin(model)
     return model

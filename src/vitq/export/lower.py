@@ -25,6 +25,8 @@ class Lowered:
     sites: Mapping[str, str]
     weight_codes: Mapping[str, int]
     """Bits of each weight's codes, by the name of its buffer."""
+    folding: frozenset[str] = frozenset()
+    """Those of ``weight_codes`` that no integer kernel reads: torch's exporter writes small ones as values."""
 
 
 def refusals(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile) -> list[str]:
@@ -71,22 +73,24 @@ def lower(
         call = calls[targets[id(quantizer)]]
         sites[name] = _activation(module, call, name, quantizer, None if name in overflow.activations else carrier)
     codes: dict[str, int] = {}
+    folding: set[str] = set()
     for name in (name for name in graph.sites if name in weights):  # an order that loading does not change
-        codes |= lower_weight(
-            module, nodes[graph.sites[name].node], weights[name], graph.cuts, name in overflow.weights
-        )
+        source = nodes[graph.sites[name].node]
+        found = lower_weight(module, source, weights[name], graph.cuts, name in overflow.weights)
+        codes |= found
+        folding.update(found if weights[name].integer_view() is None else ())
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
-    return Lowered(module, sites, codes)
+    return Lowered(module, sites, codes, frozenset(folding))
 
 
 def _activation(module: fx.GraphModule, node: fx.Node, site: str, quantizer: Quantizer, carrier: Carrier | None) -> str:
-    """Write a quantizer, in floating point where it has parameters for each part or no ``carrier``."""
+    """Write a quantizer, in floating point where its values are no integers of one scale, or without a ``carrier``."""
     if reason := refusal(quantizer, is_weight=False):
         raise ExportError(f"site '{site}': {reason}")
     lowering = LOWERINGS[quantizer.format.name]
-    if quantizer.axis is not None or carrier is None:
+    if carrier is None or not quantizer.has_integer_values:
         lowering = lowering.floating or lowering
     elif carrier is Carrier.INT8:
         lowering = lowering.signed or lowering

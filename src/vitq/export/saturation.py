@@ -59,7 +59,8 @@ def overflowing(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile
     wide = frozenset(
         name
         for name, quantizer in weights.items()
-        if any(overflows(2 ** (quantizer.format.bits - 1), largest.get(c, 0)) for c in graph.sites[name].consumers)
+        if quantizer.integer_view()
+        and any(overflows(2 ** (quantizer.format.bits - 1), largest.get(c, 0)) for c in graph.sites[name].consumers)
     )
     if profile.uint8_weights:
         return Overflow(wide)

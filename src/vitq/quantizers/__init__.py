@@ -2,10 +2,11 @@
 
 from vitq.quantizers.affine import Affine, affine_from_range, fake_quantize_affine
 from vitq.quantizers.base import Quantizer, make_quantizer
+from vitq.quantizers.codebook import Codebook
 from vitq.quantizers.codec import SCALE, ZERO_POINT, Codec, IntegerView, Parameter, Parameters
 from vitq.quantizers.compiled import compile_failure, compiling, use_compiled_kernels, worth_compiling
 from vitq.quantizers.drop import DropMask
-from vitq.quantizers.format import Format, Granularity
+from vitq.quantizers.format import GRANULARITIES, Format, Granularity
 from vitq.quantizers.granularity import activation_axis, parameter_shape, reduce_dims, weight_axis
 from vitq.quantizers.log2 import Log2, Log2Flush, Logarithm
 from vitq.quantizers.log_sqrt2 import LogSqrt2
@@ -14,14 +15,18 @@ from vitq.quantizers.piecewise import Piecewise
 from vitq.quantizers.registry import FORMATS, register_format
 from vitq.quantizers.scales import LARGEST_SCALE, SMALLEST_SCALE, clamp_scale
 from vitq.quantizers.simulation import fake_quantize
+from vitq.quantizers.twin import Twin
+from vitq.quantizers.twin_sign import TwinSign
 
 __all__ = [
     "FORMATS",
+    "GRANULARITIES",
     "LARGEST_SCALE",
     "SCALE",
     "SMALLEST_SCALE",
     "ZERO_POINT",
     "Affine",
+    "Codebook",
     "Codec",
     "DropMask",
     "Format",
@@ -35,6 +40,8 @@ __all__ = [
     "Parameters",
     "Piecewise",
     "Quantizer",
+    "Twin",
+    "TwinSign",
     "activation_axis",
     "affine_from_range",
     "clamp_scale",

@@ -7,9 +7,10 @@ broadcasts parameters without own dimensions against x, and looks the others up 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from itertools import product
+from typing import Any, ClassVar, cast
 
 import torch
 
@@ -61,6 +62,8 @@ class Codec(ABC):
     ``signed``: it has codes for negative values. ``uniform``: every code is worth (code - zero_point) * scale, so that
     AdaRound may learn its rounding and ``transfer_scales`` move its scale and zero point. ``weights_only``: it is no
     format for activations, whose codes are made anew for each image. ``lowering`` says how it becomes integers.
+    ``settings``: parameters that searches try beside a range, with their values; ``choose_qparams`` then takes each by
+    its name, as a number or as a tensor (1, G).
     """
 
     name: str
@@ -68,6 +71,7 @@ class Codec(ABC):
     signed: ClassVar[bool] = True
     uniform: ClassVar[bool] = False
     weights_only: ClassVar[bool] = False
+    settings: ClassVar[Mapping[str, Sequence[float]]] = {}
     lowering: ClassVar[str]
 
     @abstractmethod
@@ -96,11 +100,21 @@ class Codec(ABC):
         must_hold_zero: bool = True,
         start: Parameters | None = None,
     ) -> Parameters:
-        """Return what a search tries for the ranges, leading dimension K: parameters of each range.
+        """Return what a search tries for the ranges, in K candidates: parameters of each, with each of ``settings``.
 
-        A format may try several settings of its own for each. ``start``, (1, G, own), is what a local search improves.
+        ``start``, (1, G, own), is what a local search improves: the ranges then keep its settings, and its own range
+        is tried with all of them.
         """
-        return self.choose_qparams(format, low_KG, high_KG, must_hold_zero)
+        choose: Any = self.choose_qparams
+        if not self.settings:
+            return cast(Parameters, choose(format, low_KG, high_KG, must_hold_zero))
+        ends = (low_KG, high_KG) if start is None else self.range_of(format, start)
+        combined = [dict(zip(self.settings, values, strict=True)) for values in product(*self.settings.values())]
+        tried = [choose(format, *ends, must_hold_zero, **settings) for settings in combined]
+        if start is not None:
+            kept = {name: start[name] for name in self.settings}
+            tried.insert(0, choose(format, low_KG, high_KG, must_hold_zero, **kept))
+        return {name: torch.cat([parameters[name] for parameters in tried]) for name in tried[0]}
 
     def fit(self, format: Format, values_GN: torch.Tensor, weights_GN: torch.Tensor) -> Parameters | None:
         """Return (1, G, own) fitted to weighted values, for a format that needs the data; None where a range is all."""

@@ -23,7 +23,7 @@ def fake_quantize(
     compiled affine and piecewise values equal eager ones bit for bit.
     """
     if not torch.is_grad_enabled():
-        return _simulate(codec, x, keep_mask, qmax, parameters, _arrangement(x, parameters))
+        return _simulate(codec, x, keep_mask, qmax, parameters, _arrangement(codec, x, parameters))
     apply: Callable[..., torch.Tensor] = _FakeQuantize.apply
     return apply(codec, x, keep_mask, qmax, tuple(parameters), *parameters.values())
 
@@ -41,7 +41,7 @@ class _FakeQuantize(torch.autograd.Function):
     ) -> torch.Tensor:
         parameters = dict(zip(names, tensors, strict=True))
         ctx.save_for_backward(x, mask, *tensors)
-        ctx.codec, ctx.qmax, ctx.names, ctx.like = codec, qmax, names, _arrangement(x, parameters)
+        ctx.codec, ctx.qmax, ctx.names, ctx.like = codec, qmax, names, _arrangement(codec, x, parameters)
         return _simulate(codec, x, mask, qmax, parameters, ctx.like)
 
     @staticmethod
@@ -77,9 +77,9 @@ def _key(codec: Codec, way: str, like: Arrangement, x: torch.Tensor, mask: Maybe
     return codec.name, way, like.kind, "plain" if mask is None else "masked", x.dtype, x.device.type
 
 
-def _arrangement(x: torch.Tensor, parameters: Parameters) -> Arrangement | None:
-    """Return how a compiled kernel sees x, None where eager mode does as well, or shapes of parameters differ."""
-    if not compiling() or x.numel() < SMALLEST_COMPILED:
+def _arrangement(codec: Codec, x: torch.Tensor, parameters: Parameters) -> Arrangement | None:
+    """Return how a compiled kernel sees x, None where eager mode does as well or shapes of parameters differ."""
+    if not compiling() or x.numel() < SMALLEST_COMPILED or any(parameter.own(1) for parameter in codec.parameters):
         return None
     first, *others = parameters.values()
     return arrangement(x, first) if all(tensor.shape == first.shape for tensor in others) else None

@@ -32,9 +32,11 @@ def expected_integer_products(
     )
     products = {
         name: sum(len(parts_of(nodes[c], graph.cuts)) or 1 for c in graph.sites[name].consumers)
-        for name in weights
-        if all(is_op(nodes[c], LINEAR) and c in operands for c in graph.sites[name].consumers)
+        for name, weight in weights.items()
+        if weight.integer_view() is not None
+        and all(is_op(nodes[c], LINEAR) and c in operands for c in graph.sites[name].consumers)
     }
+    floating = _floating(graph, weights)
     if not profile.uint8_weights:
         uneven = {name for name in products if not weights[name].format.symmetric}
         wide = {name for name in products if name in unsigned} - uneven
@@ -48,9 +50,23 @@ def expected_integer_products(
                 "OpenVINO's int8 kernels saturate on CPUs without VNNI; quantize with --target openvino (weights of 7 "
                 "bits), or export with --cpu vnni for CPUs with VNNI alone"
             )
-        return sum(count for name, count in products.items() if name not in uneven | wide), tuple(notes)
+        return sum(count for name, count in products.items() if name not in uneven | wide), (*notes, *floating)
     attention = sum(count == 2 and is_op(nodes[c], MATMUL) for c, count in operands.items())
-    return sum(products.values()) + (attention if profile.runtime == "onnxruntime" else 0), ()
+    return sum(products.values()) + (attention if profile.runtime == "onnxruntime" else 0), floating
+
+
+def _floating(graph: Graph, weights: Mapping[str, Quantizer]) -> tuple[str, ...]:
+    """Return a note for each format of weights without integer values, and of activations that are too wide for 8 bits.
+
+    Logarithmic ones have none by nature, and parameters for each head are a choice: neither is told.
+    """
+    activations = [q for q in graph.quantizers.values() if isinstance(q, Quantizer)]
+    found = Counter(f"weights of {w.format}" for w in weights.values() if w.integer_view() is None)
+    found.update(f"activations of {q.format}" for q in activations if q.too_wide)
+    return tuple(
+        f"{count} {what} are multiplied in floating point, for no int8 kernel takes them"
+        for what, count in found.items()
+    )
 
 
 def split_operators(graph: Graph, content: bytes, profile: Profile) -> list[str]:
