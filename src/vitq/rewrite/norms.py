@@ -48,7 +48,10 @@ def require_floating(graph: Graph, step: str) -> None:
 
 
 def find_norms(run: "Run") -> tuple[AffineNorm, ...]:
-    """Return the norms that may change their scale; a warning names each other one and says why it may not."""
+    """Return the norms that may change their scale.
+
+    A warning names each other one that a product reads and says why it may not; those that none reads are logged.
+    """
     found = list[AffineNorm]()
     for norm in affine_norms(run.student):
         if isinstance(norm, AffineNorm):
@@ -60,7 +63,9 @@ def find_norms(run: "Run") -> tuple[AffineNorm, ...]:
 
 def warn(run: "Run", norm: AffineNorm | Refused) -> None:
     """Say why a norm stays as it is, or why it is scaled without a shift."""
-    if isinstance(norm, Refused):
+    if isinstance(norm, Refused) and not norm.read:
+        run.events.log("rewrite-skipped", norm=norm.name, reason=norm.reason)
+    elif isinstance(norm, Refused):
         run.events.warn("rewrite-skipped", f"norm '{norm.name}' stays as it is: {norm.reason}")
     else:
         run.events.warn("shift-skipped", f"norm '{norm.name}' is scaled without a shift: {norm.no_shift}")
