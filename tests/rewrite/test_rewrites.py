@@ -420,6 +420,16 @@ def test_what_has_to_stay_is_named_with_its_reason_and_what_cannot_be_shifted_is
 
 
 @torch.no_grad()
+def test_values_that_are_not_finite_leave_the_weights_as_they_are() -> None:
+    graph = zoo("odd")
+    for step in (SmoothQuant(images=4), SqB(images=4), AddNoise(images=4)):
+        run, before = run_on(graph), tensors_of(graph)
+        run.images_NCHW = torch.full_like(run.images_NCHW, float("nan"))
+        step.apply(run)
+        assert all(torch.equal(new, before[key]) for key, new in tensors_of(run.student).items())
+
+
+@torch.no_grad()
 def test_dead_channels_are_left_alone() -> None:
     graph = zoo("odd").clone()
     dead = dict(graph.module.named_parameters())

@@ -40,6 +40,11 @@ class Seen:
         """Largest absolute value per channel."""
         return torch.maximum(-self.low_C, self.high_C)
 
+    @property
+    def finite(self) -> bool:
+        """Whether there is neither NaN nor infinity among the values, which ``calibrate`` refuses by name."""
+        return bool(torch.isfinite(self.low_C + self.high_C + self.weight_C).all())
+
 
 def require_floating(graph: Graph, step: str) -> None:
     """Raise GraphError where something is quantized already: its calibration would not fit what a rewrite makes."""
@@ -76,7 +81,9 @@ def apply_to_norms(run: "Run", step: str, images: int, choose: Callable[[AffineN
     require_floating(run.student, step)
     saved, norms = run.restore(run.stage), find_norms(run)
     if saved is None:
-        changes = {norm.name: choose(norm, seen) for norm, seen in observed(run, norms, images)}
+        changes = {
+            norm.name: choose(norm, seen) if seen.finite else None for norm, seen in observed(run, norms, images)
+        }
         known = {name: change for name, change in changes.items() if change is not None}
         run.keep(run.stage, _tensors(known), {"norms": {name: change.facts for name, change in known.items()}})
     else:
