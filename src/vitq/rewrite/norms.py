@@ -40,6 +40,11 @@ class Seen:
         """Largest absolute value per channel."""
         return torch.maximum(-self.low_C, self.high_C)
 
+    @property
+    def finite(self) -> bool:
+        """Whether there is neither NaN nor infinity among the values, which ``calibrate`` refuses by name."""
+        return bool(torch.isfinite(self.low_C + self.high_C + self.weight_C).all())
+
 
 def require_floating(graph: Graph, step: str) -> None:
     """Raise GraphError where something is quantized already: its calibration would not fit what a rewrite makes."""
@@ -48,7 +53,10 @@ def require_floating(graph: Graph, step: str) -> None:
 
 
 def find_norms(run: "Run") -> tuple[AffineNorm, ...]:
-    """Return the norms that may change their scale; a warning names each other one and says why it may not."""
+    """Return the norms that may change their scale.
+
+    A warning names each other one that a product reads and says why it may not; those that none reads are logged.
+    """
     found = list[AffineNorm]()
     for norm in affine_norms(run.student):
         if isinstance(norm, AffineNorm):
@@ -60,7 +68,9 @@ def find_norms(run: "Run") -> tuple[AffineNorm, ...]:
 
 def warn(run: "Run", norm: AffineNorm | Refused) -> None:
     """Say why a norm stays as it is, or why it is scaled without a shift."""
-    if isinstance(norm, Refused):
+    if isinstance(norm, Refused) and not norm.read:
+        run.events.log("rewrite-skipped", norm=norm.name, reason=norm.reason)
+    elif isinstance(norm, Refused):
         run.events.warn("rewrite-skipped", f"norm '{norm.name}' stays as it is: {norm.reason}")
     else:
         run.events.warn("shift-skipped", f"norm '{norm.name}' is scaled without a shift: {norm.no_shift}")
@@ -71,7 +81,9 @@ def apply_to_norms(run: "Run", step: str, images: int, choose: Callable[[AffineN
     require_floating(run.student, step)
     saved, norms = run.restore(run.stage), find_norms(run)
     if saved is None:
-        changes = {norm.name: choose(norm, seen) for norm, seen in observed(run, norms, images)}
+        changes = {
+            norm.name: choose(norm, seen) if seen.finite else None for norm, seen in observed(run, norms, images)
+        }
         known = {name: change for name, change in changes.items() if change is not None}
         run.save(run.stage, _tensors(known), {"norms": {name: change.facts for name, change in known.items()}})
     else:

@@ -12,8 +12,9 @@ from typing import Any
 from torch import fx
 
 from vitq.errors import GraphError
+from vitq.graph.edit import node_named
 from vitq.graph.graph import Graph
-from vitq.graph.ops import ADD, aten, is_op, module_path, value
+from vitq.graph.ops import ADD, aten, is_op, module_path, origin, value
 from vitq.graph.parameters import require_own
 from vitq.graph.queries.consumers import Consumer, consumers_of
 from vitq.graph.queries.frames import Frame
@@ -66,16 +67,18 @@ class AffineNorm:
 
 @dataclass(frozen=True)
 class Refused:
-    """A norm that has to stay as it is, and why."""
+    """A norm that has to stay as it is, and why; ``read``: whether a product reads what it gives."""
 
     name: str
     reason: str
+    read: bool
 
 
 def affine_norms(graph: Graph) -> Iterator[AffineNorm | Refused]:
     """Find every norm of ``graph`` in order, with its layers or with the reason why it has to stay as it is."""
     written = {reading.owner for reading in find_readings(graph.module.graph) if reading.role is Role.NORM_INPUT}
-    seen = Counter[str]()
+    seen, products = Counter[str](), [site for site in graph.sites.values() if site.of_product]
+    read = {origin(node_named(graph.module, site.node)) for site in products}
     for node in [node for node in graph.module.graph.nodes if node in written or is_op(node, set(PLACES))]:
         own = module_path(node) or node.name
         seen[own] += 1
@@ -83,7 +86,7 @@ def affine_norms(graph: Graph) -> Iterator[AffineNorm | Refused]:
         try:
             yield _affine(graph, node, name)
         except GraphError as error:
-            yield Refused(name, str(error))
+            yield Refused(name, str(error), node in read or not is_op(node, set(PLACES)))
 
 
 def _affine(graph: Graph, norm: fx.Node, name: str) -> AffineNorm:
