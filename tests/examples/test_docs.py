@@ -202,7 +202,7 @@ def test_the_scope_quantizes_its_roles_alone(example: dict[str, Any], graph: Gra
     assert set(run.student.quantizers) == wanted and SCOPES["norms"] == example["norms"]()
 
 
-@pytest.mark.parametrize("example", ["A task"], indirect=True)
+@pytest.mark.parametrize("example", ["task"], indirect=True)
 def test_the_task_is_taken_for_what_it_fits_and_scores(example: dict[str, Any]) -> None:
     task = task_for({"angle": (1,), "features": (4,)})
     assert isinstance(task, example["Angles"]) and task_for({"logits": (1,)}).primary == "logits"
