@@ -75,3 +75,19 @@ def test_training_sees_every_output(classes: bool, weigh: str) -> None:
 def test_an_output_that_differs_is_named() -> None:
     end = EndToEnd(64, 99.0, 99.0, None, None, outputs={"boxes": (0.5, 1e-3), "maps": (1e-3, 1e-3)})
     assert complaints(end) == ["output 'boxes' is 0.5 off the simulation's (bound 0.052)"]
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_one_tensor_under_two_names_and_the_input_itself_are_outputs_too(target: str, tmp_path: Path) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(192, 4)
+
+        def forward(self, x_BCHW: torch.Tensor) -> Any:
+            y = self.fc(x_BCHW.flatten(1))
+            return {"a": y, "b": y, "images": x_BCHW}
+
+    made = vitq.quantize(Twice(), X_NCHW, recipe="rtn", bits="w8a8", limit=16, progress=False)
+    assert list(made(X_NCHW)) == ["a", "b", "output_images"]
+    made.export(tmp_path / "model.onnx", X_NCHW, target=target)
