@@ -24,6 +24,8 @@ TYPES = {
     int | None: "integer",
     float | None: "number",
     Mapping[str, float]: "object: number by block",
+    Mapping[str, float] | None: "object: number by metric",
+    Mapping[str, Mapping[str, float]] | None: "object: by output, number by metric",
 }
 
 

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from vitq.calibrate import Insert, register_search
-from vitq.errors import ExportError, RecipeError, VitqError
+from vitq.errors import ExportError, ModelError, RecipeError, VitqError
 from vitq.export.lowerings import register_lowering
 from vitq.export.targets import PROFILES, register_target
 from vitq.quantizers import Affine, register_format
 from vitq.reconstruct import register_curvature, register_distance, register_schedule, register_term
 from vitq.registry import Registry
 from vitq.run.step import register_step
+from vitq.tasks import Classes, register_task
 
 
 def circle(radius: float) -> float:
@@ -106,13 +107,14 @@ def test_an_entry_of_another_kind_is_refused_where_it_registers() -> None:
         (register_distance, "kl", RecipeError),
         (partial(register_lowering, operation="affine"), "affine", ExportError),
         (register_target, "qnn", ExportError),
+        (register_task, "classes", ModelError),
     ],
 )
 def test_every_kind_refuses_a_name_that_is_taken(register: Any, known: str, error: type[VitqError]) -> None:
-    thing: Any = {register_format: Affine, register_step: Insert}.get(register, circle)
+    thing: Any = {register_format: Affine, register_step: Insert, register_task: Classes}.get(register, circle)
     if register is register_target:
         thing = lambda: PROFILES["qnn"]  # noqa: E731
-    if register in (register_format, register_step):
+    if register in (register_format, register_step, register_task):
         thing = type("Another", (thing,), {})
     with pytest.raises(error, match=f"'{known}' is (already registered by vitq|vitq's own).*choose another name"):
         register(known)(thing)

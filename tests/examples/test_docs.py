@@ -21,6 +21,7 @@ from vitq.calibrate.samples import samples_of
 from vitq.calibrate.scope import SCOPES
 from vitq.calibrate.searches import SEARCHES
 from vitq.cli import app
+from vitq.evaluation import measure
 from vitq.export.lowerings import LOWERINGS
 from vitq.export.targets import OPSET, OPSETS, PROFILES, profile_of
 from vitq.graph import Graph, Role, Site, capture
@@ -35,6 +36,7 @@ from vitq.reconstruct.step import Reconstruct
 from vitq.registry import Registry
 from vitq.run.run import Run
 from vitq.run.step import STEPS
+from vitq.tasks import TASKS, task_for
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -49,6 +51,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     LOWERINGS,
     PROFILES,
     SCOPES,
+    TASKS,
 )
 
 
@@ -199,6 +202,20 @@ def test_the_scope_quantizes_its_roles_alone(example: dict[str, Any], graph: Gra
     assert set(run.student.quantizers) == wanted and SCOPES["norms"] == example["norms"]()
 
 
+@pytest.mark.parametrize("example", ["task"], indirect=True)
+def test_the_task_is_taken_for_what_it_fits_and_scores(example: dict[str, Any]) -> None:
+    task = task_for({"angle": (1,), "features": (4,)})
+    assert isinstance(task, example["Angles"]) and task_for({"logits": (1,)}).primary == "logits"
+    outputs = {"angle": torch.zeros(8, 1), "features": torch.ones(8, 4)}
+    assert float(task.distance(outputs, outputs)) == 0
+    assert float(task.distance({"angle": torch.full((8, 1), torch.pi)}, {"angle": torch.zeros(8, 1)})) == pytest.approx(
+        2
+    )
+    batches = [(torch.zeros(8, 3, 4, 4), torch.full((8,), 90))]
+    metrics, _ = measure(lambda _: outputs, batches, torch.device("cpu"))
+    assert metrics.scores == {"degrees": 90.0} and metrics.top1 is None
+
+
 def test_every_registry_is_open_by_an_example() -> None:
     """Each kind has a section of CONTRIBUTING.md, whose Python uses its decorator."""
     code = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "src").rglob("*.py")))
@@ -211,7 +228,8 @@ def test_every_registry_is_open_by_an_example() -> None:
 @pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
 def test_everything_that_vitq_registers_is_documented(registry: Registry[Any]) -> None:
     known_steps()
-    text = " ".join(re.findall(r"`([^`\n]+)`", page("docs/recipes.md") + page("docs/export.md")))
+    pages = "".join(page(f"docs/{name}.md") for name in ("recipes", "export", "quantize"))
+    text = " ".join(re.findall(r"`([^`\n]+)`", pages))
     for name in (*registry.built_in(), *registry.reserved):
         assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text), f"{registry.kind} '{name}' is not documented"
 

@@ -99,7 +99,6 @@ class KeywordOnly(TwoOutputs):
     ("model", "message"),
     [
         (KeywordOnly(), r"KeywordOnly\.forward\(\*, pixels.* cannot be called with one image tensor"),
-        (TwoOutputs(), "returns 2 values"),
         (BranchOnValue(), "cannot capture BranchOnValue"),
         (BranchOnBatch(), "cannot capture BranchOnBatch"),
         (Constant(), "does not depend on its input"),

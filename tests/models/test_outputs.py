@@ -60,6 +60,29 @@ def test_a_container_of_one_tensor_is_opened(form: Callable[[torch.Tensor], Any]
     assert loaded.num_classes == loaded.source["num_classes"] == 4
 
 
+@pytest.mark.parametrize(
+    ("form", "names", "classes"),
+    [
+        (lambda y: (y, y.exp()), ["output_0", "output_1"], None),
+        (lambda y: {"logits": y, "features": y[:, None] * 2}, ["logits", "features"], 4),
+        (lambda y: Out(y, [None, y * 2]), ["logits", "loss.1"], 4),
+        (lambda y: {"a": y, "b": y}, ["a", "b"], None),
+    ],
+)
+def test_several_tensors_are_kept_by_name(form: Callable[..., Any], names: list[str], classes: int | None) -> None:
+    loaded, graph = captured(Base(form))
+    assert list(graph(X_NCHW)) == list(graph.outputs) == names
+    assert loaded.num_classes == classes
+    again = settle(loaded, X_NCHW, Events().warn)
+    assert again.module is loaded.module
+
+
+def test_a_column_among_several_outputs_is_one() -> None:
+    loaded, warned = settled(Base(lambda y: {"logits": y, "score": y.sum(1)}))
+    assert {name: y.shape for name, y in loaded.module(X_NCHW).items()} == {"logits": (4, 4), "score": (4, 1)}
+    assert "output 'score' is one number an image" in dict(warned)["output-column"]
+
+
 def test_one_number_an_image_is_one_column() -> None:
     loaded, warned = settled(Base(lambda y: y.squeeze(-1), classes=1))
     assert capture_checked(loaded, X_NCHW, torch.device("cpu"))(X_NCHW).shape == (4, 1)
@@ -76,10 +99,9 @@ def test_a_plain_model_keeps_its_names() -> None:
 @pytest.mark.parametrize(
     ("form", "said"),
     [
-        (lambda y: (y, y.sum(1)), r"returns 2 tensors: \[0\] \(2, 4\), \[1\] \(2,\).*self.model\(x\)\[0\]"),
-        (lambda y: {"a": y, "b": y}, r"a \(2, 4\), b \(2, 4\).*self.model\(x\)\['a'\]"),
-        (lambda y: Out(y, [None, y]), r"self.model\(x\)\.logits$"),
-        (lambda y: {"a": [None, y], "b": y}, r"self.model\(x\)\['a'\]\[1\]"),
+        (lambda y: (y, y.argmax(1)), r"Base's output 'output_1' returns torch.int64; .*before argmax"),
+        (lambda y: {"a": y, "loss": y.mean()}, "Base's output 'loss' returns one number for 2 images"),
+        (lambda y: {"a": y, "b": y / 0 * 0}, "Base's output 'b' returns NaN or infinity"),
         (lambda y: None, "no tensor but None"),
         (lambda y: "logits", "no tensor but a str"),
         (lambda y: y.mean(), "one number for 2 images"),
@@ -167,17 +189,17 @@ TINY = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "config", "kept", "dropped"),
+    ("kind", "config", "names"),
     [
-        ("Dinov2Model", "Dinov2Config", "pooler_output", "last_hidden_state"),
-        ("CLIPVisionModel", "CLIPVisionConfig", "pooler_output", "last_hidden_state"),
-        ("CLIPVisionModelWithProjection", "CLIPVisionConfig", "image_embeds", "last_hidden_state"),
-        ("SiglipVisionModel", "SiglipVisionConfig", "pooler_output", "last_hidden_state"),
-        ("YolosForObjectDetection", "YolosConfig", "logits", "pred_boxes"),
+        ("Dinov2Model", "Dinov2Config", ["last_hidden_state", "pooler_output"]),
+        ("CLIPVisionModel", "CLIPVisionConfig", ["last_hidden_state", "pooler_output"]),
+        ("CLIPVisionModelWithProjection", "CLIPVisionConfig", ["image_embeds", "last_hidden_state"]),
+        ("SiglipVisionModel", "SiglipVisionConfig", ["last_hidden_state", "pooler_output"]),
+        ("YolosForObjectDetection", "YolosConfig", ["logits", "pred_boxes", "last_hidden_state"]),
     ],
 )
-def test_of_several_outputs_one_is_kept_and_the_others_are_named(
-    transformers: Any, kind: str, config: str, kept: str, dropped: str
+def test_all_outputs_of_a_hugging_face_model_are_kept(
+    transformers: Any, kind: str, config: str, names: list[str]
 ) -> None:
     options: dict[str, Any] = {**TINY, "num_detection_tokens": 5} if kind.startswith("Yolos") else dict(TINY)
     if kind.startswith("Yolos"):
@@ -185,9 +207,9 @@ def test_of_several_outputs_one_is_kept_and_the_others_are_named(
     model = getattr(transformers, kind)(getattr(transformers, config)(**options)).eval()
     loaded, warned = settled(model)
     with torch.no_grad():
-        assert torch.equal(loaded.module(X_NCHW), getattr(model(pixel_values=X_NCHW), kept))
-    ((name, message),) = warned
-    assert name == "outputs-dropped" and dropped in message and f"only {kept} is kept" in message
+        got, expected = loaded.module(X_NCHW), model(pixel_values=X_NCHW)
+    assert list(got) == names and all(torch.equal(y, expected[name]) for name, y in got.items())
+    assert not warned and loaded.num_classes is None
 
 
 def test_the_only_feature_map_of_a_backbone_is_the_output(transformers: Any) -> None:

@@ -38,7 +38,7 @@ def test_layers_summarized_once_for_all_images_are_those_of_a_batch(make_run: Ca
     x = run.teacher.segment(run.teacher.cuts[0], span.start)(run.images_NCHW)
     chosen = torch.tensor([5, 0, 3])
 
-    target, summaries = segment.targets(x, image_moments, run.device)
+    target, _, summaries = segment.targets(x, image_moments, run.device)
 
     torch.testing.assert_close(target, run.teacher.segment(span.start, span.end)(x))
     layers = segment.teacher_layers(x[chosen])
@@ -53,4 +53,4 @@ def test_layers_summarized_once_for_all_images_are_those_of_a_batch(make_run: Ca
 def test_layers_without_a_summary_are_not_kept(make_run: Callable[..., Run]) -> None:
     run = make_run("vit")
     segment = prepare(run.student, run.teacher, run.student.spans("block")[0], run.teacher.feature, {}, local=True)
-    assert segment.targets(run.images_NCHW, None, run.device)[1] is None
+    assert segment.targets(run.images_NCHW, None, run.device)[2] is None

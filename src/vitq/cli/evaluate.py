@@ -63,9 +63,10 @@ def evaluate(
     if as_json:
         print_json(result)
         return
-    from vitq.report.units import percent
+    from vitq.report.units import number, percent
 
     words = {"top1": "top-1", "top5": "top-5", "agreement": "agreement with floating point"}
     measured = [f"{word} {percent(result[key])}" for key, word in words.items() if result.get(key) is not None]
+    measured += [f"{word} {number(value)}" for word, value in (result.get("scores") or {}).items()]
     said = ", ".join(measured) or "nothing to measure: the output is no row of class scores"
     show(f"{said} ({result['images']:,} images)")

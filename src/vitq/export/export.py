@@ -144,5 +144,5 @@ def _proven(
 ) -> Exported:
     whole = session(content)
     segments = prove(content, artifact.graph, images_NCHW, session, events)
-    end = compare(artifact.graph, whole, batches, floating, artifact.config.task)
+    end = compare(artifact.graph, whole, batches, floating, tuple(artifact.graph.outputs), artifact.config.task)
     return replace(result, integer_products=whole.integer_products(), segments=segments, end=end)

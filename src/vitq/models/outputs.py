@@ -80,8 +80,7 @@ def settle(loaded: LoadedModel, x_NCHW: Tensor, warn: Warn) -> LoadedModel:
     shapes = {name: tuple(_column(y).shape[1:]) for name, y in named.items()}
     task = task_for(shapes, loaded.task)
     chosen = None if type(task) is type(own_task(shapes)) else name_of(task)
-    width = shapes[task.primary][0] if len(shapes[task.primary]) == 1 and (len(named) == 1 or task.labels) else None
-    return _with_width(replace(settled, task=chosen), width)
+    return _with_width(replace(settled, task=chosen), task.classes(shapes))
 
 
 def _by_name(module: nn.Module, outputs: Any, count: int, columns: bool) -> nn.Module:

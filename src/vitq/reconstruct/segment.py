@@ -37,7 +37,7 @@ class Supervision:
 
 
 def supervise(teacher: Graph, span: Span, goal: str) -> Supervision:
-    """Find how node ``goal`` (the penultimate feature), or what is returned (``OUTPUTS``), follows from a span's end."""
+    """Find how node ``goal`` (the penultimate feature), or all outputs (``OUTPUTS``), follow from a span's end."""
     order = {name: i for i, name in enumerate(teacher.cuts)}
     if goal == OUTPUTS:
         return Supervision(teacher.to_outputs(span.end) if span.end in order else None, None, False)

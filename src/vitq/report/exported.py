@@ -42,6 +42,8 @@ def export_table(result: "Exported") -> Table:
     else:
         same = f"top-1 agrees with the simulation on {end.agreement:.1f} % of {end.images} images"
         lines = [kernels, f"{same} ({percent(end.self_agreement)} {nudged})"]
+    for name, (error, own) in (end.outputs or {}).items():
+        lines.append(f"output {escape(name)}: {number(error)} off the simulation's ({number(own)} {nudged})")
     if result.cpu is not None:
         lines.append(CPUS[result.cpu])
     if end.top1 is not None:

@@ -15,6 +15,7 @@ from vitq.artifact.metrics import RunMetrics
 from vitq.bits import FLOATING_POINT
 from vitq.calibrate import scope_rows
 from vitq.recipes.document import write_yaml
+from vitq.report.tables import nearness_lines
 from vitq.report.units import duration, memory, number, percent, size
 
 TEMPLATE = "report.html.j2"
@@ -64,7 +65,7 @@ def render(artifact: Artifact) -> str:
         images=metrics.images,
         compared="outputs are compared" if metrics.relative_error is not None else "agreement is measured",
         measured_on="validation" if any(name == "no-labels" for name, _ in metrics.warnings) else "calibration",
-        labelled=metrics.top1 is not None,
+        labelled=metrics.top1 is not None or metrics.scores is not None,
         results=result_lines(metrics, config.bits),
         bars=error_bars(metrics.segment_errors, [s.name for s in artifact.graph.spans("block")]),
         scope=rows,
@@ -86,9 +87,9 @@ def result_lines(metrics: RunMetrics, bits: str) -> list[Line]:
             lines.append(Line(label, percent(before), percent(after), _points(before, after)))
     if metrics.agreement is not None:
         lines.append(Line("agreement with floating point", "", percent(metrics.agreement)))
-    if metrics.relative_error is not None:
-        lines.append(Line("relative error of the outputs", "", number(metrics.relative_error)))
-        lines.append(Line("cosine with floating point", "", f"{metrics.cosine:.4f}"))
+    for name, after in (metrics.scores or {}).items():
+        lines.append(Line(name, number((metrics.fp_scores or {}).get(name)), number(after)))
+    lines += [Line(label, "", value) for label, value in nearness_lines(metrics)]
     if metrics.mean_segment_error is not None:
         lines.append(Line("mean segment error", "", number(metrics.mean_segment_error)))
     if metrics.size_bytes is not None:

@@ -51,14 +51,15 @@ def closing_table(artifact: Artifact) -> Table:
     table.add_column("floating point", justify="right")
     table.add_column("quantized", justify="right", style="bold")
     table.add_row("bits", "w32a32", artifact.config.bits)
-    outputs = metrics.relative_error is not None
+    outputs = metrics.relative_error is not None or metrics.scores is not None
     for label, before, after in (("top-1", metrics.fp_top1, metrics.top1), ("top-5", metrics.fp_top5, metrics.top5)):
         if not outputs or after is not None:
             table.add_row(label, percent(before), percent(after))
-    if outputs:
-        table.add_row("relative error of the outputs", "", number(metrics.relative_error))
-        table.add_row("cosine with floating point", "", f"{metrics.cosine:.4f}")
-    else:
+    for name, after in (metrics.scores or {}).items():
+        table.add_row(escape(name), number((metrics.fp_scores or {}).get(name)), number(after))
+    for label, value in nearness_lines(metrics):
+        table.add_row(escape(label), "", value)
+    if not outputs:
         table.add_row("agreement with floating point", "", agreement(metrics.agreement, metrics.images))
     table.add_row("mean segment error", "", number(metrics.mean_segment_error))
     quantized_size = size_with_ratio(metrics.size_bytes, metrics.fp_size_bytes)
@@ -66,6 +67,23 @@ def closing_table(artifact: Artifact) -> Table:
     table.add_row("time", "", duration(metrics.seconds))
     table.add_row("peak memory", "", memory(metrics.peak_memory_bytes))
     return table
+
+
+def nearness_lines(metrics: RunMetrics) -> list[tuple[str, str]]:
+    """Return how near outputs that are no classes are to the original's: of each where there are several."""
+    if metrics.outputs is None:
+        if metrics.relative_error is None:
+            return []
+        error, cosine = number(metrics.relative_error), f"{metrics.cosine:.4f}"
+        return [("relative error of the outputs", error), ("cosine with floating point", cosine)]
+    return [
+        line
+        for name, found in metrics.outputs.items()
+        for line in (
+            (f"relative error of {name}", number(found["relative_error"])),
+            (f"cosine of {name} with floating point", f"{found['cosine']:.4f}"),
+        )
+    ]
 
 
 def comparison_table(artifacts: Mapping[str, Artifact], title: str = "") -> Table:

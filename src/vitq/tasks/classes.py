@@ -31,6 +31,10 @@ class Classes(Task):
             rows = ["logits"] if "logits" in rows else rows
         return cls(rows[0]) if len(rows) == 1 else None
 
+    def classes(self, shapes: Shapes) -> int:
+        """Return the width of the logits."""
+        return shapes[self.primary][0]
+
     def distance(self, outputs: Outputs, reference: Outputs, temperature: float = 1.0) -> torch.Tensor:
         """Return T² · KL(reference || outputs) of the logits, and the relative squared error of other outputs."""
         terms = [

@@ -33,6 +33,10 @@ class Task(ABC):
     def fit(cls, shapes: Shapes) -> Self | None:
         """Return the task of a model with outputs of these shapes, None where it is another's."""
 
+    def classes(self, shapes: Shapes) -> int | None:
+        """Return the number of classes that a label may name, None where labels name none."""
+        return None
+
     @abstractmethod
     def distance(self, outputs: Outputs, reference: Outputs, temperature: float = 1.0) -> torch.Tensor:
         """Return how far outputs are from those of a reference, averaged over images, with a gradient."""

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from vitq.errors import RecipeError
+from vitq.graph.outputs import as_outputs
 from vitq.reconstruct import Reconstruct
 from vitq.reconstruct.objective.curvature import LowRank, fisher, least_squares, mean_fisher, perturbed
 from vitq.reconstruct.objective.gradients import Gradients
@@ -28,13 +29,14 @@ def gradients() -> Gradients:
     student = z + 0.01 * torch.randn(IMAGES, CHANNELS)
     with torch.no_grad():
         logits = suffix(z)
-    return Gradients(suffix, z, lambda: student, logits, 1.0, torch.Generator().manual_seed(0))
+    return Gradients(suffix, z, lambda: student, as_outputs(logits), 1.0, torch.Generator().manual_seed(0))
 
 
 def exact_fisher(gradients: Gradients) -> torch.Tensor:
     """Wᵀ (diag p - p pᵀ) W per image."""
-    weight = gradients.suffix.get_parameter("weight").detach()
-    p = gradients.logits_NK.softmax(-1)
+    assert isinstance(gradients.suffix, nn.Linear)
+    weight = gradients.suffix.weight.detach()
+    p = gradients.outputs_N["logits"].softmax(-1)
     middle = torch.diag_embed(p) - p[:, :, None] * p[:, None]
     return weight.T @ middle @ weight
 
@@ -67,7 +69,8 @@ def test_perturbation_is_seen_through_a_layer_norm() -> None:
     hessian_CC = torch.func.hessian(lambda z: -(like_K * suffix(z).log_softmax(-1)).sum())(z_NC[0])
     assert float(hessian_CC.sum(1).detach().abs().max()) < 1e-5
 
-    got = perturbed(Gradients(suffix, z_NC, lambda: z_NC, logits_NK, 1.0, torch.Generator().manual_seed(0)))
+    like = {"logits": logits_NK}
+    got = perturbed(Gradients(suffix, z_NC, lambda: z_NC, like, 1.0, torch.Generator().manual_seed(0)))
 
     norms_C = hessian_CC.detach().norm(dim=1)
     torch.testing.assert_close(got.diagonal_N[0], norms_C / norms_C.mean(), rtol=0.15, atol=0.02)

@@ -1,14 +1,13 @@
 """The end-to-end half of a proof: outputs and scores of the file, of its simulation and of floating point."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from vitq.evaluation import Forward, measure
 from vitq.export.runtimes import Session
-from vitq.graph import Graph
-from vitq.graph.outputs import Outputs, as_outputs
+from vitq.graph.outputs import ONLY, Outputs, as_outputs
 
 Batches = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor | None]]]
 """Gives (x_BCHW, labels_B or None) anew each time."""
@@ -54,23 +53,31 @@ class Floating:
     session: Session
 
 
-def by_name(file: Session, names: Iterable[str]) -> Callable[[torch.Tensor], Outputs]:
+def by_name(file: Session, names: Sequence[str]) -> Callable[[torch.Tensor], Outputs]:
     """Return what a file computes of images, its outputs by name."""
-    known = tuple(names)
-    return lambda x_BCHW: dict(zip(known, file(x_BCHW), strict=True))
+    return lambda x_BCHW: dict(zip(names, file(x_BCHW), strict=True))
 
 
 @torch.no_grad()
 def compare(
-    simulated: Graph, file: Session, batches: Batches, floating: Floating | None = None, task: str | None = None
+    simulated: Forward,
+    file: Session,
+    batches: Batches,
+    floating: Floating | None = None,
+    names: Sequence[str] = (ONLY,),
+    task: str | None = None,
 ) -> EndToEnd:
-    """Run all of them over the same images; ``task`` says what the outputs mean, without it what they look like."""
-    device, names = torch.device("cpu"), tuple(simulated.outputs)
+    """Run all of them over the same images.
+
+    ``names`` are those of the file's outputs; ``task`` says what they mean, without it what they look like.
+    """
+    device = torch.device("cpu")
     expected, given = measure(simulated, batches(), device, task=task)
     got, _ = measure(by_name(file, names), batches(), device, given, broken=_pass, task=task)
     nudged, _ = measure(lambda x_BCHW: simulated(x_BCHW * (1 + NUDGE)), batches(), device, given, task=task)
     own = nudged.outputs or {}
-    each = {name: (near["relative_error"], own[name]["relative_error"]) for name, near in (got.outputs or {}).items()}
+    off, nan = got.outputs or {}, {"relative_error": float("nan")}
+    each = {name: (off.get(name, nan)["relative_error"], near["relative_error"]) for name, near in own.items()}
     result = EndToEnd(
         got.images,
         got.agreement,
