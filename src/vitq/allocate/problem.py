@@ -61,12 +61,12 @@ class Problem:
     def highest(self) -> Choice:
         """Every site at the most bits that it may get."""
         last = self.allowed_SB.shape[1] - 1
-        return last - np.argmax(self.allowed_SB[:, ::-1], axis=1)
+        return np.asarray(last - np.argmax(self.allowed_SB[:, ::-1], axis=1), dtype=np.int64)
 
     @property
     def lowest(self) -> Choice:
         """Every site at the fewest bits that it may get."""
-        return np.argmax(self.allowed_SB, axis=1)
+        return np.asarray(np.argmax(self.allowed_SB, axis=1), dtype=np.int64)
 
     @cached_property
     def widths_B(self) -> Floats:

@@ -1,4 +1,4 @@
-"""What is known of a model's sites once trials were run: costs and distances, kept in one file that answers any budget."""
+"""What is known of a model's sites once trials were run: costs and distances, which answer any budget."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
