@@ -11,7 +11,7 @@ from torch import nn
 
 from vitq.allocation import Allocation
 from vitq.allocation.files import is_allocation
-from vitq.allocation.result import limits_of
+from vitq.allocation.result import limits_of, require_choices
 from vitq.allocation.run import Request, allocate_anew, allocate_from
 from vitq.allocation.tables import label_of, require_sites, table_for
 from vitq.arguments import BITS_OR_TABLE, MODEL, checked
@@ -287,6 +287,7 @@ def allocate(
     Raises AllocationError for a budget that cannot be met, with the nearest that can.
     """
     limits = limits_of(average_bits, size_mb, bit_ops)
+    require_choices(solver, by)
     request = Request(limits, solver, by, pairs, keep or {}, tuple(candidates), trials)
     with Events(console=progress) as events:
         if isinstance(model, str) and is_allocation(Path(model)):

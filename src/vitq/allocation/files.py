@@ -10,7 +10,7 @@ from vitq.artifact.files import damaged, digest, parse_json, read_file, to_json_
 from vitq.errors import ArtifactError
 from vitq.run.checkpoints import require_same
 
-FILE, TABLE = "sensitivities.json", "bits.yaml"
+FILE = "sensitivities.json"
 
 
 def is_allocation(folder: Path) -> bool:

@@ -102,9 +102,9 @@ def measure(
         for name, q in fixed.items()
     )
     place = prepared.simulation.place
-    ends = [place[span.end] for span in graph.spans("block")]
+    spans = graph.spans("block")
     readers = [place[graph.sites[name].consumers[0]] for name in sites]
-    blocks = tuple(next((i for i, end in enumerate(ends) if reader <= end), len(ends)) for reader in readers)
+    blocks = tuple(next((s.name for s in spans if reader <= place[s.end]), spans[-1].name) for reader in readers)
     return Sensitivities(
         about,
         tuple(candidates),

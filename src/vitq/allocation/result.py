@@ -10,8 +10,8 @@ from vitq.allocate import SOLVERS, Problem, Search, Sensitivities
 from vitq.allocate.problem import ACTIVATIONS, BIT_OPS, SIZE, WEIGHTS, Choice
 from vitq.allocate.solvers.base import solve
 from vitq.allocate.trials import MEASURES
-from vitq.allocation.files import TABLE, write_sensitivities
-from vitq.artifact.files import write_files
+from vitq.allocation.files import is_allocation, write_sensitivities
+from vitq.artifact.files import exists, read_file, write_files
 from vitq.bits import AverageBits, Bits, BitTable, mixed_label
 from vitq.errors import AllocationError, did_you_mean
 from vitq.recipes.bit_table import table_of, write_table
@@ -57,12 +57,21 @@ class Allocation:
         """Short name, such as ``mixed w4.5a4``."""
         return mixed_label(*self.point.averages)
 
+    @property
+    def blocks(self) -> Mapping[str, str]:
+        """The block of each site."""
+        return dict(zip(self.sensitivities.sites, self.sensitivities.blocks, strict=True))
+
     def save(self, folder: str | Path) -> Path:
-        """Write the bit table and the sensitivities into ``folder`` and return the table's path."""
+        """Write sensitivities and bit table into ``folder``, over no other table, and return the table's path."""
         place = Path(folder)
-        write_sensitivities(place, self.sensitivities)
-        write_files(place, {TABLE: write_table(self.table).encode()})
-        return place / TABLE
+        if not is_allocation(place):
+            write_sensitivities(place, self.sensitivities)
+        text, stem = write_table(self.table).encode(), "bits-" + self.label.removeprefix("mixed ")
+        names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 1_000_000))
+        path = next(p for p in (place / f"{name}.yaml" for name in names) if not exists(p) or read_file(p) == text)
+        write_files(place, {path.name: text})
+        return path
 
 
 def decide(

@@ -10,7 +10,7 @@ from vitq.allocate import Search, Sensitivities
 from vitq.allocate.problem import Choice
 from vitq.allocation.files import known_sensitivities, read_sensitivities, write_sensitivities
 from vitq.allocation.prepare import measure, measurer, prepare
-from vitq.allocation.result import Allocation, decide, require_choices
+from vitq.allocation.result import Allocation, decide
 from vitq.artifact.origin import describe_run
 from vitq.bits import Bits
 from vitq.calibrate import Insert
@@ -40,7 +40,6 @@ class Request:
 
 def allocate_from(folder: Path, request: Request, seed: int, events: Events) -> Allocation:
     """Answer ``request`` from the trials in ``folder``."""
-    require_choices(request.solver, request.by)
     return _decided(read_sensitivities(folder), request, None, seed, events)
 
 
@@ -57,7 +56,6 @@ def allocate_anew(
     events: Events,
 ) -> Allocation:
     """Run the trials, or those that ``folder`` lacks, and answer ``request``."""
-    require_choices(request.solver, request.by)
     scopes = dict.fromkeys(step.scope for step in plan.steps if isinstance(step, Insert))
     about = {
         **describe_run(loaded, x_NCHW, plan.to_dict(), bits, "+".join(scopes), seed).model_dump(mode="json"),
