@@ -9,10 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import typer
 
+from vitq.allocate import SOLVERS, Problem, Product, Search, SiteCost
 from vitq.bits import Bits
 from vitq.calibrate.assign import Member, search_alone
 from vitq.calibrate.candidates import Target
@@ -49,6 +51,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     LOWERINGS,
     PROFILES,
     SCOPES,
+    SOLVERS,
 )
 
 
@@ -199,6 +202,15 @@ def test_the_scope_quantizes_its_roles_alone(example: dict[str, Any], graph: Gra
     assert set(run.student.quantizers) == wanted and SCOPES["norms"] == example["norms"]()
 
 
+@pytest.mark.parametrize("example", ["solver"], indirect=True)
+def test_the_solver_is_known_by_its_name_and_keeps_a_limit(example: dict[str, Any]) -> None:
+    sites = tuple(SiteCost(name, "weight", True, 10, 10) for name in ("a/weight", "b/weight"))
+    ones = np.ones((2, 3))
+    problem = Problem(sites, (2, 4, 8), ones, ones, ones > 0, (Product("a", "a/input", "a/weight", 10),))
+    choice = SOLVERS["rounds"](problem.within({"average_weights": 6.0}), Search())
+    assert choice.tolist() == [1, 2]
+
+
 def test_every_registry_is_open_by_an_example() -> None:
     """Each kind has a section of CONTRIBUTING.md, whose Python uses its decorator."""
     code = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "src").rglob("*.py")))
@@ -211,7 +223,9 @@ def test_every_registry_is_open_by_an_example() -> None:
 @pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
 def test_everything_that_vitq_registers_is_documented(registry: Registry[Any]) -> None:
     known_steps()
-    text = " ".join(re.findall(r"`([^`\n]+)`", page("docs/recipes.md") + page("docs/export.md")))
+    text = " ".join(
+        re.findall(r"`([^`\n]+)`", page("docs/recipes.md") + page("docs/export.md") + page("docs/allocate.md"))
+    )
     for name in (*registry.built_in(), *registry.reserved):
         assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text), f"{registry.kind} '{name}' is not documented"
 
@@ -219,7 +233,7 @@ def test_everything_that_vitq_registers_is_documented(registry: Registry[Any]) -
 def test_the_overview_names_every_option_that_a_verb_requires() -> None:
     verbs: Any = typer.main.get_command(app)
     rows = dict(re.findall(r"^\| `vitq (\w+) ([^`]*)`", page("docs/index.md"), re.MULTILINE))
-    for verb in ("quantize", "evaluate", "export", "bench", "granularity"):
+    for verb in ("quantize", "evaluate", "export", "bench", "granularity", "allocate"):
         for parameter in verbs.commands[verb].params:
             if parameter.required and parameter.param_type_name == "option":
                 assert parameter.opts[0] in rows[verb], f"{verb} {parameter.opts[0]}"
