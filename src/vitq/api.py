@@ -9,25 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from vitq.allocate import Search
-from vitq.allocation import (
-    Allocation,
-    decide,
-    is_allocation,
-    known_sensitivities,
-    label_of,
-    limits_of,
-    measurer,
-    prepare,
-    read_sensitivities,
-    require_choices,
-    require_sites,
-    table_for,
-    write_sensitivities,
-)
-from vitq.allocation import (
-    measure as measure_sites,
-)
+from vitq.allocation import Allocation
+from vitq.allocation.files import is_allocation
+from vitq.allocation.result import limits_of, require_choices
+from vitq.allocation.run import Request, allocate_anew, allocate_from
+from vitq.allocation.tables import label_of, require_sites, table_for
 from vitq.arguments import BITS_OR_TABLE, MODEL, checked
 from vitq.artifact.artifact import Artifact
 from vitq.artifact.artifact import seal as seal_files
@@ -49,7 +35,7 @@ from vitq.recipes import load_recipe
 from vitq.recipes.for_target import recipe_for
 from vitq.reconstruct import Choice, Reconstruct
 from vitq.report import scope_table
-from vitq.run.checkpoints import Checkpoints, require_same
+from vitq.run.checkpoints import require_same
 from vitq.run.events import Events
 from vitq.run.inputs import capture_checked, draw_images, load_source, settle_for
 from vitq.run.pipeline import apply_steps, preview, run_steps
@@ -314,44 +300,23 @@ def allocate(
     Raises AllocationError for a budget that cannot be met, with the nearest that can.
     """
     limits = limits_of(average_bits, size_mb, bit_ops)
-    asked: dict[str, Any] = {"solver": solver, "by": by, "pairs": pairs, "keep": keep or {}}
+    require_choices(solver, by)
+    request = Request(limits, solver, by, pairs, keep or {}, tuple(candidates), trials)
     with Events(console=progress) as events:
         if isinstance(model, str) and is_allocation(Path(model)):
             if images is not None:
-                raise ArgumentError(
-                    f"'{model}' holds the trials of an allocation, which need no images: leave them out"
-                )
-            found = read_sensitivities(Path(model))
-            return decide(found, limits, search=Search(trials=trials, seed=seed), events=events, **asked)
+                raise ArgumentError(f"'{model}' holds the trials of an allocation: leave the images out")
+            return allocate_from(Path(model), request, seed, events)
         if images is None:
             raise ArgumentError("images are missing: trials run on some, unless model is a folder of an allocation")
-        require_choices(solver, by)
         wanted = bits if isinstance(bits, Bits) else Bits.parse(bits)
         plan = recipe_for(recipe, budget, scope, target, overrides or {})
         place = choose_device(device)
         torch.manual_seed(seed)
         loaded = load_source(model, weights, num_classes, preprocessing)
         loaded, x_NCHW = draw_images(loaded, images, preprocessing is None, limit, 1, seed, events)
-        scopes = dict.fromkeys(step.scope for step in plan.steps if isinstance(step, Insert))
-        described = describe_run(loaded, x_NCHW, plan.to_dict(), wanted, "+".join(scopes) or NO_SCOPE, seed)
-        about = {**described.model_dump(mode="json"), "candidates": list(candidates), "measures": by == "proxy"}
-        found_before = None if out is None or overwrite else known_sensitivities(Path(out), about)
-        solving = solver in ("evolutionary", "quantune")
-        if found_before is not None and not solving:
-            return decide(found_before, limits, search=Search(trials=trials, seed=seed), events=events, **asked)
-        checkpoints = Checkpoints(
-            None if out is None else Path(out) / "checkpoints", about, resume=not overwrite, overwrite=overwrite
-        )
-        teacher = capture_checked(loaded, x_NCHW, place)
-        run = Run(teacher, teacher, x_NCHW, wanted, seed, place, events, checkpoints, recipe=plan.name)
-        prepared = prepare(run, plan, tuple(candidates))
-        found = found_before or measure_sites(
-            run, prepared, tuple(candidates), about, proxy_only=by == "proxy", checkpoints=checkpoints
-        )
-        if out is not None:
-            write_sensitivities(Path(out), found)
-        real = measurer(prepared, run, tuple(candidates)) if solving else None
-        return decide(found, limits, search=Search(real, trials, seed), events=events, **asked)
+        folder = None if out is None else Path(out)
+        return allocate_anew(loaded, x_NCHW, plan, wanted, request, folder, overwrite, seed, place, events)
 
 
 @checked()

@@ -48,9 +48,8 @@ class BitTable:
     def __post_init__(self) -> None:
         for pattern, bits in self.sites.items():
             if not isinstance(pattern, str) or isinstance(bits, bool) or not isinstance(bits, int):
-                raise RecipeError(
-                    f"{self.name}: '{str(pattern)[:80]}': {str(bits)[:80]!r}; write a glob and whole bits"
-                )
+                given = f"'{str(pattern)[:80]}': {str(bits)[:80]}"
+                raise RecipeError(f"{self.name}: {given}; write a glob and a whole number of bits")
             if not (2 <= bits <= 8 or bits == FLOATING_POINT):
                 raise RecipeError(f"{self.name}: '{pattern[:80]}': {bits} bits; 2 to 8, 32 leaves floating point")
 

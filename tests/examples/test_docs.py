@@ -9,10 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import typer
 
+from vitq.allocate import SOLVERS, Problem, Product, Search, SiteCost
 from vitq.bits import Bits
 from vitq.calibrate.assign import Member, search_alone
 from vitq.calibrate.candidates import SearchSpec
@@ -52,6 +54,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     PROFILES,
     SCOPES,
     TASKS,
+    SOLVERS,
 )
 
 
@@ -216,6 +219,15 @@ def test_the_task_is_taken_for_what_it_fits_and_scores(example: dict[str, Any]) 
     assert metrics.scores == {"degrees": 90.0} and metrics.top1 is None
 
 
+@pytest.mark.parametrize("example", ["solver"], indirect=True)
+def test_the_solver_is_known_by_its_name_and_keeps_a_limit(example: dict[str, Any]) -> None:
+    sites = tuple(SiteCost(name, "weight", True, 10, 10) for name in ("a/weight", "b/weight"))
+    ones = np.ones((2, 3))
+    problem = Problem(sites, (2, 4, 8), ones, ones, ones > 0, (Product("a", "a/input", "a/weight", 10),))
+    choice = SOLVERS["rounds"](problem.within({"average_weights": 6.0}), Search())
+    assert choice.tolist() == [1, 2]
+
+
 def test_every_registry_is_open_by_an_example() -> None:
     """Each kind has a section of CONTRIBUTING.md, whose Python uses its decorator."""
     code = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "src").rglob("*.py")))
@@ -228,7 +240,7 @@ def test_every_registry_is_open_by_an_example() -> None:
 @pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
 def test_everything_that_vitq_registers_is_documented(registry: Registry[Any]) -> None:
     known_steps()
-    pages = "".join(page(f"docs/{name}.md") for name in ("recipes", "export", "quantize"))
+    pages = "".join(page(f"docs/{name}.md") for name in ("recipes", "export", "quantize", "allocate"))
     text = " ".join(re.findall(r"`([^`\n]+)`", pages))
     for name in (*registry.built_in(), *registry.reserved):
         assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text), f"{registry.kind} '{name}' is not documented"
@@ -237,7 +249,7 @@ def test_everything_that_vitq_registers_is_documented(registry: Registry[Any]) -
 def test_the_overview_names_every_option_that_a_verb_requires() -> None:
     verbs: Any = typer.main.get_command(app)
     rows = dict(re.findall(r"^\| `vitq (\w+) ([^`]*)`", page("docs/index.md"), re.MULTILINE))
-    for verb in ("quantize", "evaluate", "export", "bench", "granularity"):
+    for verb in ("quantize", "evaluate", "export", "bench", "granularity", "allocate"):
         for parameter in verbs.commands[verb].params:
             if parameter.required and parameter.param_type_name == "option":
                 assert parameter.opts[0] in rows[verb], f"{verb} {parameter.opts[0]}"

@@ -1,4 +1,4 @@
-"""What every site costs, exact and from the graph: parameters, elements, multiply-accumulates, bytes, bit operations."""
+"""What every site costs, exact and from the graph: elements, multiply-accumulates, bytes, bit operations."""
 
 import math
 from collections.abc import Mapping

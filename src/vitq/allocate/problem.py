@@ -46,7 +46,7 @@ class Problem:
     fixed_bytes: int = 0
     limits: Mapping[str, float] = field(default_factory=dict)
     directions_SBD: Floats | None = None
-    groups: tuple[int, ...] = ()
+    groups: tuple[str, ...] = ()
 
     def within(self, limits: Mapping[str, float]) -> "Problem":
         """Return the problem with other limits."""
@@ -61,12 +61,12 @@ class Problem:
     def highest(self) -> Choice:
         """Every site at the most bits that it may get."""
         last = self.allowed_SB.shape[1] - 1
-        return last - np.argmax(self.allowed_SB[:, ::-1], axis=1)
+        return np.asarray(last - np.argmax(self.allowed_SB[:, ::-1], axis=1), dtype=np.int64)
 
     @property
     def lowest(self) -> Choice:
         """Every site at the fewest bits that it may get."""
-        return np.argmax(self.allowed_SB, axis=1)
+        return np.asarray(np.argmax(self.allowed_SB, axis=1), dtype=np.int64)
 
     @cached_property
     def widths_B(self) -> Floats:
@@ -75,11 +75,16 @@ class Problem:
 
     def linear(self, limit: str) -> tuple[Floats, float]:
         """Return what each choice adds to a cost other than bit operations, and what is there without any."""
-        if limit == SIZE:
-            return self.bytes_SB, float(self.fixed_bytes)
-        wanted = limit == WEIGHTS
+        return (self.bytes_SB, float(self.fixed_bytes)) if limit == SIZE else (self._averages[limit == WEIGHTS], 0.0)
+
+    @cached_property
+    def _averages(self) -> tuple[Floats, Floats]:
+        """What each choice adds to the average bits of activations, and of weights."""
+        return self._average(False), self._average(True)
+
+    def _average(self, wanted: bool) -> Floats:
         share_S = np.array([site.elements if site.is_weight == wanted else 0 for site in self.sites], dtype=np.float64)
-        return share_S[:, None] * self.widths_B / max(share_S.sum(), 1.0), 0.0
+        return np.asarray(share_S[:, None] * self.widths_B / max(share_S.sum(), 1.0))
 
     def operands(self, product: Product) -> tuple[int | float, int | float]:
         """Return per operand its place (int) among the sites, or its fixed bits (float)."""
@@ -94,10 +99,14 @@ class Problem:
             return float(cost_SB[np.arange(len(choice)), choice].sum()) + constant
         widths = [self.bits[place] for place in choice]
         total = 0.0
-        for product in self.products:
-            left, right = (widths[end] if isinstance(end, int) else end for end in self.operands(product))
-            total += product.macs * left * right
+        for macs, ends in self._operands:
+            left, right = (widths[end] if isinstance(end, int) else end for end in ends)
+            total += macs * left * right
         return total
+
+    @cached_property
+    def _operands(self) -> list[tuple[int, tuple[int | float, int | float]]]:
+        return [(product.macs, self.operands(product)) for product in self.products]
 
     def costs(self, choice: Choice) -> dict[str, float]:
         """Return every cost of ``choice``."""

@@ -1,4 +1,4 @@
-"""What is known of a model's sites once trials were run: costs and distances, kept in one file that answers any budget."""
+"""What is known of a model's sites once trials were run: costs and distances, which answer any budget."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,8 +22,8 @@ class Sensitivities:
 
     ``measures``: arrays (sites, bits) by name: "output" (KL of logits, or the outputs' relative error), "feature"
     (relative error of the penultimate feature), "proxy" (Fisher-weighted error at the unit's end). ``probes_SBD`` is
-    what the proxy was made of; ``bytes_SB`` what each choice stores; ``blocks`` number the blocks. ``about`` says what
-    it was measured on, and two are the same where it is equal.
+    what the proxy was made of; ``bytes_SB`` what each choice stores; ``blocks`` names the block of each site.
+    ``about`` says what it was measured on, and two are the same where it is equal.
     """
 
     about: Mapping[str, Any]
@@ -35,7 +35,7 @@ class Sensitivities:
     bytes_SB: Floats
     fixed_bits: Mapping[str, int]
     fixed_bytes: int
-    blocks: tuple[int, ...]
+    blocks: tuple[str, ...]
 
     def problem(
         self,

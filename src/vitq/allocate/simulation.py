@@ -61,7 +61,7 @@ class Simulation:
         return min(found), max(found)
 
     def part(self, first: int, last: int) -> tuple[fx.GraphModule, bool]:
-        """Return units ``first`` to ``last`` as a module, and whether it returns (end, feature): where that is inside."""
+        """Return units ``first`` to ``last`` as a module, and whether it gives (end, feature): that is inside."""
         span, end = self.units[first], self.units[last].end
         inside = self.place[span.start] < self.place[self.graph.feature] <= self.place[end]
         return self.graph.segment(span.start, end, (self.graph.feature,) if inside else ()), inside

@@ -7,6 +7,7 @@ from typing import Annotated, TextIO, cast
 
 import typer
 
+from vitq.cli.allocate import allocate
 from vitq.cli.bench import bench
 from vitq.cli.console import note
 from vitq.cli.demo import demo
@@ -63,6 +64,7 @@ app.command()(export)
 app.command()(seal)
 app.command()(bench)
 app.command()(granularity)
+app.command()(allocate)
 app.command()(models)
 app.add_typer(recipes_app, name="recipes")
 app.command()(demo)

@@ -26,7 +26,11 @@ def quantize(
         str, typer.Option(help="A recipe's name ('vitq recipes' lists them) or a .yaml file of your own.")
     ] = "mgrq",
     bits: Annotated[
-        str, typer.Option(help="Bits of weights and activations: w4a4, w8a8, w3a8 ... 2 to 8 each.")
+        str,
+        typer.Option(
+            help="Bits of weights and activations: w4a4, w8a8, w3a8 ... 2 to 8 each; or the .yaml file of a bit table, "
+            "as 'vitq allocate' writes it."
+        ),
     ] = "w4a4",
     budget: Annotated[
         str,
@@ -81,9 +85,13 @@ def quantize(
     """
     from vitq.bits import Bits
     from vitq.recipes import parse_assignments
+    from vitq.recipes.bit_table import is_table, read_table
 
     overrides = parse_assignments(override or [])
-    Bits.parse(bits)  # a typing error is told before anything slow is imported
+    if is_table(bits):  # a typing error is told before anything slow is imported
+        read_table(bits)
+    else:
+        Bits.parse(bits)
     folder: str | Path = default_out(model, recipe, bits)
     if out is not None:
         folder = Path(out) if out.strip() else out  # Path("") is the working directory, which nobody asked for
@@ -126,5 +134,7 @@ def quantize(
 
 def default_out(model: str, recipe: str, bits: str) -> Path:
     """Return ``runs/MODEL-RECIPE-BITS`` with names that are safe for files."""
-    parts = (model.rstrip("/").rpartition("/")[2], Path(recipe).stem, bits.strip().lower())
+    known = bits.strip()
+    table = Path(known).stem if known.endswith((".yaml", ".yml")) else known.lower()
+    parts = (model.rstrip("/").rpartition("/")[2], Path(recipe).stem, table)
     return Path("runs") / "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)

@@ -10,8 +10,8 @@ from vitq.recipes.document import read_yaml, write_yaml
 from vitq.recipes.library import LARGEST_FILE
 
 KEYS = ("bits", "sites")
-HEAD = """# Bits by site, for vitq quantize --bits THIS-FILE. Edit freely: the keys of 'sites' are globs over site names,
-# the last match wins; sites that none names get 'bits'. 2 to 8 bits, 32 leaves a site in floating point.
+HEAD = """# Bits by site, for vitq quantize --bits THIS-FILE. Edit freely: the keys of 'sites' are globs over
+# site names, the last match wins; sites that none names get 'bits'. 2 to 8 bits, 32 leaves a site in floating point.
 """
 
 

@@ -14,7 +14,9 @@ from vitq.artifact.files import write_files
 from vitq.artifact.metrics import RunMetrics
 from vitq.bits import FLOATING_POINT
 from vitq.calibrate import scope_rows
+from vitq.quantizers import Quantizer
 from vitq.recipes.document import write_yaml
+from vitq.report.heat import Row, heat_rows, is_mixed
 from vitq.report.tables import nearness_lines
 from vitq.report.units import duration, memory, number, percent, size
 
@@ -68,6 +70,7 @@ def render(artifact: Artifact) -> str:
         labelled=metrics.top1 is not None or metrics.scores is not None,
         results=result_lines(metrics, config.bits),
         bars=error_bars(metrics.segment_errors, [s.name for s in artifact.graph.spans("block")]),
+        heat=heat_of(artifact),
         scope=rows,
         scope_name=config.scope,
         floating_bits=FLOATING_POINT,
@@ -77,6 +80,23 @@ def render(artifact: Artifact) -> str:
         origin=origin_groups(artifact),
         warnings=metrics.warnings,
     )
+
+
+def heat_of(artifact: Artifact) -> tuple[Row, ...]:
+    """Return the rows of the heat map of mixed bits; none where bits are the same everywhere."""
+    graph = artifact.graph
+    quantizers = {**graph.quantizers, **artifact.weights}
+    bits = {name: q.format.bits for name, q in quantizers.items() if isinstance(q, Quantizer)}
+    if not is_mixed(bits, set(artifact.weights)):
+        return ()
+    place = {node.name: i for i, node in enumerate(graph.module.graph.nodes)}
+    spans = graph.spans("block")
+    readers = {name: place[graph.sites[name].consumers[0]] for name in bits}
+    blocks = {
+        name: next((span.name for span in spans if reader <= place[span.end]), "") for name, reader in readers.items()
+    }
+    ordered = {name: bits[name] for name in graph.sites if name in bits}
+    return heat_rows(ordered, blocks)
 
 
 def result_lines(metrics: RunMetrics, bits: str) -> list[Line]:

@@ -21,7 +21,7 @@ PAIRS_PER_GROUP = 12
 
 @register_solver("program")
 def program(problem: Problem, search: Search) -> Choice:
-    """Return the choice of least expected distance by ``scipy.optimize.milp`` (AdaQuant, arXiv 2006.10518, section 3.3).
+    """Return the choice of least expected distance by ``scipy.optimize.milp`` (AdaQuant, arXiv 2006.10518).
 
     One binary per site and candidate. Products of two choices (bit operations, pairs of sites in a block) are
     variables of their own, whose sums over one side are the other side's: the tightest linear form (vitq).
@@ -79,7 +79,7 @@ def _solve(problem: Problem, slack: float) -> Choice:
     )
     if result.x is None:
         raise AllocationError(f"the integer program found no answer in time: {result.message}; take solver greedy")
-    return np.argmax(result.x[:chosen].reshape(sites, widths), axis=1)
+    return np.asarray(np.argmax(result.x[:chosen].reshape(sites, widths), axis=1), dtype=np.int64)
 
 
 def _product(rows: _Rows, left: int, right: int, widths: int, cost_BB: Floats) -> list[list[int]]:

@@ -1,0 +1,158 @@
+"""What ``vitq.allocate`` returns: a bit table within limits, and the curve on which it is a point."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from vitq.allocate import SOLVERS, Problem, Search, Sensitivities
+from vitq.allocate.problem import ACTIVATIONS, BIT_OPS, SIZE, WEIGHTS, Choice
+from vitq.allocate.solvers.base import solve
+from vitq.allocate.trials import MEASURES
+from vitq.allocation.files import is_allocation, write_sensitivities
+from vitq.artifact.files import exists, read_file, write_files
+from vitq.bits import AverageBits, Bits, BitTable, mixed_label
+from vitq.errors import AllocationError, did_you_mean
+from vitq.recipes.bit_table import table_of, write_table
+from vitq.run.events import Events
+
+POINTS = 13
+"""Budgets of a Pareto curve."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One choice: the bytes that its tensors take, and the distance that is expected of it."""
+
+    size_bytes: int
+    distance: float
+    averages: tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Which site gets how many bits, under which limits, and what is expected of that.
+
+    ``table`` is what ``vitq.quantize(bits=...)`` takes; ``curve`` are the best choices at other budgets, by size;
+    ``measured`` is the real distance of the choice, where its solver measured it.
+    """
+
+    table: BitTable
+    bits: Mapping[str, int]
+    problem: Problem
+    solver: str
+    point: Point
+    curve: tuple[Point, ...]
+    sensitivities: Sensitivities
+    measured: float | None = None
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """Averages, bytes and bit operations of the choice."""
+        return self.problem.costs(_choice(self.problem, self.bits))
+
+    @property
+    def label(self) -> str:
+        """Short name, such as ``mixed w4.5a4``."""
+        return mixed_label(*self.point.averages)
+
+    @property
+    def blocks(self) -> Mapping[str, str]:
+        """The block of each site."""
+        return dict(zip(self.sensitivities.sites, self.sensitivities.blocks, strict=True))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write sensitivities and bit table into ``folder``, over no other table, and return the table's path."""
+        place = Path(folder)
+        if not is_allocation(place):
+            write_sensitivities(place, self.sensitivities)
+        text, stem = write_table(self.table).encode(), "bits-" + self.label.removeprefix("mixed ")
+        names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 1_000_000))
+        path = next(p for p in (place / f"{name}.yaml" for name in names) if not exists(p) or read_file(p) == text)
+        write_files(place, {path.name: text})
+        return path
+
+
+def decide(
+    found: Sensitivities,
+    limits: Mapping[str, float],
+    *,
+    solver: str,
+    by: str,
+    pairs: bool,
+    keep: Mapping[str, int],
+    search: Search,
+    events: Events,
+) -> Allocation:
+    """Choose bits within ``limits``; AllocationError names the nearest that can be had where there are none."""
+    if solver not in SOLVERS:
+        raise AllocationError(f"solver '{solver}' does not exist{did_you_mean(solver, SOLVERS)}")
+    problem = found.problem(limits, by=by, pairs=pairs, keep=keep)
+    measured = None
+    if search.measure is None:
+        choice = solve(problem, solver, search)
+    else:
+        with events.task(f"search by {solver}", search.trials) as task:
+            search.advance = task.advance
+            choice = solve(problem, solver, search)
+    if search.measured:
+        measured = search.real(choice)
+    bits = {**dict(found.fixed_bits), **problem.named(choice)}
+    base = Bits.parse(str(found.about["bits"]))
+    order = [name for name in found.costs.sites if name in problem.place]
+    table = table_of({name: bits[name] for name in order}, base)
+    curve = pareto(problem)
+    return Allocation(table, problem.named(choice), problem, solver, point(problem, choice), curve, found, measured)
+
+
+def pareto(problem: Problem) -> tuple[Point, ...]:
+    """Return the best choices by expected distance as the average bits of weights and activations grow together.
+
+    By greedy, whose one path answers every budget.
+    """
+    least, most = problem.lowest, problem.highest
+    names = ("average_weights", "average_activations")
+    points = []
+    for share in np.linspace(0, 1, POINTS):
+        limits = {n: problem.cost(n, least) + share * (problem.cost(n, most) - problem.cost(n, least)) for n in names}
+        own = problem.within(limits)
+        points.append(point(own, SOLVERS["program"](replace(own, directions_SBD=None), Search())))
+    return tuple(sorted(dict.fromkeys(points), key=lambda p: p.size_bytes))
+
+
+def point(problem: Problem, choice: Choice) -> Point:
+    """Return a choice as a point of the curve."""
+    costs = problem.costs(choice)
+    has = [any(site.is_weight == weights for site in problem.sites) for weights in (True, False)]
+    weights, activations = costs["average_weights"], costs["average_activations"]
+    averages = (weights if has[0] else None, activations if has[1] else None)
+    return Point(round(costs["size_bytes"]), problem.distance(choice), averages)
+
+
+def limits_of(
+    average: AverageBits | float | str | None, size_mb: float | None, bit_ops: float | None
+) -> dict[str, float]:
+    """Return the limits that the arguments of ``vitq.allocate`` set; AllocationError without any."""
+    given = average if isinstance(average, AverageBits) or average is None else AverageBits.parse(str(average))
+    limits = {
+        WEIGHTS: None if given is None else given.weights,
+        ACTIVATIONS: None if given is None else given.activations,
+        SIZE: None if size_mb is None else size_mb * 1e6,
+        BIT_OPS: bit_ops,
+    }
+    found = {name: limit for name, limit in limits.items() if limit is not None}
+    if not found:
+        raise AllocationError("no budget: give average bits, a size or bit operations")
+    return found
+
+
+def require_choices(solver: str, by: str) -> None:
+    """Raise AllocationError, before any work, for a solver or a measure that does not exist."""
+    for kind, name, known in (("solver", solver, list(SOLVERS)), ("measure", by, list(MEASURES))):
+        if name not in known:
+            raise AllocationError(f"{kind} '{name}' does not exist{did_you_mean(name, known)}")
+
+
+def _choice(problem: Problem, bits: Mapping[str, int]) -> Choice:
+    return np.array([problem.bits.index(bits[site.name]) for site in problem.sites])
