@@ -1,7 +1,7 @@
 """What the steps of a recipe work on: one run, from its images to its student graph."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,8 @@ class Run:
     store: Store = field(default_factory=Store)
     stage: str = "run"
     """Name of the step at work, unique within the run: the prefix of its checkpoints."""
+    rehearse: Callable[["Run"], None] = lambda _: None
+    """Apply to another run the steps behind the one at work, up to the first that trains."""
     recipe: str = ""
     """Name of the recipe, for messages."""
     _told: int = 0

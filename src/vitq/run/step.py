@@ -27,6 +27,8 @@ class Step(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     step_name: ClassVar[str] = ""
+    trains: ClassVar[bool] = False
+    """Whether the step takes so long that no other one tries it out."""
 
     @model_validator(mode="before")
     @classmethod
