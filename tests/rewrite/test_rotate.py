@@ -21,28 +21,28 @@ from vitq.run.pipeline import apply_steps
 from vitq.run.run import Run
 
 VIT: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
-SWIN: dict[str, Any] = {"window_size": 4, "embed_dim": 16, "depths": (1, 2), "num_heads": (2, 4)}
+SWIN: dict[str, Any] = {"img_size": 24, "window_size": 4, "embed_dim": 16, "depths": (1, 2), "num_heads": (2, 4)}
 TIMM: dict[str, tuple[str, dict[str, Any]]] = {
     "vit": ("vit_tiny_patch16_224", VIT),
     "deit": ("deit_tiny_distilled_patch16_224", VIT),
-    "swin": ("swin_tiny_patch4_window7_224", SWIN | {"img_size": 32}),
-    "bare swin": ("swin_tiny_patch4_window7_224", SWIN | {"img_size": 32}),
-    "padded bare swin": ("swin_tiny_patch4_window7_224", SWIN | {"img_size": 24}),
+    "swin": ("swin_tiny_patch4_window7_224", SWIN),  # 6 x 6 patches: its windows are padded
+    "bare swin": ("swin_tiny_patch4_window7_224", SWIN),
     "dinov2": ("vit_small_patch14_dinov2", VIT),
-    "eva02": ("eva02_tiny_patch14_224", VIT),
 }
 TURNED = {
     ("vit", "ones"): (4, 1),
     ("deit", "ones"): (4, 1),
     ("dinov2", "ones"): (4, 1),
     ("swin", "ones"): (6, 1),
-    ("padded bare swin", "ones"): (6, 2),
-    ("eva02", "ones"): (2, 1),
+    ("bare swin", "ones"): (6, 2),
     ("clip", "ones"): (2, 0),
     ("vit", "hadamard"): (4, 1),
     ("deit", "hadamard"): (4, 1),
     ("dinov2", "hadamard"): (4, 1),
-    ("swin", "hadamard"): (6, 1),
+    ("merging", "ones"): (0, 1),
+    ("factor", "ones"): (0, 1),
+    ("bare", "ones"): (0, 1),
+    ("mixed", "ones"): (0, 1),
     ("rms", "hadamard"): (0, 1),
     ("rms", "ones"): (0, 1),
 }
@@ -79,16 +79,33 @@ class Rms(nn.Module):
 
 
 class Plain(nn.Module):
-    """A residual branch behind a layer norm of ``width`` channels; the head may read the stream without one."""
+    """A residual branch behind a layer norm of ``width`` channels, and a norm of ``merged`` positions, or none."""
 
-    def __init__(self, width: int = 8, bare: bool = False) -> None:
+    def __init__(self, width: int = 8, merged: int = 1, bare: bool = False, factor: float = 1) -> None:
         super().__init__()
-        self.stem, self.fc, self.head = nn.Linear(32, width), nn.Linear(width, width), nn.Linear(width, 3)
-        self.norm, self.last = nn.LayerNorm(width), nn.Identity() if bare else nn.LayerNorm(width)
+        self.merged, self.factor = merged, factor
+        self.stem, self.fc, self.head = nn.Linear(32, width), nn.Linear(width, width), nn.Linear(merged * width, 3)
+        self.norm, self.last = nn.LayerNorm(width), nn.Identity() if bare else nn.LayerNorm(merged * width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.stem(x.flatten(1, 2))
-        return self.head(self.last(y + self.fc(self.norm(y)))).mean(1)
+        y = y + self.fc(self.norm(y) if self.factor == 1 else self.factor * self.norm(y))
+        return self.head(self.last(torch.cat((y[:, ::2], y[:, 1::2]), -1) if self.merged > 1 else y)).mean(1)
+
+
+class Cosine(nn.Module):
+    """Attention of two heads that norms its query."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(32, 32) for _ in range(4))
+        self.norm = nn.LayerNorm(16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x.flatten(1, 2)
+        q, k, v = (f(y).unflatten(-1, (2, 16)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        z = (self.norm(q) @ k.transpose(-1, -2)).softmax(-1) @ v
+        return self.out(z.transpose(1, 2).flatten(2)).mean(1)
 
 
 def lively(model: nn.Module) -> nn.Module:
@@ -106,6 +123,9 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
     "mixed": lambda: Rms(mixed=True),
     "plain": Plain,
     "bare": lambda: Plain(bare=True),
+    "merging": lambda: Plain(merged=2),
+    "factor": lambda: Plain(factor=0.5),
+    "cosine": Cosine,
     "odd": lambda: Plain(width=9),
 }
 
@@ -121,7 +141,7 @@ def captured(name: str) -> tuple[Graph, torch.Tensor]:
 
         known, options = TIMM[name]
         size, model = options["img_size"], timm.create_model(known, num_classes=10, **options)
-        if name.endswith("bare swin"):
+        if name == "bare swin":
             model.patch_embed.norm = nn.Identity()
     x_NCHW = torch.randn(10, 3, size, size, generator=torch.Generator().manual_seed(3))
     return capture(lively(model), x_NCHW[:2]), x_NCHW
@@ -194,8 +214,9 @@ def test_a_hadamard_leaves_no_layer_norm_on_the_stream_and_ones_keep_all() -> No
         ("bare", "hadamard", "'linear_2' reads it without a norm"),
         ("mixed", "hadamard", "'rms_norm' is an RMS norm beside layer norms"),
         ("odd", "ones", "9 wide: no Hadamard matrix divides that"),
-        ("padded bare swin", "hadamard", "has a bias that cannot pass the padding behind it"),
-        ("bare swin", "hadamard", "takes several positions together"),
+        ("bare swin", "hadamard", "has a bias that cannot pass the padding or factor behind it"),
+        ("factor", "hadamard", "'layer_norm' has a bias that cannot pass"),
+        ("merging", "hadamard", "'layer_norm_1' takes several positions together"),
     ],
 )
 @torch.no_grad()
@@ -209,10 +230,10 @@ def test_a_stream_that_cannot_be_turned_stays_and_is_named(name: str, residual: 
 
 
 def test_heads_that_cannot_be_turned_are_counted_and_named() -> None:
-    run = run_of("eva02")
-    turned(run, residual="none")
+    run = run_of("cosine")
+    assert turned(run, residual="none") == [Role.VALUE]
     (told,) = [message for _, message in run.events.warnings]
-    assert told.startswith("heads of 2 of 2 query tensors stay as they are; 'blocks.0.attn/query': ")
+    assert told.startswith("heads of 1 of 1 query tensors stay as they are; 'matmul/query': 'layer_norm', which")
 
 
 def test_another_seed_draws_another_rotation_and_the_same_seed_the_same() -> None:
@@ -237,10 +258,11 @@ def test_scales_are_transferred_in_the_rotated_basis() -> None:
     for step in (Insert(post_norm=CHANNEL), Calibrate(**SEARCH)):
         step.apply(run)
     TransferScales().apply(run)
-    assert not run.events.warnings
-    moved = [s for s in run.student.sites.values() if s.role is Role.POST_NORM and not s.is_weight and s.of_product]
-    quantizers = [run.student.quantizers[site.name] for site in moved]
-    assert moved and all(isinstance(q, Quantizer) and q.format.granularity is Granularity.TENSOR for q in quantizers)
+    assert all("site 'head/input'" in message for _, message in run.events.warnings)
+    layers = [f"blocks.{i}.{layer}/input" for i in (0, 1) for layer in ("attn.qkv", "mlp.fc1")]
+    quantizers = [run.student.quantizers[layer] for layer in layers]
+    assert all(isinstance(q, Quantizer) and q.format.granularity is Granularity.TENSOR for q in quantizers)
+    assert bool((run.student.module.state_dict()["blocks.1.norm2.weight"] != 1).any())
     bare = run.student.clone()
     for name in list(bare.quantizers):
         bare.remove(name)

@@ -54,7 +54,7 @@ def why_not_stream(graph: Graph, stream: Stream, *, keeps_ones: bool) -> str:
         return stream.barriers[0].reason
     for reader in stream.readers:
         if reader.norm is not None and reader.padded and _is_lost(graph, reader.norm):
-            return f"'{reader.norm.name}' has a channel of scale 0 with a bias, and padding behind it"
+            return f"'{reader.norm.name}' has a channel of scale 0 with a bias, and padding or a factor behind it"
     centred = [reader for reader in stream.readers if is_layer_norm(reader.norm)]
     if not keeps_ones and centred:
         for reader in stream.readers:
@@ -65,7 +65,7 @@ def why_not_stream(graph: Graph, stream: Stream, *, keeps_ones: bool) -> str:
             if value(reader.norm).shape[-1] != stream.channels:
                 return f"'{reader.norm.name}' takes several positions together, so that it is no RMS norm of each"
             if reader.padded and bool(_affine(graph, reader.norm)[1].any()):
-                return f"'{reader.norm.name}' has a bias that cannot pass the padding behind it"
+                return f"'{reader.norm.name}' has a bias that cannot pass the padding or factor behind it"
     return _too_narrow(stream.channels, "it is")
 
 
