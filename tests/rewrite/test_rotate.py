@@ -13,8 +13,10 @@ from vitq.calibrate import Calibrate, Insert, SiteFormat
 from vitq.errors import GraphError, RecipeError
 from vitq.graph import Graph, Role, capture
 from vitq.graph.ops import NORM, aten, is_op
+from vitq.graph.serialize import require_savable
 from vitq.models.torchvision_shim import ensure_torchvision
 from vitq.quantizers import Granularity, Quantizer
+from vitq.recipes import load_recipe
 from vitq.rewrite import Rotate, TransferScales
 from vitq.run.checkpoints import Store
 from vitq.run.pipeline import apply_steps
@@ -204,6 +206,7 @@ def test_a_hadamard_leaves_no_layer_norm_on_the_stream_and_ones_keep_all() -> No
         turned(run, heads=False, residual=residual)
         norms = [node for node in run.student.module.graph.nodes if is_op(node, NORM)]
         assert norms and all(node.target is kind for node in norms)
+        require_savable(run.student.module)
 
 
 @pytest.mark.parametrize(
@@ -316,3 +319,18 @@ def test_it_stands_before_insert() -> None:
     Insert().apply(run)
     with pytest.raises(GraphError, match="put it before 'insert'"):
         Rotate().apply(run)
+
+
+def test_a_recipe_puts_it_first(tmp_path: Any) -> None:
+    path = tmp_path / "rotated.yaml"
+    steps = "steps:\n  - smooth: remove\n  - rotate: {residual: hadamard}\n  - smooth\n"
+    path.write_text(f"name: rotated\nsummary: s\nsource: s\nextends: repq\n{steps}", encoding="utf-8")
+    recipe = load_recipe(path)
+    names = ["rotate", "smooth", "insert", "calibrate", "transfer_scales", "calibrate"]
+    assert [step.step_name for step in recipe.steps] == names
+    written = recipe.to_dict()["steps"][0]
+    assert written == {"rotate": {"heads": True, "residual": "hadamard", "choose": True, "held_out": 64}}
+
+
+def test_a_rehearsal_stops_before_the_first_step_that_trains() -> None:
+    assert [step.trains for step in load_recipe("mgrq").steps] == [False] * 5 + [True]

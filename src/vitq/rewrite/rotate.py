@@ -137,8 +137,7 @@ def _turn_streams(run: "Run", residual: Residual) -> list[str]:
     """Turn every residual stream that allows it and return a tensor of each."""
     draw, keeps_ones = (ones_preserving, True) if residual == "ones" else (randomized_hadamard, False)
     turned, graphs = list[str](), (run.teacher, run.student)
-    cuts = set(run.student.cuts)
-    for at in [next(n.name for n in stream.axes if n.name in cuts) for stream in residual_streams(run.student)]:
+    for at in _tensors_of_streams(run):
         streams = [residual_stream(graph, at) for graph in graphs]
         reasons = [
             why_not_stream(graph, stream, keeps_ones=keeps_ones) for graph, stream in zip(graphs, streams, strict=True)
@@ -152,3 +151,14 @@ def _turn_streams(run: "Run", residual: Residual) -> list[str]:
             turn_stream(graph, at, q_CC, keeps_ones=keeps_ones)
         turned.append(at)
     return turned
+
+
+def _tensors_of_streams(run: "Run") -> list[str]:
+    """Return the name of one tensor of each residual stream."""
+    cuts = set(run.student.cuts)
+    try:
+        streams = residual_streams(run.student)
+    except GraphError as error:
+        run.events.warn("rotate-skipped", f"the residual streams stay as they are: {error}")
+        return []
+    return [next(node.name for node in stream.axes if node.name in cuts) for stream in streams]

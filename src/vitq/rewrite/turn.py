@@ -127,7 +127,9 @@ def multiplied(tensor: torch.Tensor, axis: int, q_CC: torch.Tensor) -> torch.Ten
 def _affine(graph: Graph, norm: fx.Node) -> tuple[torch.Tensor, torch.Tensor]:
     """Return scale and bias of a norm in float64, ones and zeros where it has none."""
     gamma, beta = _stored(graph, norm, 2), _stored(graph, norm, 3) if is_layer_norm(norm) else None
-    gamma_C = torch.ones(int(value(norm).shape[-1]), dtype=torch.float64) if gamma is None else gamma.double()
+    device = next(graph.module.parameters()).device
+    ones_C = torch.ones(int(value(norm).shape[-1]), dtype=torch.float64, device=device)
+    gamma_C = ones_C if gamma is None else gamma.double()
     return gamma_C, torch.zeros_like(gamma_C) if beta is None else beta.double()
 
 
