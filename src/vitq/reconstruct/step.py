@@ -13,6 +13,8 @@ from vitq.run.step import register_step
 class Reconstruct(Options):
     """Train each segment of a schedule on quantized-prefix inputs against floating-point targets."""
 
+    trains = True
+
     def apply(self, run: Run) -> None:
         """Reconstruct every segment of the schedule, or of the slicing that is chosen."""
         if self.choose is None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import takewhile
 
 from vitq.artifact.tensors import freeze_weights
 from vitq.bits import FLOATING_POINT, Bits
@@ -30,9 +31,14 @@ def apply_steps(run: Run, steps: Sequence[Step]) -> None:
     for number, step in enumerate(steps):
         run.stage = f"{number:02d}-{step.step_name}"
         run.placed_ahead = partial(_placed_by, run, steps[number + 1 :])
+        run.rehearse = partial(_rehearse, steps[number + 1 :])
         run.events.log("step", name=step.step_name, number=number)
         with _named(run, step):
             step.apply(run)
+
+
+def _rehearse(steps: Sequence[Step], trial: Run) -> None:
+    apply_steps(trial, list(takewhile(lambda step: not step.trains, steps)))
 
 
 def preview(run: Run, steps: Sequence[Step]) -> dict[str, Placed]:

@@ -36,6 +36,8 @@ class Run:
     """Name of the step at work, unique within the run: the prefix of its checkpoints."""
     placed_ahead: Callable[[], Mapping[str, Placed]] = dict
     """Return what the steps behind the one at work will put on the student's sites, as far as they say."""
+    rehearse: Callable[["Run"], None] = lambda _: None
+    """Apply to another run the steps behind the one at work, up to the first that trains."""
     recipe: str = ""
     """Name of the recipe, for messages."""
     task_name: str | None = None

@@ -55,6 +55,8 @@ class Step(OptionGroup, ABC):
     """
 
     step_name: ClassVar[str] = ""
+    trains: ClassVar[bool] = False
+    """Whether the step takes so long that no other one tries it out."""
     renamed: ClassVar[Mapping[str, str]] = {}
 
     def preview(self, graph: "Graph", bits: "Bits") -> "Mapping[str, Placed]":

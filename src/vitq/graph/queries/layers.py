@@ -4,12 +4,12 @@ import torch
 from torch import fx
 
 from vitq.errors import GraphError
-from vitq.graph.ops import ADD, CONV, NORM, aten, is_op, value
+from vitq.graph.ops import ADD, CONV, NORM, TRANSPOSED, aten, is_op, value
 from vitq.graph.parameters import parameter_node
 from vitq.graph.queries.frames import Frame
 
 SUM = ADD | {aten.sub.Tensor}
-PLAIN_CONV = CONV - {aten.convolution.default}
+PLAIN_CONV = CONV - TRANSPOSED - {aten.convolution.default}
 """Convolutions that are never transposed."""
 
 

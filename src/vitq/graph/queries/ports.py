@@ -25,8 +25,9 @@ class Reader:
     """A linear or convolution that reads the stream; ``port`` is its weight.
 
     Where it reads through ``norm``, that norm's scale has to move into the weight first. Its bias may move into the
-    layer's, unless ``padded``: then zeros are added behind the norm (or by the convolution) and the bias stays, as
-    bias / scale. A layer norm commutes with an orthogonal matrix that keeps the vector of ones, an RMS norm with any.
+    layer's, unless ``padded``: then zeros are added behind the norm (or by the convolution), or a number multiplies
+    its result, and the bias stays, as bias / scale. A layer norm commutes with an orthogonal matrix that keeps the
+    vector of ones, an RMS norm with any.
     """
 
     op: fx.Node

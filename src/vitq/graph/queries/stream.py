@@ -29,7 +29,7 @@ from vitq.graph.queries.layers import (
     terms_of,
     why_not,
 )
-from vitq.graph.queries.numbers import tensor_inputs, tensor_users
+from vitq.graph.queries.numbers import is_scalar_product, tensor_inputs, tensor_users
 from vitq.graph.queries.ports import Barrier, Port, Reader, Stream, Writer
 
 
@@ -212,7 +212,7 @@ class _Walk:
                         raise GraphError(f"behind '{norm.name}': {error}") from error
                 elif user not in reached:
                     there, zeros = after(user, own, self.channels)
-                    reached[user] = (there, padded or zeros)
+                    reached[user] = (there, padded or zeros or is_scalar_product(user))
                     stack.append(user)
         for node in reached:
             if node is not norm and any(other not in reached for other in tensor_inputs(node)):
