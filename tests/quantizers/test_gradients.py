@@ -105,9 +105,9 @@ def test_zero_point_gradient_is_the_slope_over_many_elements() -> None:
 def test_gradient_descent_on_the_scale_reduces_the_error(name: str) -> None:
     x = torch.randn(20_000, generator=torch.Generator().manual_seed(0)).abs()
     codec, p = FORMATS[name], unit(name, 4)
-    linear = not name.startswith("log")
-    s = torch.tensor(0.02 if linear else 0.3, requires_grad=True)
-    optimizer = torch.optim.Adam([s], lr=0.01 if linear else 0.05)
+    start = 0.3 * float(p["scale"])
+    s = torch.tensor(start, requires_grad=True)
+    optimizer = torch.optim.Adam([s], lr=start / 3)
     losses = []
     for _ in range(60):
         loss = (fake_quantize(codec, x, 15, {**p, "scale": s}) - x).square().mean()

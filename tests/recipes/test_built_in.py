@@ -9,6 +9,7 @@ from vitq.quantizers import Granularity
 from vitq.recipes import list_recipes, load_recipe
 
 NAMES = [recipe.name for recipe in list_recipes()]
+CALIBRATING = ("rtn", "repq", "adalog", "fq-vit", "pwlq", "subsetq", "smoothquant", "sq-b", "noisyquant")
 RECONSTRUCTING = [name for name in NAMES if any(s.step_name == "reconstruct" for s in load_recipe(name).steps)]
 
 
@@ -73,6 +74,14 @@ def test_the_ideas() -> None:
     weighing = {"fisher": "fisher", "aphq-vit": "perturbed", "fima-q": "low_rank", "ls-vit": "least_squares"}
     assert {name: step(name, "reconstruct")["objective"]["curvature"] for name in weighing} == weighing
     assert step("apq-vit", "reconstruct")["objective"]["drop_smallest"] > 0
+    assert set(step("apq-vit", "insert")["probabilities"]["from_bits"].values()) == {"matthew"}
+    for name in CALIBRATING:
+        assert "reconstruct" not in [s.step_name for s in load_recipe(name).steps], name
+    formats = {"adalog": ("probabilities", "adalog"), "fq-vit": ("norm_input", "power_of_two_factor")}
+    formats |= {"pwlq": ("weight", "pwlq"), "subsetq": ("weight", "subset"), "apq-vit": ("probabilities", "matthew")}
+    for name, (role, form) in formats.items():
+        assert step(name, "insert")[role]["format"] == form, name
+    assert step("fq-vit", "insert")["scope"] == "full"
     assert step("sase", "reconstruct")["evaluation"]["average"] > 0.9
     assert step("adaquant", "reconstruct")["schedule"] == ["layer"]
     assert step("qft", "reconstruct")["schedule"] == ["network"]

@@ -1,5 +1,6 @@
 """Number formats: pure functions first, a thin module around them."""
 
+from vitq.quantizers.adalog import AdaLog
 from vitq.quantizers.affine import Affine, affine_from_range, fake_quantize_affine
 from vitq.quantizers.base import Quantizer, make_quantizer
 from vitq.quantizers.codebook import Codebook
@@ -10,11 +11,17 @@ from vitq.quantizers.format import GRANULARITIES, Format, Granularity
 from vitq.quantizers.granularity import activation_axis, parameter_shape, reduce_dims, weight_axis
 from vitq.quantizers.log2 import Log2, Log2Flush, Logarithm
 from vitq.quantizers.log_sqrt2 import LogSqrt2
+from vitq.quantizers.matthew import Matthew
+from vitq.quantizers.outlier_channels import OutlierChannels
 from vitq.quantizers.packing import pack, packed_size, unpack
 from vitq.quantizers.piecewise import Piecewise
+from vitq.quantizers.power_of_two_factor import PowerOfTwoFactor
+from vitq.quantizers.pwlq import Pwlq
 from vitq.quantizers.registry import FORMATS, register_format
 from vitq.quantizers.scales import LARGEST_SCALE, SMALLEST_SCALE, clamp_scale
+from vitq.quantizers.shift_uniform_log2 import ShiftUniformLog2
 from vitq.quantizers.simulation import fake_quantize
+from vitq.quantizers.subset import Subset
 from vitq.quantizers.twin import Twin
 from vitq.quantizers.twin_sign import TwinSign
 
@@ -25,6 +32,7 @@ __all__ = [
     "SCALE",
     "SMALLEST_SCALE",
     "ZERO_POINT",
+    "AdaLog",
     "Affine",
     "Codebook",
     "Codec",
@@ -36,10 +44,16 @@ __all__ = [
     "Log2Flush",
     "LogSqrt2",
     "Logarithm",
+    "Matthew",
+    "OutlierChannels",
     "Parameter",
     "Parameters",
     "Piecewise",
+    "PowerOfTwoFactor",
+    "Pwlq",
     "Quantizer",
+    "ShiftUniformLog2",
+    "Subset",
     "Twin",
     "TwinSign",
     "activation_axis",
