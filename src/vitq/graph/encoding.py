@@ -69,8 +69,6 @@ def encode_argument(argument: Any) -> Any:
         return [encode_argument(a) for a in argument]
     if isinstance(argument, tuple):
         return {"tuple": [encode_argument(a) for a in argument]}
-    if isinstance(argument, Mapping):
-        return {"outputs": [[name, encode_argument(a)] for name, a in argument.items()]}
     if isinstance(argument, slice):
         return {"slice": [encode_argument(a) for a in (argument.start, argument.stop, argument.step)]}
     if isinstance(argument, torch.device):
@@ -79,6 +77,13 @@ def encode_argument(argument: Any) -> Any:
         if isinstance(argument, cls):
             return {kind: str(argument).removeprefix("torch.")}
     raise ArtifactError(f"an argument of type {type(argument).__name__} cannot be saved: {argument!r}")
+
+
+def encode_outputs(result: Any) -> Any:
+    """Return the JSON form of what a graph returns: a node, or nodes by name."""
+    if not isinstance(result, Mapping):
+        return encode_argument(result)
+    return {"outputs": [[name, encode_argument(node)] for name, node in result.items()]}
 
 
 def decode_argument(argument: Any, nodes: Mapping[str, fx.Node], depth: int = 0) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 from torch import fx, nn
 
 from vitq.errors import ArtifactError, ModelError
-from vitq.graph.encoding import encode_argument, encode_target
+from vitq.graph.encoding import encode_argument, encode_outputs, encode_target
 from vitq.graph.ops import attribute, value
 
 BATCH = "batch"
@@ -46,7 +46,8 @@ def _node_to_json(module: fx.GraphModule, node: fx.Node, stacks: dict[tuple[str,
     if node.op == "get_attr" and isinstance(attribute(module, str(node.target)), nn.Parameter):
         saved["parameter"] = True
     if node.args:
-        saved["args"] = [encode_argument(argument) for argument in node.args]
+        encode = encode_outputs if node.op == "output" else encode_argument
+        saved["args"] = [encode(argument) for argument in node.args]
     if node.kwargs:
         saved["kwargs"] = {name: encode_argument(argument) for name, argument in node.kwargs.items()}
     if stack := node.meta.get("nn_module_stack"):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 
 from torch import fx
 
@@ -107,6 +108,18 @@ class Granularity:
         return pieces
 
     @cached_property
+    def _own_weights(self) -> list[int]:
+        """Per piece, how many of its weighted operations lie on the chain and in no branch beside it."""
+        return [count - len(beside) for (_, _, count), beside in zip(self._pieces, self._weights_beside, strict=True)]
+
+    @cached_property
+    def _weights_beside(self) -> list[list[fx.Node]]:
+        weighted = [n for n in self.graph.nodes if is_op(n, LINEAR | CONV) and n in self._dependent]
+        beside = [n for n in weighted if n not in self._trunk]
+        places = [self._place[cut] for cut in self.cuts]
+        return [[n for n in beside if a < self._place[n.name] < b] for a, b in pairwise(places)]
+
+    @cached_property
     def _blocks(self) -> list[tuple[str, str, str]]:
         """(first cut, last cut, path) of every block: an innermost list item with two weighted operations."""
         runs: dict[str, list[int]] = {}
@@ -116,7 +129,7 @@ class Granularity:
         whole = {
             item: run
             for item, run in runs.items()
-            if run == list(range(run[0], run[-1] + 1)) and sum(self._pieces[i][2] for i in run) >= 2
+            if run == list(range(run[0], run[-1] + 1)) and sum(self._own_weights[i] for i in run) >= 2
         }
         inner = [p for p in whole if not any(q != p and q.startswith(p + ".") for q in whole)]
         ordered = sorted(inner, key=lambda p: whole[p][0])
