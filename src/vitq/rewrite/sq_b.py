@@ -39,7 +39,7 @@ class SqB(Step):
     """
 
     images: int = Field(32, ge=1)
-    alphas: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    alphas: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     order: Order = Order.SHIFT_SCALE
 
     def apply(self, run: "Run") -> None:
