@@ -39,6 +39,7 @@ class Quantizer(nn.Module):
         self.codec: Codec = FORMATS[format.name]
         self.codec.check(format)
         self.format = format
+        self._size = format.granularity.size
         self.axis = axis
         self.site = ""
         self.drop: DropMask | None = None
@@ -62,7 +63,7 @@ class Quantizer(nn.Module):
         The scale has the broadcast shape: an operation says which of these it can take. Groups of inputs have a scale
         each inside one sum, so they have no such view.
         """
-        whole = self.calibrated and not self.format.granularity.size
+        whole = self.calibrated and not self._size
         view = self.codec.integer_view(self.format, self.arguments()) if whole else None
         return view if view is not None and view.steps <= INTEGER_STEPS else None
 
@@ -113,7 +114,7 @@ class Quantizer(nn.Module):
 
     def grouped(self, x: torch.Tensor) -> torch.Tensor:
         """Return x as the codec sees it: a row for each group of a weight, x itself at any other granularity."""
-        size = self.format.granularity.size
+        size = self._size
         if not size:
             return x
         outputs, groups, _ = group_shape(x.shape, size)
@@ -121,7 +122,7 @@ class Quantizer(nn.Module):
 
     def arguments(self) -> dict[str, torch.Tensor]:
         """Return the parameters as they broadcast against ``grouped`` values; gradients go through them."""
-        if not self.format.granularity.size:
+        if not self._size:
             return self._stored()
         bits, held = self.format.bits, self._stored()
         rows = [p for p in self.codec.parameters if not p.shared]
@@ -165,7 +166,7 @@ class Quantizer(nn.Module):
 
     def base_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of a parameter without own dimensions for a tensor of ``shape``."""
-        size = self.format.granularity.size
+        size = self._size
         return group_shape(shape, size) if size else parameter_shape(shape, self.axis)
 
     def extra_repr(self) -> str:
@@ -194,7 +195,7 @@ class Quantizer(nn.Module):
             return
         for parameter in self.codec.parameters:
             found = getattr(self, parameter.name).shape
-            grouped, base = bool(self.format.granularity.size), len(found) - len(parameter.own(self.format.bits))
+            grouped, base = bool(self._size), len(found) - len(parameter.own(self.format.bits))
             fits = found == self.shape_of(parameter, tuple(x.shape)) if grouped else base == x.ndim
             if not parameter.shared and not fits:
                 raise CalibrationError(
@@ -209,7 +210,7 @@ class Quantizer(nn.Module):
             value = value.reshape(())
         base = value.shape[: value.ndim - len(own)]
         axis = None if parameter.shared else self.axis
-        grouped = axis == 0 and bool(self.format.granularity.size)
+        grouped = axis == 0 and bool(self._size)
         dims = 3 if grouped else 0 if axis is None else -axis if axis < 0 else len(base)
         fits = len(base) == dims and all(size == 1 for size in base[2 if grouped else 1 :]) and value.numel() > 0
         if not fits or tuple(value.shape[len(base) :]) != own or (axis is not None and not base):
