@@ -8,14 +8,14 @@ import torch
 from vitq.calibrate.candidates import Candidates, SearchSpec
 from vitq.calibrate.samples import largest, quantiles, samples_of
 from vitq.calibrate.searches import SEARCHES, best, clip_grid, ends, tensor_score
-from vitq.quantizers import Format, Granularity, make_quantizer
+from vitq.quantizers import GRANULARITIES, Format, Granularity, make_quantizer
 
 FORMATS = [
     Format("affine", bits, granularity, symmetric)
     for bits, granularity, symmetric in itertools.product(
         (3, 4, 8), (Granularity.TENSOR, Granularity.CHANNEL), (False, True)
     )
-] + [Format(name, 4, granularity) for name in ("log2", "log_sqrt2") for granularity in list(Granularity)[:2]]
+] + [Format(name, 4, granularity) for name in ("log2", "log_sqrt2") for granularity in GRANULARITIES[:2]]
 
 
 def heavy_tailed(*shape: int) -> torch.Tensor:
@@ -35,7 +35,7 @@ def error(grid: Candidates, spec: SearchSpec, x: torch.Tensor, axis: int | None)
 
 @pytest.mark.parametrize("form", FORMATS, ids=str)
 def test_each_search_is_at_least_as_good_as_the_simpler_one(form: Format) -> None:
-    axis = None if form.granularity is Granularity.TENSOR else 0
+    axis = None if form.granularity == Granularity.TENSOR else 0
     x = heavy_tailed(6, 700)
     x = x.abs() / x.max() if form.name.startswith("log") else x
     spec, rows = SearchSpec(form), samples_of(x, axis)

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -296,18 +297,18 @@ def test_a_missing_runtime(
 def test_a_file_that_fails_its_proof_is_written_only_by_force(
     quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vitq.export.lowerings import LOWERINGS, Lowering
+    from vitq.export.lowerings import LOWERINGS
 
     model = quantized("vit", "w8a8", target="onnxruntime")
-    right = LOWERINGS["affine"].arguments
+    right = LOWERINGS["affine"]
 
     def wrong(quantizer: Any, parameters: Any) -> Any:
-        scale, *rest = right(quantizer, parameters)
+        scale, *rest = right.arguments(quantizer, parameters)
         return (scale * 1.1, *rest)
 
     with LOWERINGS.kept():
         LOWERINGS.remove("affine")
-        LOWERINGS.add("affine", Lowering("affine", wrong))
+        LOWERINGS.add("affine", replace(right, arguments=wrong, floating=None, signed=None))
         content = build(model.graph, model.weights, images[:2], {})
     monkeypatch.setattr(sys.modules["vitq.export.export"], "build", lambda *_: content)
     with pytest.raises(ExportError, match="--force"):

@@ -63,3 +63,24 @@ def test_a_codebook_is_refused_for_activations(quantized: Callable[..., Any]) ->
 def test_the_rounding_of_a_codebook_cannot_be_learnt(quantized: Callable[..., Any]) -> None:
     with pytest.raises(vitq.errors.RecipeError, match="rounding can only be learnt where all codes are one scale"):
         quantized("vit", "w4a4", "brecq", CODEBOOK)
+
+
+GROUPS = {"insert.weight.granularity": "group(16)"}
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_weights_in_groups_are_proven_and_said_to_be_floating(
+    quantized: Callable[..., Any], exported: Callable[..., Any], images: torch.Tensor, tmp_path: Any, target: str
+) -> None:
+    result, _ = exported("vit", "w4a8", "rtn", GROUPS, scope="deploy", export={"target": target})
+    assert max(proof.error for proof in result.segments) < 1e-5
+    assert result.integer_products == result.promised == 0
+    assert any("weights of affine 4 bits per group(16)" in note for note in result.notes)
+    model = quantized("vit", "w4a8", "rtn", GROUPS, scope="deploy")
+    model.save(tmp_path / "artifact")
+    assert torch.equal(vitq.load(tmp_path / "artifact")(images), model(images))
+
+
+def test_a_size_that_does_not_divide_a_weight_is_refused_by_its_name(quantized: Callable[..., Any]) -> None:
+    with pytest.raises(vitq.errors.RecipeError, match=r"insert\.weight\.granularity: '.*': groups of 7 do not divide"):
+        quantized("vit", "w4a8", "rtn", {"insert.weight.granularity": "group(7)"})

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from vitq.errors import CalibrationError
 from vitq.quantizers import (
     FORMATS,
+    GRANULARITIES,
     LARGEST_SCALE,
     SMALLEST_SCALE,
     Format,
@@ -96,7 +97,7 @@ def reference_values(quantizer: Quantizer, codes: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("granularity", list(Granularity))
+@pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("name", NAMES)
 def test_forward_is_decode_of_encode_and_both_match_numpy(name: str, granularity: Granularity, bits: int) -> None:
     x = torch.randn(3, 4, 5, 7, generator=torch.Generator().manual_seed(bits))

@@ -76,7 +76,7 @@ def test_the_transfer_between_the_stages_of_pfcr_loses_nothing(teachers: dict[st
 
     def per_channel() -> list[str]:
         found = run.student.quantizers.items()
-        return [n for n, q in found if isinstance(q, Quantizer) and q.format.granularity is Granularity.CHANNEL]
+        return [n for n, q in found if isinstance(q, Quantizer) and q.format.granularity == Granularity.CHANNEL]
 
     assert len(per_channel()) >= 4, "post-norm quantizers are per channel in the first stage"
     body = run.student.cuts[0], run.student.spans("unit")[-1].start  # the head's input is a cut, so it is not rewritten

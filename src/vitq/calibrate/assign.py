@@ -7,11 +7,11 @@ import torch
 
 from vitq.calibrate.candidates import Candidates, SearchSpec
 from vitq.calibrate.groups import Group, input_matrix, weight_matrix
-from vitq.calibrate.output_search import MOVES, product_score, weight_score
+from vitq.calibrate.output_search import MOVES, product_score, search_groups, weight_score
 from vitq.calibrate.samples import samples_of
 from vitq.calibrate.searches import SEARCHES, Moves, local_search
 from vitq.graph import Role, Site
-from vitq.quantizers import Granularity, Quantizer, parameter_shape
+from vitq.quantizers import Granularity, Quantizer
 
 MAX_TOKENS = 1024
 """Rows on which an activation's candidates are compared by the layer's output."""
@@ -32,7 +32,7 @@ class Member:
     def spec(self) -> SearchSpec:
         """What to search for."""
         assert self.quantizer is not None
-        free = self.site.role is Role.POST_NORM and self.quantizer.format.granularity is Granularity.CHANNEL
+        free = self.site.role is Role.POST_NORM and self.quantizer.format.granularity == Granularity.CHANNEL
         return SearchSpec(self.quantizer.format, must_hold_zero=not free)
 
     def simulated(self, x: torch.Tensor) -> torch.Tensor:
@@ -42,7 +42,7 @@ class Member:
     def assign(self, found: Candidates) -> None:
         """Set the quantizer's parameters from one candidate."""
         assert self.quantizer is not None
-        self.quantizer.set_parameters(**found.shaped(*parameter_shape(self.x.shape, self.quantizer.axis)))
+        self.quantizer.set_parameters(**found.shaped(*self.quantizer.base_shape(self.x.shape)))
 
     def current(self) -> Candidates:
         """Return the quantizer's parameters as one candidate."""
@@ -54,7 +54,8 @@ class Member:
 
 def search_alone(member: Member, search: str) -> None:
     """Set parameters from the tensor itself by a search, or as a format that needs the data fits them."""
-    samples = samples_of(member.x, None if member.quantizer is None else member.quantizer.axis)
+    assert member.quantizer is not None
+    samples = samples_of(member.quantizer.grouped(member.x), member.quantizer.axis)
     fitted = member.spec.fitted(samples.values_GN, samples.weights_GN)
     member.assign(SEARCHES[search](member.spec, samples) if fitted is None else fitted)
 
@@ -86,8 +87,12 @@ def _layers(group: Group, members: Mapping[str, Member], chosen: Sequence[str], 
             continue
         x_NI = input_matrix(layer, source.x)
         if site.name in chosen:
-            score = weight_score(member.spec, w_OI, input_matrix(layer, quantized), x_NI)
-            member.assign(local_search(member.spec, member.current(), score, passes))
+            operands = w_OI, input_matrix(layer, quantized), x_NI
+            if member.spec.format.granularity.size:
+                member.assign(search_groups(member.spec, member.current(), *operands, passes))
+            else:
+                score = weight_score(member.spec, *operands)
+                member.assign(local_search(member.spec, member.current(), score, passes))
         q_OI = weight_matrix(layer, member.simulated(member.x))
         assert q_OI is not None
         seen.append((x_NI, w_OI, q_OI))

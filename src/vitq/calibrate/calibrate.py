@@ -151,8 +151,9 @@ def _check(member: Member, events: "Events") -> None:
         )
     if quantizer.axis is None:
         return
-    dead = dead_channels(member.x, quantizer.axis)
+    x = quantizer.grouped(member.x)
+    dead = dead_channels(x, quantizer.axis)
     if dead:
-        total = member.x.shape[quantizer.axis]
+        total = x.shape[quantizer.axis]
         name = f"site '{member.site.name}'"
-        events.warn("dead-channel", f"{name}: {dead} of {total} {quantizer.format.granularity}s are constant")
+        events.warn("dead-channel", f"{name}: {dead} of {total} {quantizer.format.granularity.kind}s are constant")

@@ -1,9 +1,14 @@
 """The options of step ``insert``: which format the sites of each role get, and which sites are exceptions."""
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, field_validator
 
 from vitq.bits import FLOATING_POINT
 from vitq.quantizers import FORMATS, Format, Granularity
+
+GranularityOption = Annotated[Granularity, PlainValidator(Granularity), PlainSerializer(str)]
+"""A granularity as text."""
 
 
 class SiteFormat(BaseModel):
@@ -17,7 +22,7 @@ class SiteFormat(BaseModel):
 
     format: str = "affine"
     from_bits: dict[int, str] = Field(default_factory=dict)
-    granularity: Granularity = Granularity.TENSOR
+    granularity: GranularityOption = Granularity.TENSOR
     symmetric: bool = False
 
     @field_validator("format", "from_bits")

@@ -10,7 +10,7 @@ N: tokens, I: input channels, O: output channels, K: candidates, L: leading axes
 import torch
 
 from vitq.calibrate.candidates import Candidates, Score, SearchSpec
-from vitq.calibrate.searches import BUDGET
+from vitq.calibrate.searches import BUDGET, Moves, local_search, shared_names
 from vitq.quantizers import parameter_shape
 
 MOVES = (
@@ -23,8 +23,16 @@ MOVES = (
 
 def weight_score(spec: SearchSpec, w_OI: torch.Tensor, quantized_NI: torch.Tensor, x_NI: torch.Tensor) -> Score:
     """Return the score of weight parameters (G = O, or 1), given the layer's quantized and true input."""
-    gram_II = quantized_NI.T @ quantized_NI
-    shift_OI = w_OI @ ((quantized_NI - x_NI).T @ quantized_NI)
+    return quadratic_score(spec, w_OI, *_terms(w_OI, quantized_NI, x_NI))
+
+
+def _terms(w_OI: torch.Tensor, quantized_NI: torch.Tensor, x_NI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return G_II and C_OI."""
+    return quantized_NI.T @ quantized_NI, w_OI @ ((quantized_NI - x_NI).T @ quantized_NI)
+
+
+def quadratic_score(spec: SearchSpec, w_OI: torch.Tensor, gram_II: torch.Tensor, shift_OI: torch.Tensor) -> Score:
+    """Return the score d G dᵀ + 2 d·c of weight parameters (one for each row, or one for all)."""
 
     def score(tried: Candidates) -> torch.Tensor:
         groups = tried.groups
@@ -38,6 +46,38 @@ def weight_score(spec: SearchSpec, w_OI: torch.Tensor, quantized_NI: torch.Tenso
         return torch.cat(errors)
 
     return score
+
+
+def search_groups(
+    spec: SearchSpec,
+    start: Candidates,
+    w_OI: torch.Tensor,
+    quantized_NI: torch.Tensor,
+    x_NI: torch.Tensor,
+    passes: Moves,
+) -> Candidates:
+    """Lower the output's error by the parameters of one group of inputs after the other, in all rows at once.
+
+    Given the other groups' errors d_h, that of group g is again d_g G_gg d_gᵀ + 2 d_g·(c_g + Σ_h d_h G_hg), so each
+    search is exact and the error never grows. A parameter that groups share stays as it is.
+    """
+    if shared_names(start):
+        return start
+    size, outputs = spec.format.granularity.size, len(w_OI)
+    gram_II, shift_OI = _terms(w_OI, quantized_NI, x_NI)
+    held = {name: t.reshape(outputs, -1, *t.shape[2:]).clone() for name, t in start.parameters.items()}
+    rows = {name: tensor.flatten(0, 1).unsqueeze(1) for name, tensor in held.items()}
+    change_OI = spec.simulate(w_OI.reshape(-1, size), rows).reshape(w_OI.shape) - w_OI
+    for group in range(w_OI.shape[1] // size):
+        own = slice(group * size, (group + 1) * size)
+        w_On, change_On, gram_nn = w_OI[:, own], change_OI[:, own], gram_II[own, own]
+        rest_On = shift_OI[:, own] + change_OI @ gram_II[:, own] - change_On @ gram_nn
+        score = quadratic_score(spec, w_On, gram_nn, rest_On)
+        found = local_search(spec, Candidates({name: t[None, :, group] for name, t in held.items()}), score, passes)
+        change_OI[:, own] = spec.simulate(w_On[None], found.spread())[0] - w_On
+        for name, tensor in held.items():
+            tensor[:, group] = found[name][0]
+    return Candidates({name: tensor.flatten(0, 1)[None] for name, tensor in held.items()})
 
 
 def product_score(

@@ -1,6 +1,6 @@
 """Which format every site gets: a pure plan, made from options, free to be edited, carried out by ``place``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from vitq.errors import ModelError, RecipeError, did_you_mean
 from vitq.graph import Graph, Role, Site
 from vitq.graph.ops import CONV, MATMUL, aten, is_op, is_transposed, value
 from vitq.quantizers import FORMATS, Format, Granularity, activation_axis, make_quantizer, weight_axis
+from vitq.quantizers.granularity import group_shape
 from vitq.run.placed import Placed
 
 CHANNELS_FIRST = {
@@ -107,15 +108,28 @@ def _axis(site: Site, granularity: Granularity, nodes: Mapping[str, fx.Node]) ->
     shape = value(source).shape
     if site.is_weight:
         axis = weight_axis(granularity)
+        if granularity.size:
+            _require_groups(site, consumer, shape, granularity.size)
         if axis is not None and is_op(consumer, MATMUL):
             return -2 if consumer.args[0] is source else -1
         return axis if axis is None or not is_transposed(consumer) else 1 - len(shape)
     axis = activation_axis(granularity)
-    if granularity is Granularity.CHANNEL and (is_op(consumer, CONV) or (not site.of_product and _is_map(source))):
+    if granularity == Granularity.CHANNEL and (is_op(consumer, CONV) or (not site.of_product and _is_map(source))):
         axis = 1 - len(shape)
-    if axis is None or len(shape) < -axis + (granularity is Granularity.HEAD):
+    if axis is None or len(shape) < -axis + (granularity == Granularity.HEAD):
         return None
     return axis if isinstance(shape[axis], int) else None
+
+
+def _require_groups(site: Site, consumer: fx.Node, shape: Sequence[int], size: int) -> None:
+    """Raise RecipeError where a weight has no groups of ``size`` inputs for each output."""
+    where = "or give its role another granularity, or leave it in floating point by insert.overrides"
+    if is_op(consumer, MATMUL) or is_transposed(consumer):
+        raise RecipeError(f"insert.weight.granularity: the inputs of '{site.name}' do not lie in groups; {where}")
+    try:
+        group_shape(shape, size)
+    except RecipeError as error:
+        raise RecipeError(f"insert.weight.granularity: '{site.name}': {error}, {where}") from error
 
 
 def _is_map(tensor: fx.Node) -> bool:

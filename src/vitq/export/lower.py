@@ -26,7 +26,7 @@ class Lowered:
     weight_codes: Mapping[str, int]
     """Bits of each weight's codes, by the name of its buffer."""
     folding: frozenset[str] = frozenset()
-    """Those of ``weight_codes`` that an exporter may replace by their values."""
+    """Those of ``weight_codes`` that no integer kernel reads: torch's exporter writes small ones as values."""
 
 
 def refusals(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile) -> list[str]:
@@ -77,9 +77,8 @@ def lower(
     for name in (name for name in graph.sites if name in weights):  # an order that loading does not change
         source = nodes[graph.sites[name].node]
         found = lower_weight(module, source, weights[name], graph.cuts, name in overflow.weights)
-        weight = LOWERINGS[weights[name].format.name].weight
         codes |= found
-        folding.update(found if weight is not None and weight.folds else ())
+        folding.update(found if weights[name].integer_view() is None else ())
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()

@@ -7,7 +7,7 @@ from vitq.quantizers.codebook import Codebook
 from vitq.quantizers.codec import SCALE, ZERO_POINT, Codec, IntegerView, Parameter, Parameters
 from vitq.quantizers.compiled import compile_failure, compiling, use_compiled_kernels, worth_compiling
 from vitq.quantizers.drop import DropMask
-from vitq.quantizers.format import Format, Granularity
+from vitq.quantizers.format import GRANULARITIES, Format, Granularity
 from vitq.quantizers.granularity import activation_axis, parameter_shape, reduce_dims, weight_axis
 from vitq.quantizers.log2 import Log2, Log2Flush, Logarithm
 from vitq.quantizers.log_sqrt2 import LogSqrt2
@@ -27,6 +27,7 @@ from vitq.quantizers.twin_sign import TwinSign
 
 __all__ = [
     "FORMATS",
+    "GRANULARITIES",
     "LARGEST_SCALE",
     "SCALE",
     "SMALLEST_SCALE",

@@ -1,5 +1,7 @@
 """The quantizer module that sits on a site: a codec with parameters."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -7,7 +9,7 @@ from vitq.errors import CalibrationError, RecipeError, did_you_mean
 from vitq.quantizers.codec import Codec, IntegerView, Parameter
 from vitq.quantizers.drop import DropMask
 from vitq.quantizers.format import Format, Granularity
-from vitq.quantizers.granularity import parameter_shape
+from vitq.quantizers.granularity import group_shape, parameter_shape
 from vitq.quantizers.registry import FORMATS
 from vitq.quantizers.simulation import fake_quantize
 
@@ -30,11 +32,14 @@ class Quantizer(nn.Module):
             raise RecipeError(
                 f"format '{format}' with axis {axis}: give 0 for a weight, a negative axis for an activation"
             )
-        if (axis is None) != (format.granularity is Granularity.TENSOR):
+        if (axis is None) != (format.granularity == Granularity.TENSOR):
             raise RecipeError(f"format '{format}' with axis {axis}: only granularity 'tensor' goes with axis None")
+        if format.granularity.size and axis != 0:
+            raise RecipeError(f"format '{format}' with axis {axis}: groups are for weights, whose axis is 0")
         self.codec: Codec = FORMATS[format.name]
         self.codec.check(format)
         self.format = format
+        self._size = format.granularity.size
         self.axis = axis
         self.site = ""
         self.drop: DropMask | None = None
@@ -55,9 +60,11 @@ class Quantizer(nn.Module):
     def integer_view(self) -> IntegerView | None:
         """Return x̂ as scales times whole numbers of at most 8 bits, which is what an int8 kernel multiplies, or None.
 
-        The scale has the broadcast shape: an operation says which of these it can take.
+        The scale has the broadcast shape: an operation says which of these it can take. Groups of inputs have a scale
+        each inside one sum, so they have no such view.
         """
-        view = self.codec.integer_view(self.format, self._arguments()) if self.calibrated else None
+        whole = self.calibrated and not self._size
+        view = self.codec.integer_view(self.format, self.arguments()) if whole else None
         return view if view is not None and view.steps <= INTEGER_STEPS else None
 
     @property
@@ -65,7 +72,7 @@ class Quantizer(nn.Module):
         """True where x̂ is one scale times whole numbers that 8 bits do not hold."""
         if self.axis is not None or not self.calibrated:
             return False
-        view = self.codec.integer_view(self.format, self._arguments())
+        view = self.codec.integer_view(self.format, self.arguments())
         return view is not None and view.steps > INTEGER_STEPS
 
     @property
@@ -79,31 +86,52 @@ class Quantizer(nn.Module):
         if x.numel() and not bool(torch.isfinite(torch.stack(x.aminmax())).all()):
             raise CalibrationError(f"{self._where}: NaN or infinity has no code; find where the model produces it")
         with torch.no_grad():
-            codes = self.codec.quantize(x.float(), self.format.qmax, self._arguments())
-            return codes.clamp_(0, self.format.qmax).to(torch.uint8)
+            codes = self.codec.quantize(self.grouped(x).float(), self.format.qmax, self.arguments())
+            return codes.clamp_(0, self.format.qmax).to(torch.uint8).reshape(x.shape)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the float32 values of uint8 codes."""
         self._require_calibrated()
         with torch.no_grad():
-            return self.codec.dequantize(codes.float(), self.format.qmax, self._arguments())
+            values = self.codec.dequantize(self.grouped(codes).float(), self.format.qmax, self.arguments())
+            return values.reshape(codes.shape)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return x̂ in the dtype of x; NaN stays NaN; CalibrationError without parameters."""
         self._require_parameters_for(x)
-        mask = self.drop(x) if self.drop is not None and torch.is_grad_enabled() else None
-        return fake_quantize(self.codec, x, self.format.qmax, self._arguments(), keep_mask=mask)
+        rows = self.grouped(x)
+        mask = self.drop(rows) if self.drop is not None and torch.is_grad_enabled() else None
+        y = fake_quantize(self.codec, rows, self.format.qmax, self.arguments(), keep_mask=mask)
+        return y if rows is x else y.reshape(x.shape)
 
     def resolution(self, x: torch.Tensor) -> torch.Tensor:
         """Return how far neighbouring values are apart at the values x, in a shape that broadcasts against x."""
         self._require_parameters_for(x)
         with torch.no_grad():
-            return self.codec.resolution(x, self.format.qmax, self._arguments())
+            rows = self.grouped(x)
+            found = self.codec.resolution(rows, self.format.qmax, self.arguments())
+            return found if rows is x else found.expand_as(rows).reshape(x.shape)
+
+    def grouped(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x as the codec sees it: a row for each group of a weight, x itself at any other granularity."""
+        size = self._size
+        if not size:
+            return x
+        outputs, groups, _ = group_shape(x.shape, size)
+        return x.reshape(outputs * groups, size)
+
+    def arguments(self) -> dict[str, torch.Tensor]:
+        """Return the parameters as they broadcast against ``grouped`` values; gradients go through them."""
+        if not self._size:
+            return self._stored()
+        bits, held = self.format.bits, self._stored()
+        rows = [p for p in self.codec.parameters if not p.shared]
+        return {**held, **{p.name: held[p.name].reshape(-1, 1, *p.own(bits)) for p in rows}}
 
     def parameters_dict(self) -> dict[str, torch.Tensor]:
         """Return detached copies of the parameters by name: what an artifact stores."""
         self._require_calibrated()
-        return {name: parameter.detach().clone() for name, parameter in self._arguments().items()}
+        return {name: parameter.detach().clone() for name, parameter in self._stored().items()}
 
     def set_parameters(self, **tensors: torch.Tensor) -> None:
         """Set all parameters, at their shapes, in place where these stay; CalibrationError if unusable."""
@@ -133,8 +161,13 @@ class Quantizer(nn.Module):
 
     def shape_of(self, parameter: Parameter, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape that a parameter has for a tensor of ``shape``."""
-        base = () if parameter.shared else parameter_shape(shape, self.axis)
+        base = () if parameter.shared else self.base_shape(shape)
         return (*base, *parameter.own(self.format.bits))
+
+    def base_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of a parameter without own dimensions for a tensor of ``shape``."""
+        size = self._size
+        return group_shape(shape, size) if size else parameter_shape(shape, self.axis)
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
@@ -145,7 +178,7 @@ class Quantizer(nn.Module):
     def _first(self) -> nn.Parameter:
         return self.get_parameter(self.parameter_names[0])
 
-    def _arguments(self) -> dict[str, nn.Parameter]:
+    def _stored(self) -> dict[str, torch.Tensor]:
         return {name: getattr(self, name) for name in self.parameter_names}
 
     @property
@@ -162,7 +195,9 @@ class Quantizer(nn.Module):
             return
         for parameter in self.codec.parameters:
             found = getattr(self, parameter.name).shape
-            if not parameter.shared and len(found) - len(parameter.own(self.format.bits)) != x.ndim:
+            grouped, base = bool(self._size), len(found) - len(parameter.own(self.format.bits))
+            fits = found == self.shape_of(parameter, tuple(x.shape)) if grouped else base == x.ndim
+            if not parameter.shared and not fits:
                 raise CalibrationError(
                     f"{self._where}: {parameter.name} of shape {tuple(found)} for a weight of shape "
                     f"{tuple(x.shape)}; set it as {self.shape_of(parameter, tuple(x.shape))}"
@@ -175,8 +210,9 @@ class Quantizer(nn.Module):
             value = value.reshape(())
         base = value.shape[: value.ndim - len(own)]
         axis = None if parameter.shared else self.axis
-        dims = 0 if axis is None else -axis if axis < 0 else len(base)
-        fits = len(base) == dims and all(size == 1 for size in base[1:]) and value.numel() > 0
+        grouped = axis == 0 and bool(self._size)
+        dims = 3 if grouped else 0 if axis is None else -axis if axis < 0 else len(base)
+        fits = len(base) == dims and all(size == 1 for size in base[2 if grouped else 1 :]) and value.numel() > 0
         if not fits or tuple(value.shape[len(base) :]) != own or (axis is not None and not base):
             shape, ending = tuple(tensor.shape), f" and end in {own}" if own else ""
             raise CalibrationError(

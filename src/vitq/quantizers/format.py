@@ -1,20 +1,52 @@
 """What a quantizer is, as a value: number format, bit-width, granularity. No tensors here."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from vitq.errors import RecipeError, did_you_mean
 
 
-class Granularity(StrEnum):
-    """How finely parameters are shared: one set for the tensor, or one per channel, head or token."""
+class Granularity(str):
+    """How finely parameters are shared, as a recipe writes it; ValueError for what does not exist.
 
-    TENSOR = "tensor"
-    CHANNEL = "channel"
-    HEAD = "head"
-    TOKEN = "token"
+    One set for the tensor, one per channel, head or token, or, in weights, one for each ``size`` inputs of an output
+    channel: "group(32)".
+    """
+
+    TENSOR: ClassVar["Granularity"]
+    CHANNEL: ClassVar["Granularity"]
+    HEAD: ClassVar["Granularity"]
+    TOKEN: ClassVar["Granularity"]
+
+    def __new__(cls, text: str) -> "Granularity":
+        """Return the granularity that ``text`` names."""
+        if not isinstance(text, str) or not (text in PLAIN or GROUP.fullmatch(text)):
+            raise ValueError(f"granularity '{text}' does not exist{did_you_mean(str(text), (*PLAIN, 'group(32)'))}")
+        return super().__new__(cls, text)
+
+    @classmethod
+    def group(cls, size: int) -> "Granularity":
+        """Return groups of ``size`` inputs."""
+        return cls(f"group({size})")
+
+    @property
+    def size(self) -> int:
+        """Inputs that share parameters in a group; 0 for what has no groups."""
+        found = GROUP.fullmatch(self)
+        return int(found[1]) if found else 0
+
+    @property
+    def kind(self) -> str:
+        """The word without the size."""
+        return "group" if self.size else str(self)
+
+
+PLAIN = ("tensor", "channel", "head", "token")
+GROUP = re.compile(r"group\(([1-9][0-9]{0,8})\)")
+GRANULARITIES = tuple(Granularity(name) for name in PLAIN)
+Granularity.TENSOR, Granularity.CHANNEL, Granularity.HEAD, Granularity.TOKEN = GRANULARITIES
 
 
 @dataclass(frozen=True)
@@ -31,10 +63,10 @@ class Format:
             raise RecipeError(f"format '{self.name}': {self.bits!r} bits; a quantizer has 2 to 8 bits")
         if not isinstance(self.symmetric, bool):
             raise RecipeError(f"format '{self.name}': symmetric is {self.symmetric!r}; write true or false")
-        if self.granularity not in list(Granularity):
-            hint = did_you_mean(str(self.granularity), list(Granularity))
-            raise RecipeError(f"format '{self.name}': granularity '{self.granularity}' does not exist{hint}")
-        object.__setattr__(self, "granularity", Granularity(self.granularity))
+        try:
+            object.__setattr__(self, "granularity", Granularity(self.granularity))
+        except ValueError as error:
+            raise RecipeError(f"format '{self.name}': {error}") from error
 
     @property
     def qmax(self) -> int:

@@ -4,6 +4,7 @@ An axis is 0 for weights (output channels) and negative for activations, whateve
 x_BTC: channel -1, token -2; x_BHTD: head -3; x_BCHW: channel -3. None: one set of parameters for the tensor.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,16 +21,29 @@ def activation_axis(granularity: Granularity, *, channels_first: bool = False) -
         Granularity.HEAD: -3,
         Granularity.TOKEN: -2,
     }
+    if granularity not in axes:
+        raise RecipeError(f"activations have no '{granularity}' granularity; choose tensor, channel, head or token")
     return axes[granularity]
 
 
 def weight_axis(granularity: Granularity) -> int | None:
-    """Return the axis of a weight: 0 per channel, None per tensor; RecipeError for head and token."""
-    if granularity is Granularity.TENSOR:
+    """Return the axis of a weight: 0 per channel or group, None per tensor; RecipeError for head and token."""
+    if granularity == Granularity.TENSOR:
         return None
-    if granularity is Granularity.CHANNEL:
+    if granularity == Granularity.CHANNEL or granularity.size:
         return 0
-    raise RecipeError(f"weights have no '{granularity}' granularity; choose channel or tensor")
+    raise RecipeError(f"weights have no '{granularity}' granularity; choose channel, tensor or group(32)")
+
+
+def group_shape(x_shape: Sequence[int], size: int) -> tuple[int, ...]:
+    """Return the shape of one parameter for each ``size`` inputs of an output: (O, I / size, 1).
+
+    Inputs are all that an output reads, a convolution's windows too, in the order of the weight's memory.
+    """
+    inputs = math.prod(x_shape[1:])
+    if inputs % size:
+        raise RecipeError(f"groups of {size} do not divide {inputs} inputs; choose a divisor of {inputs}")
+    return (x_shape[0], inputs // size, 1)
 
 
 def parameter_shape(x_shape: Sequence[int], axis: int | None) -> tuple[int, ...]:

@@ -54,7 +54,7 @@ class TransferScales(Step):
 
 def _is_channel_wise(site: Site, quantizer: Quantizer) -> bool:
     form = quantizer.format
-    return site.role is Role.POST_NORM and quantizer.codec.uniform and form.granularity is Granularity.CHANNEL
+    return site.role is Role.POST_NORM and quantizer.codec.uniform and form.granularity == Granularity.CHANNEL
 
 
 def _require_private(graph: Graph, readers: NormReaders) -> None:

@@ -1,13 +1,14 @@
 """Affine codes: QuantizeLinear and DequantizeLinear, for activations and for weights."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vitq.export.lowerings.lowering import Arguments, Codes, Lowering, WeightLowering, register_lowering
-from vitq.export.operators import number, op, translated_by
+from vitq.export.operators import number, op, to_float, translated_by
 from vitq.quantizers import Quantizer
 
 
@@ -40,15 +41,35 @@ def _affine_float(x: Any, scale: Any, zero_point: Any, qmax: int) -> Any:
 
 @torch.library.custom_op("vitq::weight", mutates_args=())
 def weight(codes: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
-    """Return the values of int8 or uint8 ``codes`` with a scale and zero point per ``axis``, or one for all."""
+    """Return the values of int8 or uint8 ``codes`` with a scale and zero point per ``axis``, or one for all.
+
+    A scale of two dimensions, groups and outputs in the order of ``codes``, is one for each group of inputs.
+    """
+    if scale.ndim == 2:
+        shape, dim = groups_of(codes.shape, scale.shape, axis)
+        found = (codes.reshape(shape).float() - zero_point.float().unsqueeze(dim)) * scale.unsqueeze(dim)
+        return found.reshape(codes.shape)
     shape = [1] * codes.ndim
     if scale.ndim:
         shape[axis] = -1
     return (codes.float() - zero_point.float().reshape(shape)) * scale.reshape(shape)
 
 
+def groups_of(codes: Sequence[int], scale: Sequence[int], axis: int) -> tuple[list[int], int]:
+    """Return codes' shape with a dimension for each group's own inputs, and which one that is."""
+    size = math.prod(codes) // math.prod(scale)
+    return ([scale[0], size, scale[1]], 1) if axis else ([*scale, size], 2)
+
+
 @translated_by(weight)
 def _weight(codes: Any, scale: Any, zero_point: Any, axis: int) -> Any:
+    """Groups are written out, not as DequantizeLinear: a runtime then computes the values once, when it loads them."""
+    if len(scale.shape) == 2:
+        shape, dim = groups_of(codes.shape, scale.shape, axis)
+        wide, inner = (op.Constant(value_ints=[int(n) for n in dims]) for dims in (codes.shape, shape))
+        at = op.Constant(value_ints=[dim])
+        whole = op.Sub(to_float(op.Reshape(codes, inner)), to_float(op.Unsqueeze(zero_point, at)))
+        return op.Reshape(op.Mul(whole, op.Unsqueeze(scale, at)), wide)
     return op.DequantizeLinear(codes, scale, zero_point, axis=axis)
 
 
@@ -60,7 +81,8 @@ def weight_codes(quantizer: Quantizer, codes: Tensor, unsigned: bool) -> Codes:
     parameters = quantizer.parameters_dict()
     middle, carrier = (0, torch.uint8) if unsigned else (2 ** (quantizer.format.bits - 1), torch.int8)
     held = {"scale": parameters["scale"], "zero": (parameters["zero_point"].round() - middle).to(carrier)}
-    return (codes.to(torch.int16) - middle).to(carrier), {k: t.flatten() if t.ndim else t for k, t in held.items()}
+    shape = (len(codes), -1) if quantizer.format.granularity.size else (-1,)
+    return (codes.to(torch.int16) - middle).to(carrier), {k: t.reshape(shape) if t.ndim else t for k, t in held.items()}
 
 
 def affine_signed(quantizer: Quantizer, parameters: Mapping[str, Tensor]) -> Arguments:

@@ -40,15 +40,15 @@ def codes_and_table(quantizer: Quantizer, codes: Tensor, unsigned: bool) -> Code
 
 
 def transposed(quantizer: Quantizer) -> str:
-    """Refuse a table for each output of a transposed convolution, whose outputs are not the first axis."""
-    if quantizer.axis in (None, 0):
+    """Refuse tables for groups of inputs, and for the outputs of a transposed convolution, which come second."""
+    if quantizer.axis in (None, 0) and not quantizer.format.granularity.size:
         return ""
-    return f"'{quantizer.format.name}' is written for weights whose outputs come first; take affine, or per tensor"
+    return (
+        f"'{quantizer.format.name}' is written for weights whose outputs come first, per channel or tensor; take affine"
+    )
 
 
-@register_lowering(
-    "codebook", "lookup", weight=WeightLowering("lookup", codes_and_table, folds=True, refuses=transposed)
-)
+@register_lowering("codebook", "lookup", weight=WeightLowering("lookup", codes_and_table, refuses=transposed))
 def codebook(quantizer: Quantizer, parameters: Mapping[str, Tensor]) -> Arguments:
     """Activations have no codebook: plans refuse them."""
     raise NotImplementedError

@@ -30,13 +30,11 @@ class WeightLowering:
     """``operation``, called with what ``codes`` returns and the axis of the outputs, gives a weight's values.
 
     ``codes`` takes a calibrated quantizer, its uint8 codes, and whether they must stay uint8 in the file, where they
-    are int8 otherwise. ``folds``: where a weight is small, torch's exporter writes the values themselves. ``refuses``
-    says in plain words why a quantizer cannot be written, nothing where it can.
+    are int8 otherwise. ``refuses`` says in plain words why a quantizer cannot be written, nothing where it can.
     """
 
     operation: str
     codes: Callable[[Quantizer, torch.Tensor, bool], Codes]
-    folds: bool = False
     refuses: Callable[[Quantizer], str] = nothing
 
 

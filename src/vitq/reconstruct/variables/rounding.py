@@ -32,7 +32,8 @@ class AdaRound(nn.Module):
     def __init__(self, quantizer: Quantizer, weight: torch.Tensor) -> None:
         super().__init__()
         self.quantizer = quantizer
-        ratio = weight.detach() / quantizer.get_parameter("scale")
+        self.shape = weight.shape
+        ratio = quantizer.grouped(weight.detach()) / quantizer.arguments()["scale"]
         self.register_buffer("floor", ratio.floor())
         self.v = nn.Parameter(initial_v(ratio - ratio.floor()))
 
@@ -48,6 +49,7 @@ class AdaRound(nn.Module):
         return self._value((self.v >= 0).to(self.floor.dtype))
 
     def _value(self, h: torch.Tensor) -> torch.Tensor:
-        zero = self.quantizer.get_parameter("zero_point").round()
+        parameters = self.quantizer.arguments()
+        zero = parameters["zero_point"].round()
         codes = torch.clamp(self.floor + h + zero, 0, self.quantizer.format.qmax)
-        return (codes - zero) * self.quantizer.get_parameter("scale")
+        return ((codes - zero) * parameters["scale"]).reshape(self.shape)
