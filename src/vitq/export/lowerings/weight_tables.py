@@ -19,7 +19,7 @@ def codes_and_values(quantizer: Quantizer, codes: Tensor, unsigned: bool) -> Cod
     return (codes.to(torch.int16) - middle).to(carrier), {"table": values, "first": torch.tensor(-middle).int()}
 
 
-WRITTEN = WeightLowering("lookup", codes_and_values, folds=True, refuses=transposed)
+WRITTEN = WeightLowering("lookup", codes_and_values, refuses=transposed)
 
 
 @register_lowering("pwlq", "lookup", weight=WRITTEN)
