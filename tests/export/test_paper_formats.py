@@ -37,7 +37,7 @@ def lowered(lowering: Lowering, quantizer: Quantizer, x: torch.Tensor) -> torch.
     return y
 
 
-@pytest.mark.parametrize("granularity", list(Granularity))
+@pytest.mark.parametrize("granularity", list(AXES))
 @pytest.mark.parametrize("name", NAMES)
 def test_an_activation_s_operation_is_its_quantizer(name: str, granularity: Granularity) -> None:
     x = drawn(2, 3, 5, 8)
