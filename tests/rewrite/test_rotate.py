@@ -95,6 +95,18 @@ class Plain(nn.Module):
         return self.head(self.last(torch.cat((y[:, ::2], y[:, 1::2]), -1) if self.merged > 1 else y)).mean(1)
 
 
+class Transposed(nn.Module):
+    """A residual branch of a transposed convolution, whose weight has its input channels first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.up, self.head = nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 8, 3, padding=1), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.stem(x)
+        return self.head(y + self.up(y)).mean((2, 3))
+
+
 class Cosine(nn.Module):
     """Attention of two heads that norms its query."""
 
@@ -127,6 +139,7 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
     "bare": lambda: Plain(bare=True),
     "merging": lambda: Plain(merged=2),
     "factor": lambda: Plain(factor=0.5),
+    "transposed": Transposed,
     "cosine": Cosine,
     "odd": lambda: Plain(width=9),
 }
@@ -216,6 +229,7 @@ def test_a_hadamard_leaves_no_layer_norm_on_the_stream_and_ones_keep_all() -> No
         ("clip", "hadamard", "norm whose scale and bias stand on the stream"),
         ("bare", "hadamard", "'linear_2' reads it without a norm"),
         ("mixed", "hadamard", "'rms_norm' is an RMS norm beside layer norms"),
+        ("transposed", "ones", "'conv_transpose2d' (aten.conv_transpose2d.input) is"),
         ("odd", "ones", "9 wide: no Hadamard matrix divides that"),
         ("bare swin", "hadamard", "has a bias that cannot pass the padding or factor behind it"),
         ("factor", "hadamard", "'layer_norm' has a bias that cannot pass"),
