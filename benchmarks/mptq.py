@@ -1,0 +1,144 @@
+"""Measure what calibration alone gives: rewrites and number formats, everything quantized, weights alone.
+
+    python benchmarks/mptq.py run --data ../shared/data --jobs 2
+    python benchmarks/mptq.py run --data ../shared/data --tables weights --models deit_tiny_patch16_224
+    python benchmarks/mptq.py table
+
+A row has top-1 on the validation images, what 200 calibration images that were not used say (KL to floating point and
+the error of the final feature), and the processor's seconds that quantizing took. Rows in the results are not measured again.
+"""
+
+import argparse
+import time
+import traceback
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from command import append, rows, run_or_table
+from matrix import HELD_OUT, MODELS, images, judge
+
+from vitq.bits import Bits
+from vitq.devices import choose_device
+from vitq.evaluation import measure
+from vitq.recipes import load_recipe
+from vitq.run.events import Events
+from vitq.run.inputs import capture_checked
+from vitq.run.pipeline import apply_steps
+from vitq.run.run import Run
+
+RESULTS = Path(__file__).parent / "results" / "mptq.jsonl"
+KEYS = ("table", "variant", "model", "bits", "seed")
+CODEBOOK = {"insert.weight.format": "codebook"}
+TWIN = {"insert.post_activation.format": "twin", "insert.probabilities.format": "twin"}
+FULL = {"insert.scope": "full"}
+TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, dict[str, Any]]]]] = {
+    "activations": (
+        ("w4a4", "w6a6"),
+        {
+            "rtn": ("rtn", {}),
+            "smoothquant": ("smoothquant", {}),
+            "sq-b": ("sq-b", {}),
+            "opt-m": ("rtn", {**TWIN, "calibrate.activations": "output"}),
+            "mptq-vit": ("mptq-vit", {}),
+            "ptq4vit": ("ptq4vit", {}),
+            "noisyquant": ("noisyquant", {}),
+            "adalog": ("adalog", {}),
+            "repq": ("repq", {}),
+        },
+    ),
+    "full": (("w8a8", "w6a6"), {"fq-vit": ("fq-vit", {}), "mptq-vit": ("mptq-vit", FULL)}),
+    "weights": (
+        ("w4a32", "w3a32", "w2a32"),
+        {"rtn": ("rtn", {}), "pwlq": ("pwlq", {}), "subsetq": ("subsetq", {}), "codebook": ("rtn", CODEBOOK)},
+    ),
+}
+"""Per table its bits, and the recipe and options of each row."""
+
+
+def work(cells: list[dict[str, Any]], chosen: argparse.Namespace) -> int:
+    """Measure cells of one model, one after another, and return how many failed."""
+    torch.set_num_threads(chosen.threads)
+    source, x_NCHW, x_val, labels = images(cells[0]["model"], chosen)
+    device, failed = choose_device(chosen.device), 0
+    teacher = capture_checked(source, x_NCHW, device)
+    for cell in cells:
+        recipe, options = TABLES[cell["table"]][1][cell["variant"]]
+        began = time.process_time()
+        try:
+            with Events(None, console=False) as events:
+                bits, calibration = Bits.parse(cell["bits"]), x_NCHW[:-HELD_OUT]
+                run = Run(teacher, teacher.clone(), calibration, bits, cell["seed"], device, events)
+                apply_steps(run, load_recipe(recipe, overrides=options).steps)
+            row = {**cell, "seconds": round(time.process_time() - began, 1), **judge(run, x_NCHW[-HELD_OUT:])}
+            batches = zip(x_val.split(100), labels.split(100), strict=True)
+            row |= {"top1": measure(run.student, batches, device)[0].top1, "images": len(x_val)}
+        except Exception:
+            failed += 1
+            print(f"{cell} failed: {traceback.format_exc()}", flush=True)
+            continue
+        append(chosen.results, row)
+        print(row, flush=True)
+    return failed
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Measure every cell that is not in the results yet; each of ``--jobs`` processes has cells of one model."""
+    known = {tuple(row[key] for key in KEYS) for row in rows(chosen.results)}
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    for seed, name, model in product(chosen.seeds, chosen.tables, chosen.models):
+        widths, variants = TABLES[name]
+        for number, (bits, variant) in enumerate(product(widths, variants)):
+            values = (name, variant, model, bits, seed)
+            if values not in known and (not chosen.variants or variant in chosen.variants):
+                groups[model, number % chosen.split].append(dict(zip(KEYS, values, strict=True)))
+    for model in {group[0] for group in groups}:
+        images(model, chosen)  # decoded once, before processes would do it side by side
+    with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool:
+        failed = sum(done.result() for done in as_completed([pool.submit(work, c, chosen) for c in groups.values()]))
+    raise SystemExit(1 if failed else 0)
+
+
+def table(chosen: argparse.Namespace) -> None:
+    """Print the results as Markdown: top-1, held-out KL, and the most processor seconds that quantizing took."""
+    measured = rows(chosen.results)
+    for name, (widths, variants) in TABLES.items():
+        columns = [*product(MODELS, widths)]
+        heads = [f"{model.split('_')[0]} {bits.upper()}" for model, bits in columns]
+        print(f"\n| {name} | {' | '.join(heads)} | CPU seconds |")
+        print("|---|" + "---|" * (len(columns) + 1))
+        for variant in variants:
+            own = [row for row in measured if (row["table"], row["variant"]) == (name, variant)]
+            cells = [[r for r in own if (r["model"], r["bits"]) == column] for column in columns]
+            longest = max((row["seconds"] for row in own), default=0)
+            print(f"| `{variant}` | {' | '.join(map(_cell, cells))} | {longest:.0f} |")
+
+
+def _cell(group: list[dict[str, Any]]) -> str:
+    if not group:
+        return "–"
+    top1, kl = (torch.tensor([row[key] for row in group]) for key in ("top1", "kl"))
+    spread = f" ± {top1.std():.1f}" if len(group) > 1 else ""
+    return f"{top1.mean():.1f}{spread} / {kl.mean():.3f}"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what ``run`` takes."""
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES), metavar="NAME")
+    parser.add_argument("--variants", nargs="+", default=[], metavar="NAME", help="rows; all by default")
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--split", type=int, default=1, help="processes for one model")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cache", type=Path, default=Path("/tmp/vitq-matrix"), help="where decoded images are kept")
+
+
+if __name__ == "__main__":
+    run_or_table(__doc__, options, run, table, RESULTS)
