@@ -9,7 +9,19 @@ from vitq.quantizers import Granularity
 from vitq.recipes import list_recipes, load_recipe
 
 NAMES = [recipe.name for recipe in list_recipes()]
-CALIBRATING = ("rtn", "repq", "adalog", "fq-vit", "pwlq", "subsetq", "smoothquant", "sq-b", "noisyquant")
+CALIBRATING = (
+    "rtn",
+    "repq",
+    "adalog",
+    "fq-vit",
+    "pwlq",
+    "subsetq",
+    "smoothquant",
+    "sq-b",
+    "noisyquant",
+    "ptq4vit",
+    "mptq-vit",
+)
 RECONSTRUCTING = [name for name in NAMES if any(s.step_name == "reconstruct" for s in load_recipe(name).steps)]
 
 
