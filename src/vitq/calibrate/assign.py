@@ -130,6 +130,8 @@ def _met(layer: fx.Node, x: torch.Tensor, weighed: Sensitivity | None) -> torch.
 def _matmul(pair: Sequence[Member], chosen: Sequence[str], passes: Moves, weighed: Sensitivity | None = None) -> None:
     if len(pair) != 2 or pair[0].x.shape[:-2] != pair[1].x.shape[:-2]:
         return
+    if any(member.x.ndim < 3 for member in pair):
+        weighed = None  # rows of a matrix: none of both operands
     images = len(pair[0].x)
     keep = max(MAX_OPERANDS * images // max(member.x.numel() for member in pair), 1)
     rows = slice(None, None, -(-images // keep)) if weighed is None else weighed.rows_R

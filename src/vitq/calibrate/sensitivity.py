@@ -5,7 +5,7 @@ from the true ones. Its code takes the gradient in floating point, where it is z
 have their first parameters, so that the gradient is that of an error that is there.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -16,6 +16,7 @@ from vitq.calibrate.groups import Group
 from vitq.graph import Graph
 from vitq.graph.convolution import convolution
 from vitq.graph.ops import CONV, is_op, value
+from vitq.graph.outputs import as_outputs
 from vitq.quantizers import Quantizer
 from vitq.tasks import Task
 
@@ -83,13 +84,15 @@ def sensitivities(
     ``generator`` of the tensor's name. A product that the images do not reach has none.
     """
     layers = {layer.name: (layer, group) for group in groups for layer in group.layers}
+    if not layers:
+        return {}
     names = list(student.outputs)
     module = _tapped(student, [*student.outputs.values(), *layers])
     kept: dict[str, _Kept] = {}
     for x_BCHW in images_NCHW.split(IMAGES):
         x = x_BCHW.to(device).float().requires_grad_()
         with torch.no_grad():
-            wanted = teacher(x.detach())
+            wanted = {n: y.float() for n, y in as_outputs(teacher(x.detach())).items()}
         with torch.enable_grad():
             found = module(x)
             outputs = dict(zip(names, found, strict=False))
@@ -98,8 +101,7 @@ def sensitivities(
                     layer, group = layers[name]
                     kept.setdefault(name, _start(layer, group, y, len(images_NCHW) / len(x), generator))
                     y.register_hook(kept[name].add)
-            target = wanted if isinstance(wanted, Mapping) else dict.fromkeys(names, wanted)
-            loss = len(x) * task.distance({n: y.float() for n, y in outputs.items()}, target)
+            loss = len(x) * task.distance({n: y.float() for n, y in outputs.items()}, wanted)
         torch.autograd.grad(loss, x, allow_unused=True)
     return {name: k.squared() for name, k in kept.items() if k.seen == k.total}
 
