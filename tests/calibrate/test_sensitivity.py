@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from vitq.bits import Bits
-from vitq.calibrate import Calibrate, Insert, SiteFormat
+from vitq.calibrate import Calibrate, Insert, SiteFormat, sensitivity
 from vitq.calibrate.candidates import Candidates, SearchSpec
 from vitq.calibrate.groups import find_groups, input_rows, weight_matrix
 from vitq.calibrate.output_search import MOVES, product_score, search_groups, weight_score
@@ -152,6 +152,23 @@ def test_a_quantizer_without_parameters_is_passed_over(vit: Graph, make_run: Mak
     Calibrate(images=4, weights="mse", activations="mse", sites="blocks.0.*").apply(run)
     found = found_in(run, 4)
     assert all(bool(own.weights.isfinite().all()) and float(own.weights.sum()) > 0 for own in found.values())
+
+
+def test_a_sample_keeps_the_rows_that_matter_and_stands_for_the_rest(vit: Graph) -> None:
+    layer = next(group.layers[0] for group in find_groups(vit) if group.weights)
+    gradients = torch.zeros(400, 2)
+    gradients[::10] = 1 + random(40, 2).abs()
+    shares = []
+    for seed in range(60):
+        kept = sensitivity._Kept(layer, False, 20, 400, torch.Generator().manual_seed(seed))
+        for part in gradients.split(90):
+            kept.add(part)
+        own = kept.squared()
+        assert len(own.rows_R) == 20 and bool((own.rows_R % 10 == 0).all())
+        scale = float(kept.priority_R[-1]) if len(kept.rows_R) > 20 else 0.0
+        energy = gradients[own.rows_R].square().sum(1)
+        shares.append(float(energy.clamp(min=scale).sum()))
+    assert sum(shares) / len(shares) == pytest.approx(float(gradients.square().sum()), rel=0.05)
 
 
 class Ignored(nn.Module):

@@ -112,13 +112,24 @@ def _layers(
         assert q_OI is not None
         seen.append((x_NI, w_OI, q_OI))
     searchable = source.site.name in chosen and source.quantizer is not None and source.quantizer.axis is None
-    if not searchable or len(seen) < len(group.layers) or len({x.shape for x, _, _ in seen}) != 1:
+    if not searchable or len(seen) < len(group.layers):
+        return
+    if weighed:
+        each = [
+            product_score(source.spec, x_NI, None, w_OI.T, q_OI.T, own.weights)
+            for (x_NI, w_OI, q_OI), own in zip(seen, weighed, strict=True)
+        ]
+        found = local_search(
+            source.spec, source.current(), lambda tried: torch.stack([s(tried) for s in each]).sum(0), passes
+        )
+        source.assign(found)
+        return
+    if len({x.shape for x, _, _ in seen}) != 1:
         return
     x_NI = seen[0][0]
     x_NI = x_NI[:: -(-len(x_NI) // MAX_TOKENS)]
     w_OI, q_OI = torch.cat([w for _, w, _ in seen]), torch.cat([q for _, _, q in seen])
-    weights_NO = torch.cat([s.weights for s in weighed], 1) if weighed else None
-    score = product_score(source.spec, x_NI, None, w_OI.T, q_OI.T, weights_NO)
+    score = product_score(source.spec, x_NI, None, w_OI.T, q_OI.T)
     source.assign(local_search(source.spec, source.current(), score, passes))
 
 

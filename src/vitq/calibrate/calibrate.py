@@ -84,7 +84,7 @@ class Calibrate(Step):
             images_NCHW,
             groups,
             run.device,
-            lambda site: run.generator("calibrate", HESSIAN, site),
+            lambda product: run.generator("calibrate", HESSIAN, product),
         )
         for _, group, members in self._visited(run, chosen):
             self._by_product(group, members, [name for name in members if name in chosen], found)

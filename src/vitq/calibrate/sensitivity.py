@@ -32,7 +32,7 @@ IMAGES = 8
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Squared gradients (R, ..., O), of mean 1 or all zero, at the chosen ``rows_R`` of ``total``.
+    """Squared gradients (R, ..., O), of mean 1 or all zero, at the chosen rows.
 
     Rows of a layer are tokens or places of all images; those of a matmul of two activations, whole entries of the
     first axis.
@@ -40,32 +40,55 @@ class Sensitivity:
 
     rows_R: torch.Tensor
     weights: torch.Tensor
-    total: int
 
 
 @dataclass
 class _Kept:
-    """Gradients of one product as they come, chunk by chunk."""
+    """Gradients of one product as they come, chunk by chunk: a sample of ``most`` of all ``total`` rows.
+
+    Priority sampling (Duffield, Lund, Thorup, JACM 2007): rows of large squared gradient are kept for certain, as are
+    all rows where there are few; the others stand for those that are left out. In the last block of a ViT the class
+    tokens alone have a gradient, and an even sample would miss most of them.
+    """
 
     node: fx.Node
     weighted: bool
-    rows_R: torch.Tensor
+    most: int
     total: int
+    generator: torch.Generator
     seen: int = 0
-    parts: list[torch.Tensor] = field(default_factory=list)
+    rows_R: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    priority_R: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
+    gradients: torch.Tensor | None = None
 
     def add(self, gradient: torch.Tensor) -> None:
-        """Keep the chosen rows of the next chunk."""
-        rows = _rows(self.node, gradient) if self.weighted else gradient
-        inside = (self.rows_R >= self.seen) & (self.rows_R < self.seen + len(rows))
-        self.parts.append(rows[(self.rows_R[inside] - self.seen).to(rows.device)].float())
-        self.seen += len(rows)
+        """Keep of the next chunk and of what was kept the rows of highest priority, one more than ``most``."""
+        new = (_rows(self.node, gradient) if self.weighted else gradient).float()
+        drawn = torch.rand(len(new), generator=self.generator, dtype=torch.float64).clamp(min=1e-12)
+        priority_N = torch.cat((self.priority_R, _energy(new) / drawn))
+        rows_N = torch.cat((self.rows_R, torch.arange(self.seen, self.seen + len(new))))
+        best_R = priority_N.argsort(descending=True, stable=True)[: self.most + 1]
+        joined = new if self.gradients is None else torch.cat((self.gradients, new))
+        self.gradients = joined[best_R.to(new.device)]
+        self.rows_R, self.priority_R = rows_N[best_R], priority_N[best_R]
+        self.seen += len(new)
 
     def squared(self) -> Sensitivity:
-        """Return the squared gradients, divided by their mean."""
-        gradients = torch.cat(self.parts)
+        """Return the squared gradients, each row times what it stands for, divided by their mean."""
+        assert self.gradients is not None
+        gradients, least = self.gradients[: self.most], 0.0
+        if len(self.rows_R) > self.most:
+            least = float(self.priority_R[-1])
+        energy_R = _energy(gradients)
+        share_R = torch.where(energy_R > 0, energy_R.clamp(min=least) / energy_R, 1.0).sqrt().float()
+        gradients = gradients * share_R.to(gradients.device).reshape(-1, *(1 for _ in gradients.shape[1:]))
         size = gradients.square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
-        return Sensitivity(self.rows_R.to(gradients.device), (gradients / size).square_(), self.total)
+        return Sensitivity(self.rows_R[: self.most].to(gradients.device), (gradients / size).square_())
+
+
+def _energy(gradients: torch.Tensor) -> torch.Tensor:
+    """Return the sum of squares of each row."""
+    return gradients.flatten(1).double().square().sum(1).cpu()
 
 
 def sensitivities(
@@ -80,8 +103,8 @@ def sensitivities(
     """Return the sensitivity of the products of ``groups``, by their nodes' names.
 
     Gradients are of ``task``'s distance between the outputs of ``student``, as it is quantized now, and ``teacher``;
-    quantizers without parameters are passed over. Layers that read one tensor have the same rows, drawn by
-    ``generator`` of the tensor's name. A product that the images do not reach has none.
+    quantizers without parameters are passed over. Rows are drawn by ``generator`` of the product's name. A product
+    that the images do not reach has none.
     """
     layers = {layer.name: (layer, group) for group in groups for layer in group.layers}
     if not layers:
@@ -109,15 +132,14 @@ def sensitivities(
 def _start(
     layer: fx.Node, group: Group, y: torch.Tensor, chunks: float, generator: Callable[[str], torch.Generator]
 ) -> _Kept:
-    """Choose the rows of a product, from the output of its first chunk."""
+    """Return what keeps rows of a product, from the output of its first chunk."""
     weighted = bool(group.weights)
     total = round(len(_rows(layer, y) if weighted else y) * chunks)
     keep = ROWS
     if not weighted:
         largest = max(prod(int(size) for size in value(n).shape[1:]) for n in (layer, *layer.all_input_nodes))
         keep = max(ELEMENTS // max(largest, 1), 1)
-    order = torch.randperm(total, generator=generator(group.inputs[0].name))
-    return _Kept(layer, weighted, order[:keep].sort().values, total)
+    return _Kept(layer, weighted, keep, total, generator(layer.name))
 
 
 def _rows(layer: fx.Node, y: torch.Tensor) -> torch.Tensor:
