@@ -29,7 +29,7 @@ def quantized(run: Run, search: str) -> Run:
     return run
 
 
-@pytest.mark.parametrize("search", ["minmax", "percentile", "mse", "output"])
+@pytest.mark.parametrize("search", ["minmax", "percentile", "mse", "output", "hessian"])
 def test_every_search_calibrates_every_site_the_same_way_twice(vit: Graph, make_run: MakeRun, search: str) -> None:
     first, second = (parameters(quantized(make_run(vit), search)) for _ in range(2))
     assert set(first) == {name for name, site in vit.sites.items() if site.readers(SCOPES["paper"])}

@@ -9,7 +9,8 @@ from vitq.quantizers import Granularity
 from vitq.recipes import list_recipes, load_recipe
 
 NAMES = [recipe.name for recipe in list_recipes()]
-CALIBRATING = ("rtn", "repq", "adalog", "fq-vit", "pwlq", "subsetq", "smoothquant", "sq-b", "noisyquant")
+SEARCHING = ("rtn", "repq", "adalog", "fq-vit", "pwlq", "subsetq", "ptq4vit")
+CALIBRATING = (*SEARCHING, "smoothquant", "sq-b", "noisyquant", "mptq-vit")
 RECONSTRUCTING = [name for name in NAMES if any(s.step_name == "reconstruct" for s in load_recipe(name).steps)]
 
 
@@ -57,6 +58,11 @@ def test_the_ideas() -> None:
     for name, own in (("smoothquant", "smoothquant"), ("sq-b", "sq_b"), ("noisyquant", "add_noise")):
         assert [s.step_name for s in load_recipe(name).steps] == [own, "insert", "calibrate"]
     assert step("smoothquant", "smoothquant")["alphas"] == [0.5] and len(step("sq-b", "sq_b")["alphas"]) > 4
+    assert step("ptq4vit", "insert")["post_activation"]["format"] == "twin_sign"
+    assert step("ptq4vit", "calibrate")["weights"] == step("ptq4vit", "calibrate")["activations"] == "hessian"
+    assert [s.step_name for s in load_recipe("mptq-vit").steps] == ["sq_b", "insert", "calibrate"]
+    assert step("mptq-vit", "insert")["post_activation"]["format"] == "twin"
+    assert step("mptq-vit", "insert")["norm_input"]["format"] == "outlier_channels"
     for name in ("repq", "mgrq"):
         assert "transfer_scales" in [s.step_name for s in load_recipe(name).steps]
         assert step(name, "insert")["post_norm"]["granularity"] == "channel"

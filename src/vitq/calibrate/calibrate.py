@@ -1,6 +1,6 @@
 """Step ``calibrate``: set the parameters of the student's quantizers from calibration images."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,10 +11,11 @@ from vitq.activations import sites_by_segment, walk
 from vitq.calibrate.assign import Member, search_alone, search_output
 from vitq.calibrate.groups import Group, find_groups
 from vitq.calibrate.insert import quantizer_of
-from vitq.calibrate.searches import OUTPUT, SEARCHES
+from vitq.calibrate.searches import BY_PRODUCT, HESSIAN, OUTPUT, SEARCHES
+from vitq.calibrate.sensitivity import Sensitivity, sensitivities
 from vitq.calibrate.statistics import dead_channels, require_usable
 from vitq.errors import CalibrationError, RecipeError, did_you_mean
-from vitq.graph import Graph, Role
+from vitq.graph import Graph, Role, Site
 from vitq.graph.edit import quantizer_target
 from vitq.quantizers import Quantizer
 from vitq.run.step import Step, register_step
@@ -25,14 +26,15 @@ if TYPE_CHECKING:
 
 
 Search = Annotated[str, AfterValidator(SEARCHES.option)]
-"""A name of ``SEARCHES``, or "output"."""
+"""A name of ``SEARCHES``, "output" or "hessian"."""
 
 
 @register_step("calibrate")
 class Calibrate(Step):
     """Search scale and zero point of the student's quantizers.
 
-    ``output`` starts from ``mse`` and lowers the error of the layer's output. ``images``: how many of the
+    ``output`` starts from ``mse`` and lowers the error of the layer's output. So does ``hessian``, once all sites are
+    calibrated, with each output's error times the squared gradient that it then has. ``images``: how many of the
     run's images, the first ones; ``rounds``: alternations of weights given activations and activations given
     weights; ``sites``: "all" or a glob; ``only_uncalibrated`` keeps what is already set.
     """
@@ -60,19 +62,45 @@ class Calibrate(Step):
     def _search(self, run: "Run") -> None:
         if len(run.images_NCHW) == 0:
             raise CalibrationError("no calibration images: give a folder that holds some")
+        left = self._chosen(run.student)
+        weighed = {name for name in left if self._search_of(run.student.sites[name]) == HESSIAN}
+        with run.events.task("calibrate", total=len(left)) as task:
+            for span, group, members in self._visited(run, left):
+                done = self._calibrate(group, members, left, run.events)
+                left.difference_update(done)
+                task.advance(len(done), segment=span)
+        if weighed:
+            self._weigh(run, weighed)
+        run.events.log("calibrate", **self.model_dump(mode="json"))
+
+    def _weigh(self, run: "Run", chosen: set[str]) -> None:
+        """Search the ``chosen`` sites, which are calibrated, by errors weighed with the gradients that they make."""
+        groups = [g for g in find_groups(run.student) if any(site.name in chosen for site in g.sites)]
+        images_NCHW = run.images_NCHW[: self.images]
+        found = sensitivities(
+            run.student,
+            run.teacher,
+            run.task,
+            images_NCHW,
+            groups,
+            run.device,
+            lambda product: run.generator("calibrate", HESSIAN, product),
+        )
+        for _, group, members in self._visited(run, chosen):
+            self._by_product(group, members, [name for name in members if name in chosen], found)
+
+    def _visited(self, run: "Run", chosen: set[str]) -> Iterator[tuple[str, Group, dict[str, Member]]]:
+        """Yield the groups with ``chosen`` sites, segment by segment; members are gone when the next is asked for."""
         graph = run.student
-        left = self._chosen(graph)
-        groups = [group for group in find_groups(graph) if any(site.name in left for site in group.sites)]
+        groups = [group for group in find_groups(graph) if any(site.name in chosen for site in group.sites)]
         tapped = {site.name for group in groups for site in group.inputs}
         segments = sites_by_segment(graph, lambda site: site.name in tapped)
-        with run.events.task("calibrate", total=len(left)) as task:
-            for segment, tensors in walk(graph, run.images_NCHW[: self.images], segments, run.device):
-                for group in groups:
-                    if any(site.name in tensors for site in group.inputs):
-                        done = self._calibrate(graph, group, tensors, left, run.events)
-                        left.difference_update(done)
-                        task.advance(len(done), segment=segment.span.name)
-        run.events.log("calibrate", **self.model_dump(mode="json"))
+        for segment, tensors in walk(graph, run.images_NCHW[: self.images], segments, run.device):
+            for group in groups:
+                if any(site.name in tensors for site in group.inputs):
+                    members = _members(graph, group, tensors)
+                    yield segment.span.name, group, members
+                    members.clear()
 
     def _chosen(self, graph: Graph) -> set[str]:
         """Return the names of the quantized sites to calibrate."""
@@ -85,35 +113,43 @@ class Calibrate(Step):
         return {name for name, q in known if q is not None and not (self.only_uncalibrated and q.calibrated)}
 
     @torch.no_grad()
-    def _calibrate(
-        self,
-        graph: Graph,
-        group: Group,
-        tensors: Mapping[str, torch.Tensor],
-        left: set[str],
-        events: "Events",
-    ) -> list[str]:
+    def _calibrate(self, group: Group, members: Mapping[str, Member], left: set[str], events: "Events") -> list[str]:
         """Calibrate the sites of ``group`` that are ``left`` and return their names."""
-        members: dict[str, Member] = {}
-        for site in group.sites:
-            if site.is_weight or site.name in tensors:
-                x = graph.parameter(site.node)[1] if site.is_weight else tensors[site.name]
-                members[site.name] = Member(site, x.detach(), quantizer_of(graph, site.name))
         mine = [name for name in members if name in left]
-        by_output: list[str] = []
         for name in mine:
-            member = members[name]
-            search: str = self.weights if member.site.is_weight else self.activations
-            _check(member, events)
-            if search == OUTPUT:
-                by_output.append(name)
-                search = "mse"
-            search_alone(member, search)
+            _check(members[name], events)
+            search = self._search_of(members[name].site)
+            search_alone(members[name], "mse" if search in BY_PRODUCT else search)
+        by_output = [name for name in mine if self._search_of(members[name].site) == OUTPUT]
+        self._by_product(group, members, by_output)
+        return mine
+
+    @torch.no_grad()
+    def _by_product(
+        self,
+        group: Group,
+        members: Mapping[str, Member],
+        names: Sequence[str],
+        sensitive: Mapping[str, Sensitivity] | None = None,
+    ) -> None:
+        """Search the sites ``names`` by the output of ``group``, if all that it takes is there."""
         complete = len(members) == len(group.sites)
         ready = all(m.quantizer is None or m.quantizer.calibrated for m in members.values())
-        if by_output and complete and ready:
-            search_output(group, members, by_output, self.rounds)
-        return mine
+        if names and complete and ready:
+            search_output(group, members, names, self.rounds, sensitive)
+
+    def _search_of(self, site: Site) -> str:
+        return self.weights if site.is_weight else self.activations
+
+
+def _members(graph: Graph, group: Group, tensors: Mapping[str, torch.Tensor]) -> dict[str, Member]:
+    """Return the sites of ``group`` whose tensors are there, by name."""
+    found = {}
+    for site in group.sites:
+        if site.is_weight or site.name in tensors:
+            x = graph.parameter(site.node)[1] if site.is_weight else tensors[site.name]
+            found[site.name] = Member(site, x.detach(), quantizer_of(graph, site.name))
+    return found
 
 
 def parameters(graph: Graph) -> dict[str, torch.Tensor]:

@@ -83,6 +83,14 @@ def input_matrix(layer: fx.Node, x: torch.Tensor) -> torch.Tensor:
     return thin(x.reshape(1, -1, x.shape[-1]), MAX_ROWS)[0]
 
 
+def input_rows(layer: fx.Node, x: torch.Tensor) -> torch.Tensor:
+    """Return all that ``input_matrix`` thins."""
+    geometry = convolution(layer) if is_op(layer, CONV) else None
+    if geometry is not None and geometry.groups == 1:
+        x = geometry.patches(x)
+    return x.reshape(-1, x.shape[-1])
+
+
 def thin(x_BNI: torch.Tensor, limit: int) -> torch.Tensor:
     """Keep every k-th row of the second axis so that at most ``limit`` remain."""
     return x_BNI[:, :: max(-(-x_BNI.shape[1] // limit), 1)]

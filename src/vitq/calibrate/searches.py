@@ -28,6 +28,12 @@ Moves = Sequence[Sequence[tuple[float, float]]]
 OUTPUT = "output"
 """The search that needs a whole layer, by its output's error; see output_search.py."""
 
+HESSIAN = "hessian"
+"""The same with each output's error weighed by its squared gradient; see sensitivity.py."""
+
+BY_PRODUCT = (OUTPUT, HESSIAN)
+"""Searches that start from ``mse`` and look at the product that reads a tensor."""
+
 BUDGET = 1 << 22
 """Elements simulated at once."""
 
@@ -36,7 +42,7 @@ Scored = tuple[Candidates, torch.Tensor]
 
 Search = Callable[[SearchSpec, GroupSamples], Candidates]
 SearchType = TypeVar("SearchType", bound=Search)
-SEARCHES: Registry[Search] = Registry("search", reserved=[OUTPUT])
+SEARCHES: Registry[Search] = Registry("search", reserved=BY_PRODUCT)
 
 
 def register_search(name: str) -> Callable[[SearchType], SearchType]:
