@@ -94,7 +94,8 @@ def run(chosen: argparse.Namespace) -> None:
         widths, variants = TABLES[name]
         for number, (bits, variant) in enumerate(product(widths, variants)):
             values = (name, variant, model, bits, seed)
-            if values not in known and (not chosen.variants or variant in chosen.variants):
+            asked = (not chosen.variants or variant in chosen.variants) and (not chosen.bits or bits in chosen.bits)
+            if asked and values not in known:
                 groups[model, number % chosen.split].append(dict(zip(KEYS, values, strict=True)))
     for model in {group[0] for group in groups}:
         images(model, chosen)  # decoded once, before processes would do it side by side
@@ -131,6 +132,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES), metavar="NAME")
     parser.add_argument("--variants", nargs="+", default=[], metavar="NAME", help="rows; all by default")
+    parser.add_argument("--bits", nargs="+", default=[], help="of each table; all by default")
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--device", default="auto")
