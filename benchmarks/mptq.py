@@ -5,7 +5,8 @@
     python benchmarks/mptq.py table
 
 A row has top-1 on the validation images, what 200 calibration images that were not used say (KL to floating point and
-the error of the final feature), and the processor's seconds that quantizing took. Rows in the results are not measured again.
+the error of the final feature), and the processor's seconds that quantizing took. Rows that are in the results are not
+measured again.
 """
 
 import argparse
