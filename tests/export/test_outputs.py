@@ -74,7 +74,7 @@ def test_training_sees_every_output(classes: bool, curvature: str) -> None:
         **QUICK,
         "reconstruct.objective.curvature": curvature,
         "reconstruct.objective.global": 1.0,
-        "reconstruct.objective.global_on": "logits",
+        "reconstruct.objective.global_on": "outputs",
     }
     model = Several(classes)
     made = vitq.quantize(model, X_NCHW, recipe="mgrq", bits="w4a4", limit=16, progress=False, overrides=overrides)

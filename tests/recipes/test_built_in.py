@@ -69,7 +69,7 @@ def test_the_ideas() -> None:
     assert step("brecq", "reconstruct")["learn"]["rounding"] > 0
     assert step("brecq", "reconstruct")["noise"]["drop_activations"] == 0
     assert step("qdrop", "reconstruct")["noise"]["drop_activations"] == 0.5
-    assert step("pd-quant", "reconstruct")["objective"]["global_on"] == "logits"
+    assert step("pd-quant", "reconstruct")["objective"]["global_on"] == "outputs"
     assert all(step("mgrq", "reconstruct")["objective"][term] > 0 for term in ("block", "global", "local"))
     assert all(step("block", "reconstruct")["objective"][term] == 0 for term in ("global", "local"))
     assert [s["inputs"] for s in steps("pfcr", "reconstruct")] == ["floating", "quantized"]

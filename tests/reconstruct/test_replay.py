@@ -68,7 +68,7 @@ def test_masks_are_drawn_on_the_gpu() -> None:
         {"noise": {"drop_activations": 0.0, "mix_inputs": 0.0}, "evaluation": {"held_out": 16, "average": 0.9}},
         {"learn": {"rounding": 1e-2, "activation_scales": 1e-3}},
         {"objective": {**TERMS, "curvature": "low_rank", "low_rank": 1.0, "curvature_refreshes": 3}},
-        {"objective": {**TERMS, "curvature": "fisher", "global_on": "logits"}},
+        {"objective": {**TERMS, "curvature": "fisher", "global_on": "outputs"}},
     ],
     ids=str,
 )

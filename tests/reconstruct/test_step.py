@@ -45,7 +45,7 @@ def test_every_schedule_lowers_the_error_of_the_logits(make_run: Callable[..., R
     "options",
     [
         {"learn": {"rounding": 1e-2, "activation_scales": 1e-3}, "steps": 40},
-        {"objective": {"global": 1.0, "global_on": "logits"}},
+        {"objective": {"global": 1.0, "global_on": "outputs"}},
         {"objective": {"global": 1.0, "local": 0.1, "local_by": "moments"}},
         {"objective": {"local": 0.1, "local_by": "kl"}},
         {"objective": {"local": 0.1, "local_by": "mse", "block": 0.5}},

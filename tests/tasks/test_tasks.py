@@ -106,7 +106,7 @@ def test_a_task_from_outside_trains_scores_and_is_remembered(tmp_path: Path) -> 
 
         made = vitq.quantize(
             Compass(), x_NCHW, recipe="mgrq", bits="w8a8", limit=16, progress=False, validation=(x_NCHW, labels_N),
-            overrides={**options, "reconstruct.objective.global_on": "logits"}, out=tmp_path / "run",
+            overrides={**options, "reconstruct.objective.global_on": "outputs"}, out=tmp_path / "run",
         )  # fmt: skip
         assert made.config.task == "angles" and made.metrics.scores is not None and made.metrics.fp_scores is not None
         assert made.metrics.scores["degrees"] == pytest.approx(made.metrics.fp_scores["degrees"], rel=0.1)

@@ -11,8 +11,8 @@ from vitq.reconstruct.objective.terms import (
     BlockTerm,
     FeatureTerm,
     LocalTerm,
-    LogitsTerm,
     LowRankTerm,
+    OutputsTerm,
     Term,
 )
 from vitq.run.step import OptionGroup
@@ -34,7 +34,7 @@ class Objective(OptionGroup):
     curvature_refreshes: int = Field(default=1, ge=1)
     low_rank: float = Field(default=0.0, ge=0)
     global_: float = Field(default=0.0, ge=0, alias="global")
-    global_on: Literal["feature", "logits"] = "feature"
+    global_on: Literal["feature", "outputs"] = "feature"
     global_batch: int = Field(default=32, ge=1)
     temperature: float = Field(default=4.0, gt=0)
     local: float = Field(default=0.0, ge=0)
@@ -62,7 +62,7 @@ class Objective(OptionGroup):
             terms["low_rank"] = (self.low_rank, LowRankTerm())
         if reachable:
             on_feature = self.global_on == "feature"
-            terms["global"] = (self.global_, FeatureTerm() if on_feature else LogitsTerm(self.temperature))
+            terms["global"] = (self.global_, FeatureTerm() if on_feature else OutputsTerm(self.temperature))
         if self.local > 0:
             terms["local"] = (self.local, LocalTerm(self.local_by))
         return terms | {name: (weight, TERMS[name]()) for name, weight in self.extra.items()}

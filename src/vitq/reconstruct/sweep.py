@@ -110,7 +110,7 @@ def sweep(run: Run, options: Options, pieces: Sequence[Piece]) -> None:
 def _begin(run: Run, options: Options) -> Sweep:
     """Run the teacher as far as the terms need it and put the images where they stay."""
     first, objective = run.teacher.cuts[0], options.objective
-    on_outputs = objective.global_on == "logits"
+    on_outputs = objective.global_on == "outputs"
     goal = OUTPUTS if on_outputs else run.teacher.feature
     kept = run.images_NCHW.to(cache_device(run.device, run.images_NCHW.nbytes))
     images = kept.to(torch.bfloat16 if options.compute.cache == "bfloat16" else torch.float32)

@@ -8,7 +8,7 @@ from vitq.reconstruct.objective.terms import (
     FeatureTerm,
     Fusion,
     LocalTerm,
-    LogitsTerm,
+    OutputsTerm,
 )
 
 
@@ -22,7 +22,7 @@ def batch(noise: float, by: str = "moments") -> Batch:
 
 
 def test_every_term_is_zero_for_equal_tensors_and_positive_otherwise() -> None:
-    terms = [(term, "moments") for term in (BlockTerm(), FeatureTerm(), LogitsTerm())]
+    terms = [(term, "moments") for term in (BlockTerm(), FeatureTerm(), OutputsTerm())]
     for term, by in [*terms, *((LocalTerm(by), by) for by in DISTANCES)]:
         assert float(term(batch(0.0, by))) < 1e-6
         assert float(term(batch(0.5, by))) > 1e-3
@@ -44,7 +44,7 @@ def test_divergence_equals_the_definition() -> None:
 
 
 def test_fusion_starts_at_the_sum_of_its_weights_and_keeps_its_scales() -> None:
-    fusion = Fusion({"block": (1.0, BlockTerm()), "global": (2.0, FeatureTerm()), "off": (0.0, LogitsTerm())})
+    fusion = Fusion({"block": (1.0, BlockTerm()), "global": (2.0, FeatureTerm()), "off": (0.0, OutputsTerm())})
     assert abs(float(fusion(batch(0.5))) - 3.0) < 1e-5
     assert set(fusion.first) == {"block", "global"}
     assert float(fusion(batch(0.25))) < 1.0

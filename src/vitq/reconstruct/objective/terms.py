@@ -114,7 +114,7 @@ class FeatureTerm:
 
 
 @dataclass(frozen=True)
-class LogitsTerm:
+class OutputsTerm:
     """Extra-block global supervision on the model's outputs: the distance of their task.
 
     Of logits that is KL at ``temperature``. Source: PD-Quant (arXiv 2212.07048).
