@@ -22,7 +22,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "swin": (
         "swin_tiny_patch4_window7_224",
-        {"img_size": 32, "window_size": 4, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)},
+        {"img_size": 32, "window_size": 4, "embed_dim": 24, "depths": (2, 1), "num_heads": (2, 4)},
     ),
     "swinv2": (
         "swinv2_tiny_window8_256",
@@ -128,9 +128,37 @@ class Captures:
         return hashlib.sha256(content.getvalue()).hexdigest()
 
 
+class _NoTypes:
+    """Stands for ``Callable`` in annotations that torch evaluates at each call."""
+
+    def __getitem__(self, _: Any) -> None:
+        return None
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        return callable(instance)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators_listed_once() -> Iterator[None]:
+    """List torch's composite operators once; ``run_decompositions`` does it anew, for a third of a tiny capture."""
+    program = pytest.importorskip("torch.export.exported_program")
+    listed: dict[tuple[str, ...], Any] = {}
+
+    def collect(right: Callable[[], Any] = program._collect_all_valid_cia_ops) -> Any:
+        libraries = tuple(torch.ops._dir)
+        if libraries not in listed:
+            listed[libraries] = right()
+        return listed[libraries]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "_collect_all_valid_cia_ops", collect)
+        patch.setattr(torch._ops, "Callable", _NoTypes())
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def captures() -> Iterator[Captures]:
-    """Capture equal models once in all tests but those of the graph itself."""
+    """Capture equal models once in all tests but those of capturing itself (fixture ``captured_anew``)."""
     import vitq.graph.graph
 
     captures = Captures(vitq.graph.graph.capture_module)
