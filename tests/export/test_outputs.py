@@ -12,7 +12,12 @@ import vitq
 from vitq.export.verify.outputs import EndToEnd, complaints
 
 X_NCHW = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-QUICK = {"reconstruct.steps": 2, "reconstruct.batch": 4, "reconstruct.precision": "float32", "calibrate.images": 8}
+QUICK = {
+    "reconstruct.steps": 2,
+    "reconstruct.batch": 4,
+    "reconstruct.compute.precision": "float32",
+    "calibrate.images": 8,
+}
 
 
 class Block(nn.Module):
@@ -63,9 +68,14 @@ def test_every_output_is_quantized_saved_exported_and_proven(classes: bool, tmp_
 
 
 @pytest.mark.parametrize("classes", [True, False])
-@pytest.mark.parametrize("weigh", ["fisher", "least_squares"])
-def test_training_sees_every_output(classes: bool, weigh: str) -> None:
-    overrides = {**QUICK, "reconstruct.weigh": weigh, "reconstruct.global": 1.0, "reconstruct.global_on": "logits"}
+@pytest.mark.parametrize("curvature", ["fisher", "least_squares"])
+def test_training_sees_every_output(classes: bool, curvature: str) -> None:
+    overrides = {
+        **QUICK,
+        "reconstruct.objective.curvature": curvature,
+        "reconstruct.objective.global": 1.0,
+        "reconstruct.objective.global_on": "logits",
+    }
     model = Several(classes)
     made = vitq.quantize(model, X_NCHW, recipe="mgrq", bits="w4a4", limit=16, progress=False, overrides=overrides)
     assert not {"no-term"} & {name for name, _ in made.metrics.warnings}

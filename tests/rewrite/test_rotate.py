@@ -18,7 +18,7 @@ from vitq.models.torchvision_shim import ensure_torchvision
 from vitq.quantizers import Granularity, Quantizer
 from vitq.recipes import load_recipe
 from vitq.rewrite import Rotate, TransferScales
-from vitq.run.checkpoints import Store
+from vitq.run.checkpoints import Checkpoints
 from vitq.run.pipeline import apply_steps
 from vitq.run.run import Run
 
@@ -278,7 +278,7 @@ def test_scales_are_transferred_in_the_rotated_basis() -> None:
     assert all("site 'head/input'" in message for _, message in run.events.warnings)
     layers = [f"blocks.{i}.{layer}/input" for i in (0, 1) for layer in ("attn.qkv", "mlp.fc1")]
     quantizers = [run.student.quantizers[layer] for layer in layers]
-    assert all(isinstance(q, Quantizer) and q.format.granularity is Granularity.TENSOR for q in quantizers)
+    assert all(isinstance(q, Quantizer) and q.format.granularity == Granularity.TENSOR for q in quantizers)
     assert bool((run.student.module.state_dict()["blocks.1.norm2.weight"] != 1).any())
     bare = run.student.clone()
     for name in list(bare.quantizers):
@@ -312,7 +312,7 @@ def test_a_choice_is_kept_for_a_resumed_run(tmp_path: Any, monkeypatch: pytest.M
     outputs = []
     for resume in (False, True):
         run = run_of("vit")
-        run.store = Store(tmp_path / "run", {}, resume=resume)
+        run.checkpoints = Checkpoints(tmp_path / "run", {}, resume=resume)
         apply_steps(run, [Rotate(), *QUICK])
         outputs.append(run.student(run.images_NCHW))
         monkeypatch.setattr(Rotate, "_error", None)

@@ -90,7 +90,7 @@ class Compass(nn.Module):
 def test_a_task_from_outside_trains_scores_and_is_remembered(tmp_path: Path) -> None:
     x_NCHW = torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     labels_N = torch.arange(16)
-    options = {"reconstruct.steps": 2, "reconstruct.batch": 4, "reconstruct.precision": "float32"}
+    options = {"reconstruct.steps": 2, "reconstruct.batch": 4, "reconstruct.compute.precision": "float32"}
     with TASKS.kept():
 
         @register_task("angles")
@@ -106,7 +106,7 @@ def test_a_task_from_outside_trains_scores_and_is_remembered(tmp_path: Path) -> 
 
         made = vitq.quantize(
             Compass(), x_NCHW, recipe="mgrq", bits="w8a8", limit=16, progress=False, validation=(x_NCHW, labels_N),
-            overrides={**options, "reconstruct.global_on": "logits"}, out=tmp_path / "run",
+            overrides={**options, "reconstruct.objective.global_on": "logits"}, out=tmp_path / "run",
         )  # fmt: skip
         assert made.config.task == "angles" and made.metrics.scores is not None and made.metrics.fp_scores is not None
         assert made.metrics.scores["degrees"] == pytest.approx(made.metrics.fp_scores["degrees"], rel=0.1)
