@@ -1,6 +1,7 @@
 """What all tests share: real data where it is present, and one thread each when tests run in parallel."""
 
 import copy
+import functools
 import hashlib
 import io
 import os
@@ -73,6 +74,13 @@ class Small(nn.Module):
         x_BTC = x_BTC + self.fc(self.norm(x_BTC))
         logits_BK: torch.Tensor = self.head(x_BTC.mean(1))
         return logits_BK
+
+
+@pytest.fixture
+def small() -> nn.Module:
+    """Return a model of ``Small``, x_BCHW of 3x8x8 to 5 logits, always of the same weights."""
+    torch.manual_seed(0)
+    return Small()
 
 
 @pytest.fixture(scope="session")
@@ -153,6 +161,25 @@ def operators_listed_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "_collect_all_valid_cia_ops", collect)
         patch.setattr(torch._ops, "Callable", _NoTypes())
+        yield
+
+
+@pytest.fixture(scope="session")
+def one_library_of_operators() -> Iterator[None]:
+    """List the exporter's operators once; torch does it anew for each file, for a third of its time."""
+    library = pytest.importorskip("onnxscript._framework_apis.torch_2_5")
+    registry = pytest.importorskip("torch.onnx._internal.exporter._registration").ONNXRegistry
+    listed = functools.cache(registry.from_torchlib)
+
+    def from_torchlib(opset_version: int) -> Any:
+        known = listed(opset_version)
+        own = copy.copy(known)
+        own.functions = {name: list(functions) for name, functions in known.functions.items()}
+        return own
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "get_torchlib_ops", functools.cache(library.get_torchlib_ops))
+        patch.setattr(registry, "from_torchlib", staticmethod(from_torchlib))
         yield
 
 
