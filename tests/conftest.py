@@ -1,6 +1,7 @@
 """What all tests share: real data where it is present, and one thread each when tests run in parallel."""
 
 import copy
+import functools
 import hashlib
 import io
 import os
@@ -22,7 +23,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "swin": (
         "swin_tiny_patch4_window7_224",
-        {"img_size": 32, "window_size": 4, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)},
+        {"img_size": 32, "window_size": 4, "embed_dim": 24, "depths": (2, 1), "num_heads": (2, 4)},
     ),
     "swinv2": (
         "swinv2_tiny_window8_256",
@@ -73,6 +74,13 @@ class Small(nn.Module):
         x_BTC = x_BTC + self.fc(self.norm(x_BTC))
         logits_BK: torch.Tensor = self.head(x_BTC.mean(1))
         return logits_BK
+
+
+@pytest.fixture
+def small() -> nn.Module:
+    """Return a model of ``Small``, x_BCHW of 3x8x8 to 5 logits, always of the same weights."""
+    torch.manual_seed(0)
+    return Small()
 
 
 @pytest.fixture(scope="session")
@@ -128,9 +136,56 @@ class Captures:
         return hashlib.sha256(content.getvalue()).hexdigest()
 
 
+class _NoTypes:
+    """Stands for ``Callable`` in annotations that torch evaluates at each call."""
+
+    def __getitem__(self, _: Any) -> None:
+        return None
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        return callable(instance)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators_listed_once() -> Iterator[None]:
+    """List torch's composite operators once; ``run_decompositions`` does it anew, for a third of a tiny capture."""
+    program = pytest.importorskip("torch.export.exported_program")
+    listed: dict[tuple[str, ...], Any] = {}
+
+    def collect(right: Callable[[], Any] = program._collect_all_valid_cia_ops) -> Any:
+        libraries = tuple(torch.ops._dir)
+        if libraries not in listed:
+            listed[libraries] = right()
+        return listed[libraries]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "_collect_all_valid_cia_ops", collect)
+        patch.setattr(torch._ops, "Callable", _NoTypes())
+        yield
+
+
+@pytest.fixture(scope="session")
+def one_library_of_operators() -> Iterator[None]:
+    """List the exporter's operators once; torch does it anew for each file, for a third of its time."""
+    library = pytest.importorskip("onnxscript._framework_apis.torch_2_5")
+    registry = pytest.importorskip("torch.onnx._internal.exporter._registration").ONNXRegistry
+    listed = functools.cache(registry.from_torchlib)
+
+    def from_torchlib(opset_version: int) -> Any:
+        known = listed(opset_version)
+        own = copy.copy(known)
+        own.functions = {name: list(functions) for name, functions in known.functions.items()}
+        return own
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "get_torchlib_ops", functools.cache(library.get_torchlib_ops))
+        patch.setattr(registry, "from_torchlib", staticmethod(from_torchlib))
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def captures() -> Iterator[Captures]:
-    """Capture equal models once in all tests but those of the graph itself."""
+    """Capture equal models once in all tests but those of capturing itself (fixture ``captured_anew``)."""
     import vitq.graph.graph
 
     captures = Captures(vitq.graph.graph.capture_module)

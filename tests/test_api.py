@@ -54,9 +54,8 @@ def whole(vit: nn.Module, images: torch.Tensor, tmp_path_factory: pytest.TempPat
     return {file: (folder / file).read_bytes() for file in FILES}
 
 
-@pytest.fixture(scope="module")
-def swin(tiny: Callable[..., nn.Module]) -> nn.Module:
-    return tiny("swin", depths=(2, 1))
+WINDOWED = ("repq", "adalog", "pfcr")
+"""Recipes that run on windows and stages too: scales move through their partition, searches, every schedule."""
 
 
 def test_a_target_has_a_scope_of_its_own(quantize: Callable[..., vitq.QuantizedModel]) -> None:
@@ -67,13 +66,23 @@ def test_a_target_has_a_scope_of_its_own(quantize: Callable[..., vitq.QuantizedM
         quantize(target="openvino", scope="paper")
 
 
-@pytest.mark.parametrize("recipe", [recipe.name for recipe in list_recipes()])
-def test_every_recipe_runs_on_swin_as_it_is(swin: nn.Module, images: torch.Tensor, recipe: str) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "family", "depth"),
+    [
+        *((recipe.name, "vit", {"depth": 1}) for recipe in list_recipes()),
+        *((recipe, "swin", {"depths": (2, 1)}) for recipe in WINDOWED),
+    ],
+)
+def test_every_recipe_runs_as_it_is(
+    tiny: Callable[..., nn.Module], images: torch.Tensor, recipe: str, family: str, depth: dict[str, Any]
+) -> None:
     names = {step.step_name for step in load_recipe(recipe).steps}
     overrides = {**QUICK, "reconstruct.steps": 2} if "reconstruct" in names else {}
     if recipe == "oas":
         overrides |= {"reconstruct.choose.steps": 1, "reconstruct.choose.held_out": 8}
-    model = vitq.quantize(swin, images, recipe=recipe, bits="w4a4", overrides=overrides, progress=False)
+    model = vitq.quantize(
+        tiny(family, **depth), images, recipe=recipe, bits="w4a4", overrides=overrides, progress=False
+    )
     assert torch.isfinite(model(images)).all()
     assert 0 < model.metrics.mean_segment_error < 1
 

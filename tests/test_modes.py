@@ -42,6 +42,9 @@ class Small(nn.Module):
         return self.head(x_BTC.mean(1))
 
 
+pytestmark = pytest.mark.usefixtures("one_library_of_operators")
+
+
 @pytest.fixture(scope="module")
 def vit() -> nn.Module:
     torch.manual_seed(0)

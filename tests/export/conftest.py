@@ -1,10 +1,8 @@
 """Models, their quantized versions and their files, made once: nearly all the time is that of torch's exporter."""
 
-import copy
-import functools
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,41 +49,45 @@ class Attending(nn.Module):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_library_of_operators() -> Iterator[None]:
-    """List the exporter's operators once; torch does it anew for each file, for a third of its time."""
-    library = pytest.importorskip("onnxscript._framework_apis.torch_2_5")
-    registry = pytest.importorskip("torch.onnx._internal.exporter._registration").ONNXRegistry
-    listed = functools.cache(registry.from_torchlib)
+def _one_library(one_library_of_operators: None) -> None:
+    """Every test here writes files."""
 
-    def from_torchlib(opset_version: int) -> Any:
-        known = listed(opset_version)
-        own = copy.copy(known)
-        own.functions = {name: list(functions) for name, functions in known.functions.items()}
-        return own
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(library, "get_torchlib_ops", functools.cache(library.get_torchlib_ops))
-        patch.setattr(registry, "from_torchlib", staticmethod(from_torchlib))
-        yield
+class Models(dict[str, nn.Module]):
+    """Makes each model when it is first asked for."""
+
+    def __init__(self, make: dict[str, Callable[[], nn.Module]]) -> None:
+        super().__init__()
+        self.make = make
+
+    def __missing__(self, name: str) -> nn.Module:
+        torch.manual_seed(0)
+        self[name] = self.make[name]()
+        return self[name]
 
 
 @pytest.fixture(scope="session")
 def models(tiny: Callable[..., nn.Module]) -> dict[str, nn.Module]:
-    torch.manual_seed(0)
-    models = {
-        "plain": Plain(),
-        "attention": Attending(),
-        "vit": tiny("vit", depth=1),
-        "swin": tiny("swin", depths=(1, 1)),
-    }
-    models["windows"] = tiny("swin", depths=(1,), num_heads=(2,))
-    models |= {"swinv2": tiny("swinv2"), "beit": tiny("beit"), "levit": tiny("levit", depth=(0, 1))}
-    for module in models["levit"].modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            assert module.running_mean is not None and module.running_var is not None
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-    return models
+    def levit() -> nn.Module:
+        model = tiny("levit", depth=(0, 1))
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                assert module.running_mean is not None and module.running_var is not None
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+        return model
+
+    return Models(
+        {
+            "plain": Plain,
+            "attention": Attending,
+            "vit": lambda: tiny("vit", depth=1),
+            "windows": lambda: tiny("swin", depths=(1,), num_heads=(2,)),
+            "swinv2": lambda: tiny("swinv2", depths=(1,), num_heads=(2,)),
+            "beit": lambda: tiny("beit"),
+            "levit": levit,
+        }
+    )
 
 
 @pytest.fixture(scope="session")

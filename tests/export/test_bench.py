@@ -61,9 +61,11 @@ def test_bfloat16_runs_only_where_the_cpu_multiplies_it(
         hints.append((runtime, bfloat16))
 
     monkeypatch.setattr(sys.modules["vitq.bench.bench"], "compile_content", compiled)
-    monkeypatch.setattr(sys.modules["vitq.bench.bench"], "build", lambda *_, **__: b"")
+    built: list[object] = []
+    monkeypatch.setattr(sys.modules["vitq.bench.bench"], "build", lambda *given, **_: built.append(given) or b"")
     model = quantized("vit", "w8a8", target="openvino")
     names = {(c.runtime, c.name) for c in compile_candidates({"mine": model}, images, 1, baselines=False)}
+    assert len(built) == 2, "floating point and one file for both runtimes: no product overflows"
     mixed = {("openvino", "bfloat16"), ("openvino", "mine + bfloat16")}
     assert {name for name in names if "bfloat16" in name[1]} == (mixed if flag else set())
     assert hints.count(("openvino", True)) == (2 if flag else 0) and ("onnxruntime", True) not in hints

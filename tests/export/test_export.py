@@ -27,7 +27,7 @@ RUNTIMES = ("onnxruntime", "openvino")
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_every_bit_width_runs_in_integer_kernels_and_is_proven(exported: Callable[..., Any], bits: int) -> None:
-    target, model = RUNTIMES[bits % 2], "vit" if bits in (3, 4, 8) else "plain"
+    target, model = RUNTIMES[bits % 2], "vit" if bits in (4, 8) else "plain"
     result, path = exported(model, f"w{bits}a{bits}", target=target, export={"target": target})
     assert result.integer_products == result.promised >= (7 if model == "vit" else 3)
     assert max(proof.error for proof in result.segments) < 1e-5
@@ -35,7 +35,7 @@ def test_every_bit_width_runs_in_integer_kernels_and_is_proven(exported: Callabl
     assert path.stat().st_size == result.size_bytes
 
 
-@pytest.mark.parametrize(("model", "bits"), [("vit", "w8a8"), ("windows", "w4a4")])
+@pytest.mark.parametrize(("model", "bits"), [("attention", "w8a8"), ("windows", "w4a4")])
 def test_onnxruntime_multiplies_attention_in_integer_kernels_where_asked(
     quantized: Callable[..., Any], exported: Callable[..., Any], model: str, bits: str
 ) -> None:
@@ -73,7 +73,7 @@ def test_every_format_is_proven_in_the_paper_scope(
 
 @pytest.mark.parametrize(
     ("family", "bits", "formats"),
-    [("windows", "w3a3", {"piecewise", "log2_flush", "affine"}), ("vit", "w6a6", {"piecewise", "affine"})],
+    [("windows", "w3a3", {"piecewise", "log2_flush", "affine"}), ("plain", "w6a6", {"piecewise", "affine"})],
 )
 def test_the_formats_of_a_recipe_are_proven_in_windows_too(
     quantized: Callable[..., Any], exported: Callable[..., Any], family: str, bits: str, formats: set[str]
@@ -88,7 +88,7 @@ def test_the_formats_of_a_recipe_are_proven_in_windows_too(
         assert sum(proof.sites for proof in result.segments) == len(model.graph.quantizers)
 
 
-@pytest.mark.parametrize("family, parts", [("vit", 3), ("swin", 6), ("beit", 3), ("levit", 0)])
+@pytest.mark.parametrize("family, parts", [("vit", 3), ("windows", 3), ("beit", 3), ("levit", 0)])
 def test_queries_keys_and_values_are_products_of_their_own(
     exported: Callable[..., Any], family: str, parts: int
 ) -> None:
@@ -131,7 +131,7 @@ def test_every_possible_opset_is_written_and_proven(
 ) -> None:
     from vitq.export.runtimes import OpenVino
 
-    family = "vit" if opset in (OPSETS[0], OPSETS[-1]) else "plain"
+    family = "attention" if opset in (OPSETS[0], OPSETS[-1]) else "plain"
     model = family, "w4a4"  # no opset before 21 has the 4-bit integers of its weights
     result, path = exported(*model, target="openvino", export={"target": "onnxruntime", "opset": opset})
     assert result.integer_products == result.promised > 2
@@ -156,7 +156,7 @@ def test_another_opset_is_refused_before_the_images_are_read(
         quantized("vit", "w4a4", target="openvino").export(tmp_path / "m.onnx", images, opset=opset)
 
 
-@pytest.mark.parametrize(("model", "bits"), [("vit", "w8a8"), ("vit", "w4a4"), ("swin", "w8a8")])
+@pytest.mark.parametrize(("model", "bits"), [("vit", "w8a8"), ("vit", "w4a4"), ("windows", "w8a8")])
 def test_openvinos_own_files_are_proven_and_read_back_by_name(
     quantized: Callable[..., Any], exported: Callable[..., Any], images: torch.Tensor, model: str, bits: str
 ) -> None:
@@ -217,7 +217,8 @@ def test_the_proof_is_of_openvinos_own_files_and_a_wrong_one_is_not_written(
 
 
 @pytest.mark.parametrize(
-    ("family", "recipe", "options"), [("plain", "rtn", {"target": "openvino"}), ("vit", "repq", {"scope": "paper"})]
+    ("family", "recipe", "options"),
+    [("plain", "rtn", {"target": "openvino"}), ("attention", "repq", {"scope": "paper"})],
 )
 def test_a_saved_and_loaded_model_gives_the_same_file(
     quantized: Callable[..., Any],

@@ -60,7 +60,9 @@ def signed_products(content: bytes) -> dict[str, tuple[int, int]]:
     return found
 
 
-@pytest.mark.parametrize(("family", "bits"), [("plain", "w8a8"), ("plain", "w8a7"), ("vit", "w7a8"), ("plain", "w4a8")])
+@pytest.mark.parametrize(
+    ("family", "bits"), [("plain", "w8a8"), ("plain", "w8a7"), ("attention", "w7a8"), ("plain", "w4a8")]
+)
 def test_no_pair_of_products_of_int8_weights_exceeds_16_bits(
     quantized: Callable[..., Any], images: torch.Tensor, family: str, bits: str
 ) -> None:
@@ -68,7 +70,7 @@ def test_no_pair_of_products_of_int8_weights_exceeds_16_bits(
     overflow = overflowing(model.graph, model.weights, ORT)
     assert bool(overflow) == (bits == "w8a8"), "only these lose a kernel"
     pairs = signed_products(build(model.graph, model.weights, images[:2], {}, overflow=overflow))
-    assert len(pairs) == (0 if bits == "w8a8" else 7 if family == "vit" else 3)
+    assert len(pairs) == (0 if bits == "w8a8" else 5 if family == "attention" else 3)
     assert all(2 * w * x <= 2**15 - 1 for w, x in pairs.values())
 
 
@@ -97,11 +99,11 @@ def test_openvino_multiplies_wide_attention_in_floating_point(
     quantized: Callable[..., Any], exported: Callable[..., Any]
 ) -> None:
     """It would take a second operand of zero point 128 as int8."""
-    model = quantized("vit", "w8a8", **WHOLE)
+    model = quantized("attention", "w8a8", **WHOLE)
     overflow = overflowing(model.graph, model.weights, OPENVINO)
     assert {name.rpartition("/")[2] for name in overflow.activations} == {"key", "value"}
     assert not overflowing(model.graph, model.weights, ORT).activations, "there it is uint8 by uint8"
-    result, _ = exported("vit", "w8a8", **WHOLE, export={"target": "openvino"})
+    result, _ = exported("attention", "w8a8", **WHOLE, export={"target": "openvino"})
     assert max(proof.error for proof in result.segments) < 1e-5
     assert max(proof.flipped for proof in result.segments) < 1e-3
 

@@ -19,9 +19,9 @@ class Rounding(nn.Module):
         return (x / self.step).round() * self.step
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _captured_anew(captures: Any) -> Iterator[None]:
-    """Capturing is what these tests are about."""
+@pytest.fixture(scope="module")
+def captured_anew(captures: Any) -> Iterator[None]:
+    """Capture equal models again, for tests that are about what capturing does to the caller's model."""
     captures.anew = True
     yield
     captures.anew = False

@@ -38,11 +38,13 @@ KINDS = ("none", "causal", "boolean", "float", "all", "image")
 
 
 class EveryKind(nn.Module):
-    """Every kind of mask, with the usual scale and with another, side by side: one capture instead of twelve."""
+    """Every kind of mask, and one with another scale, side by side: one capture instead of seven."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.kinds = nn.ModuleDict({f"{kind} {scale}": Attention(kind, scale) for kind in KINDS for scale in (None, 3)})
+        self.kinds = nn.ModuleDict(
+            {**{f"mask {kind}": Attention(kind) for kind in KINDS}, "scaled": Attention("float", 3)}
+        )
 
     def forward(self, x_BND: torch.Tensor) -> torch.Tensor:
         return torch.stack([attention(x_BND) for attention in self.kinds.values()], 1)

@@ -13,6 +13,8 @@ from vitq.errors import ModelError
 from vitq.graph import Role, capture
 from vitq.models.torchvision_shim import ensure_torchvision
 
+pytestmark = pytest.mark.usefixtures("captured_anew")
+
 
 class TwoOutputs(nn.Module):
     def __init__(self) -> None:

@@ -9,6 +9,7 @@ from torch import fx, nn
 from vitq.graph import capture
 from vitq.graph.ops import SOFTMAX, is_op
 
+pytestmark = pytest.mark.usefixtures("captured_anew")
 TINY = torch.finfo(torch.float32).tiny
 
 

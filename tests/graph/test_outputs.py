@@ -1,7 +1,9 @@
 """Several outputs by name: cuts ignore them, segments reach them, files keep them."""
 
+import copy
 import json
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -56,10 +58,16 @@ FORMS: dict[str, Callable[[Several, list[torch.Tensor]], Any]] = {
 }
 
 
+@cache
+def captured(form: str) -> tuple[Several, Graph]:
+    """Return a model and its graph, captured once: who changes it clones it."""
+    model = Several(FORMS[form]).eval()
+    return model, capture(model, X)
+
+
 @pytest.fixture(params=FORMS)
 def case(request: pytest.FixtureRequest) -> tuple[Several, Graph]:
-    model = Several(FORMS[request.param]).eval()
-    return model, capture(model, X)
+    return captured(request.param)
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -118,15 +126,14 @@ def test_every_layer_is_in_one_segment_or_beside_it(case: tuple[Several, Graph])
 
 
 def test_heads_share_the_feature() -> None:
-    graph = capture(Several(FORMS["two heads"]), X)
-    assert graph.feature == graph.spans("block")[3].end
-    inside = capture(Several(FORMS["a head inside, computed last"]), X)
-    assert inside.feature == inside.spans("block")[3].end
+    for form in ("two heads", "a head inside, computed last"):
+        _, graph = captured(form)
+        assert graph.feature == graph.spans("block")[3].end
 
 
 @torch.no_grad()
 def test_a_saved_graph_has_the_same_outputs(case: tuple[Several, Graph], rounding: type[nn.Module]) -> None:
-    _, graph = case
+    graph = case[1].clone()
     graph.insert({name: rounding() for name in graph.sites})
     text = json.dumps(to_json(graph.module), sort_keys=True)
     again = Graph(from_json(json.loads(text), graph.module.state_dict(), dict(graph.module.named_modules())))
@@ -138,6 +145,15 @@ def test_a_graph_of_one_output_is_saved_as_before() -> None:
     graph = capture(Several(lambda m, ends: {"classes": m.head(ends[3])}), X)
     assert list(graph.outputs) == ["logits"] and isinstance(graph(X), torch.Tensor)
     assert to_json(graph.module)["nodes"][-1]["args"] == [{"node": graph.cuts[-1]}]
+
+
+@cache
+def _written() -> Any:
+    class Plain(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return x.relu().reshape(x.shape[0], 2, 2)
+
+    return json.loads(json.dumps(to_json(capture(Plain(), X).module)))
 
 
 @pytest.mark.parametrize(
@@ -156,12 +172,7 @@ def test_a_graph_of_one_output_is_saved_as_before() -> None:
     ],
 )
 def test_outputs_of_an_edited_file_are_checked(outputs: Any) -> None:
-    class Plain(nn.Module):
-        def forward(self, x: torch.Tensor) -> Any:
-            return x.relu().reshape(x.shape[0], 2, 2)
-
-    graph = capture(Plain(), X)
-    data = json.loads(json.dumps(to_json(graph.module)))
+    data = copy.deepcopy(_written())
     data["nodes"][-1]["args"] = [{"outputs": outputs}]
     with pytest.raises(ArtifactError):
         from_json(data, {}, {})

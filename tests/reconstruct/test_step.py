@@ -31,8 +31,10 @@ def feature_error(run: Run) -> float:
         return float((run.student(run.images_NCHW) - run.teacher(run.images_NCHW)).square().mean())
 
 
-@pytest.mark.parametrize("model", ["vit", "swin"])
-@pytest.mark.parametrize("schedule", ["layer", "unit", "block", "2", "stage", "network"])
+@pytest.mark.parametrize(
+    ("model", "schedule"),
+    [*(("vit", one) for one in ("layer", "unit", "block", "2", "network")), ("swin", "unit"), ("swin", "stage")],
+)
 def test_every_schedule_lowers_the_error_of_the_logits(make_run: Callable[..., Run], model: str, schedule: str) -> None:
     run = make_run(model)
     before, teacher = feature_error(run), {k: v.clone() for k, v in run.teacher.module.state_dict().items()}
@@ -195,8 +197,7 @@ def test_biases_that_capture_joined_are_learnt(make_run: Callable[..., Run]) -> 
     assert any(not torch.equal(before[name], state(run)[name]) for name in joined)
 
 
-@pytest.mark.parametrize("cache", ["float32", "bfloat16"])
-@pytest.mark.parametrize("segments", [1, 3])
+@pytest.mark.parametrize(("segments", "cache"), [(1, "bfloat16"), (3, "float32")])
 def test_a_killed_run_resumes_to_the_same_bits(
     make_run: Callable[..., Run], kill_after: Callable[..., list[str]], tmp_path: Path, segments: int, cache: str
 ) -> None:

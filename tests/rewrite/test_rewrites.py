@@ -89,7 +89,8 @@ def captured(tiny: Callable[..., nn.Module]) -> Callable[[str], Graph]:
             return lively(
                 capture(timm.create_model("deit_tiny_distilled_patch16_224", num_classes=10, **small), pictures(2))
             )
-        return lively(capture(tiny(name), pictures(2)))
+        depths = {"vit": {"depth": 2}, "swin": {"depths": (1, 1)}}
+        return lively(capture(tiny(name, **depths.get(name, {})), pictures(2)))
 
     return make
 

@@ -23,7 +23,7 @@ from vitq.run.pipeline import apply_steps
 from vitq.run.run import Run
 
 VIT: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
-SWIN: dict[str, Any] = {"img_size": 24, "window_size": 4, "embed_dim": 16, "depths": (1, 2), "num_heads": (2, 4)}
+SWIN: dict[str, Any] = {"img_size": 24, "window_size": 4, "embed_dim": 16, "depths": (2, 1), "num_heads": (2, 4)}
 TIMM: dict[str, tuple[str, dict[str, Any]]] = {
     "vit": ("vit_tiny_patch16_224", VIT),
     "deit": ("deit_tiny_distilled_patch16_224", VIT),

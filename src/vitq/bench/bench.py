@@ -16,8 +16,8 @@ from vitq.evaluation import measure
 from vitq.export.build import build, properties
 from vitq.export.floating import baseline
 from vitq.export.runtimes import SESSIONS, Content, Session, compile_content, runtime_version, size_of
-from vitq.export.saturation import NONE, cause, overflowing
-from vitq.export.targets import PROFILES, Cpu, Profile, cpu_of
+from vitq.export.saturation import NONE, Overflow, cause, overflowing
+from vitq.export.targets import PROFILES, Cpu, cpu_of
 from vitq.export.verify.outputs import by_name
 from vitq.graph import Graph
 from vitq.models import LoadedModel
@@ -80,10 +80,15 @@ def compile_candidates(
         else baseline(floating, first, example)
     )
     found: list[Candidate] = []
+    written: dict[tuple[str, Overflow], bytes] = {}  # runtimes in which the same products overflow take the same file
     for runtime in (name for name in SESSIONS if runtime_version(name) is not None):
         mixed = runtime == "openvino" and bf16
-        files = {name: _file(one, PROFILES[runtime], example, cpu) for name, one in artifacts.items()}
-        contents: dict[str, Content] = {FLOAT32: unquantized, **files}
+        contents: dict[str, Content] = {FLOAT32: unquantized}
+        for name, one in artifacts.items():
+            wide = overflowing(one.graph, one.weights, PROFILES[runtime])
+            if (name, wide) not in written:
+                written[name, wide] = _file(one, wide, example, cpu)
+            contents[name] = written[name, wide]
         if baselines and runtime == "onnxruntime":
             contents[OWN] = onnxruntime_static(unquantized, x_NCHW)
         elif baselines and (nncf := nncf_static(unquantized, x_NCHW)) is not None:
@@ -162,9 +167,8 @@ def bench(
     return rows
 
 
-def _file(artifact: Artifact, profile: Profile, example_BCHW: torch.Tensor, cpu: Cpu) -> bytes:
+def _file(artifact: Artifact, wide: Overflow, example_BCHW: torch.Tensor, cpu: Cpu) -> bytes:
     """Return the file of ``artifact`` that ``export`` writes."""
-    wide = overflowing(artifact.graph, artifact.weights, profile)
     about = properties(artifact, "bench", cpu if wide else Cpu.ANY)
     return build(artifact.graph, artifact.weights, example_BCHW, about, overflow=wide if cpu is Cpu.ANY else NONE)
 

@@ -65,8 +65,7 @@ def test_equal_slicings_are_tried_once_and_the_finest_comes_first(teachers: dict
     assert [slicing.name for slicing in found] == ["unit", "block", "2"]
 
 
-@pytest.mark.parametrize("model", ["vit", "swin"])
-@pytest.mark.parametrize("even", [False, True])
+@pytest.mark.parametrize(("model", "even"), [("vit", True), ("swin", False)])
 def test_forced_to_one_block_it_is_block_reconstruction(make_run: Callable[..., Run], model: str, even: bool) -> None:
     plain, chosen = make_run(model), make_run(model)
     Reconstruct.model_validate({**QUICK, "schedule": ["block"]}).apply(plain)
