@@ -83,7 +83,7 @@ def models(tiny: Callable[..., nn.Module]) -> dict[str, nn.Module]:
             "attention": Attending,
             "vit": lambda: tiny("vit", depth=1),
             "windows": lambda: tiny("swin", depths=(1,), num_heads=(2,)),
-            "swinv2": lambda: tiny("swinv2", depths=(1,), num_heads=(2,)),
+            "swinv2": lambda: tiny("swinv2"),
             "beit": lambda: tiny("beit"),
             "levit": levit,
         }
