@@ -109,14 +109,20 @@ def table(chosen: argparse.Namespace) -> None:
     """Print the results as Markdown: top-1, held-out KL, and the most processor seconds that quantizing took."""
     measured = rows(chosen.results)
     for name, (widths, variants) in TABLES.items():
-        columns = [*product(MODELS, widths)]
+        own_rows = [row for row in measured if row["table"] == name]
+        known = {(row["model"], row["bits"]) for row in own_rows}
+        columns = [column for column in product(MODELS, widths) if column in known]
+        if not columns:
+            continue
         heads = [f"{model.split('_')[0]} {bits.upper()}" for model, bits in columns]
         print(f"\n| {name} | {' | '.join(heads)} | CPU seconds |")
         print("|---|" + "---|" * (len(columns) + 1))
         for variant in variants:
-            own = [row for row in measured if (row["table"], row["variant"]) == (name, variant)]
+            own = [row for row in own_rows if row["variant"] == variant]
+            if not own:
+                continue
             cells = [[r for r in own if (r["model"], r["bits"]) == column] for column in columns]
-            longest = max((row["seconds"] for row in own), default=0)
+            longest = max(row["seconds"] for row in own)
             print(f"| `{variant}` | {' | '.join(map(_cell, cells))} | {longest:.0f} |")
 
 
