@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from vitq.allocate import site_costs
+from vitq.allocate.costs import stored_bytes
 from vitq.graph import capture
+from vitq.quantizers import Format, Granularity
 
 
 def test_elements_and_multiplications_are_those_counted_by_hand(attend: nn.Module) -> None:
@@ -50,3 +52,19 @@ def test_groups_divide_and_transposed_convolutions_count_by_their_input() -> Non
     costs = site_costs(capture(Convolutions(), torch.randn(2, 4, 6, 6)))
     macs = {p.right: p.macs for p in costs.products}
     assert macs == {"grouped/weight": 36 * 8 * 2 * 9, "up/weight": 36 * 8 * 3 * 4}
+
+
+@pytest.mark.parametrize(
+    ("form", "numbers"),
+    [
+        (Format("affine", 3, Granularity.CHANNEL, True), 24 * 2),
+        (Format("affine", 3, Granularity("group(4)")), 24 * 2 * 2),
+        (Format("codebook", 3, Granularity.CHANNEL), 24 * 8),
+    ],
+    ids=["affine", "groups", "codebook"],
+)
+def test_a_weight_costs_its_codes_and_every_number_of_its_parameters(
+    attend: nn.Module, form: Format, numbers: int
+) -> None:
+    weight = site_costs(capture(attend, torch.randn(2, 3, 8, 8))).sites["qkv/weight"]
+    assert stored_bytes(weight, form, 0, (24, 8)) == 24 * 8 * 3 // 8 + 4 * numbers

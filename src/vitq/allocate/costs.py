@@ -10,12 +10,10 @@ from torch import fx
 from vitq.bits import FLOATING_POINT
 from vitq.graph import Graph, Site
 from vitq.graph.ops import CONV, attribute, is_op, is_transposed, value
-from vitq.quantizers import FORMATS, Format
-from vitq.quantizers.granularity import parameter_shape
-from vitq.quantizers.packing import packed_size
+from vitq.quantizers import Format, make_quantizer, packed_size
 
 NUMBER_BYTES = 4
-"""Of a scale or a zero point on disk."""
+"""Of a number of a parameter on disk."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +112,13 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
 
 
 def stored_bytes(site: SiteCost, form: Format, axis: int | None, shape: tuple[int, ...]) -> int:
-    """Return what an artifact stores for a site at ``form``: the packed codes of a weight, and scales and zero points.
+    """Return what an artifact stores for a site at ``form``: the packed codes of a weight, and all parameters.
 
     ``shape``: of the site's tensor, for one image.
     """
     codes = packed_size(site.elements, form.bits) if site.is_weight else 0
-    numbers = math.prod(parameter_shape(shape, axis)) * len(FORMATS[form.name].parameters)
+    quantizer = make_quantizer(form, axis)
+    numbers = sum(math.prod(quantizer.shape_of(parameter, shape)) for parameter in quantizer.codec.parameters)
     return codes + numbers * NUMBER_BYTES
 
 
