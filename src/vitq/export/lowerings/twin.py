@@ -8,7 +8,8 @@ from torch import Tensor
 
 from vitq.export.lowerings.lowering import Arguments, Lowering, register_lowering
 from vitq.export.operators import number, op, translated_by
-from vitq.quantizers import FORMATS, Quantizer
+from vitq.quantizers import Quantizer
+from vitq.quantizers.twin import Twin
 
 
 @torch.library.custom_op("vitq::twin_float", mutates_args=())
@@ -48,8 +49,9 @@ def _twin(x: Any, scale: Any, ratio: Any, low: Any, knee: Any, top: Any, zero_po
 
 def twin_float(quantizer: Quantizer, parameters: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     """Return scale, ratio, and the lowest, the largest fine and the largest value in scales."""
-    limits = FORMATS[quantizer.format.name].limits(quantizer.format.qmax, parameters)  # type: ignore[attr-defined]
-    return parameters["scale"], parameters["ratio"], *limits
+    codec = quantizer.codec
+    assert isinstance(codec, Twin)
+    return parameters["scale"], parameters["ratio"], *codec.limits(quantizer.format.qmax, parameters)
 
 
 @register_lowering("twin", "twin", floating=Lowering("twin_float", twin_float))
