@@ -36,6 +36,7 @@ RESULTS = Path(__file__).parent / "results" / "mptq.jsonl"
 KEYS = ("table", "variant", "model", "bits", "seed")
 CODEBOOK = {"insert.weight.format": "codebook"}
 TWIN = {"insert.post_activation.format": "twin", "insert.probabilities.format": "twin"}
+HESSIAN = {"calibrate.weights": "hessian", "calibrate.activations": "hessian"}
 FULL = {"insert.scope": "full"}
 TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, dict[str, Any]]]]] = {
     "activations": (
@@ -46,6 +47,7 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, dict[str, Any]]]]]
             "sq-b": ("sq-b", {}),
             "opt-m": ("rtn", {**TWIN, "calibrate.activations": "output"}),
             "mptq-vit": ("mptq-vit", {}),
+            "mptq-vit by hessian": ("mptq-vit", HESSIAN),
             "ptq4vit": ("ptq4vit", {}),
             "noisyquant": ("noisyquant", {}),
             "adalog": ("adalog", {}),
