@@ -19,6 +19,7 @@ MOST = 8
 """Outlier channels at most: the largest ones."""
 
 LARGEST_RATIO = 256.0
+"""How many times larger the scale of outliers is at most."""
 
 
 @register_format("outlier_channels")

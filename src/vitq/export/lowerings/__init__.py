@@ -18,7 +18,6 @@ from vitq.export.lowerings.matthew import matthew
 from vitq.export.lowerings.piecewise import piecewise
 from vitq.export.lowerings.shifted_logarithm import adalog, shift_uniform_log2
 from vitq.export.lowerings.twin import twin
-from vitq.export.lowerings.weight_tables import table_of_weights
 
 __all__ = [
     "LOWERINGS",
@@ -38,6 +37,5 @@ __all__ = [
     "register_lowering",
     "shift_uniform_log2",
     "table",
-    "table_of_weights",
     "twin",
 ]

@@ -75,6 +75,12 @@ def register_lowering(
     return LOWERINGS.register(format, made)
 
 
+def carried(codes: torch.Tensor, bits: int, unsigned: bool) -> tuple[torch.Tensor, int]:
+    """Return uint8 codes of ``bits`` as the file holds them, and which code is 0 there: int8, or as they are."""
+    middle, carrier = (0, torch.uint8) if unsigned else (2 ** (bits - 1), torch.int8)
+    return (codes.to(torch.int16) - middle).to(carrier), middle
+
+
 def refusal(quantizer: Quantizer, is_weight: bool) -> str:
     """Return why no file can hold what a quantizer gives; nothing where one can."""
     name = quantizer.format.name
