@@ -48,7 +48,12 @@ class Matthew(Codec):
         return torch.zeros_like(p["scale"]), (format.qmax + p["skipped"]) * p["scale"]
 
     def candidates(
-        self, format: Format, low_KG: Tensor, high_KG: Tensor, must_hold_zero: bool = True, start: Any = None
+        self,
+        format: Format,
+        low_KG: Tensor,
+        high_KG: Tensor,
+        must_hold_zero: bool = True,
+        start: Parameters | None = None,
     ) -> Parameters:
         """Return all ``settings`` for the largest upper end alone, or for that of ``start``: it is never clipped."""
         high_1G = high_KG.amax(0, keepdim=True) if start is None else self.range_of(format, start)[1]

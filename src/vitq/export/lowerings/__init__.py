@@ -1,7 +1,7 @@
 """How each number format is written for a runtime: one file per format or family, with its operations."""
 
 from vitq.export.lowerings.affine import affine, affine_float
-from vitq.export.lowerings.channel_factors import multiplied
+from vitq.export.lowerings.channel_factors import with_channel_scale
 from vitq.export.lowerings.codebook import codebook
 from vitq.export.lowerings.logarithm import table
 from vitq.export.lowerings.lowering import (
@@ -30,7 +30,6 @@ __all__ = [
     "affine_float",
     "codebook",
     "matthew",
-    "multiplied",
     "operation_of",
     "piecewise",
     "refusal",
@@ -38,4 +37,5 @@ __all__ = [
     "shift_uniform_log2",
     "table",
     "twin",
+    "with_channel_scale",
 ]
