@@ -76,6 +76,30 @@ class Small(nn.Module):
         return logits_BK
 
 
+class OneBlock(nn.Module):
+    """Patches, one pre-norm attention of two heads and MLP with their sums, a head: something of every role."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.norm1, self.norm2 = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8), nn.LayerNorm(8)
+        self.qkv, self.fc1, self.fc2, self.head = nn.Linear(8, 24), nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 5)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        x_BTC = self.patch(x_BCHW).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(self.norm1(x_BTC)).reshape(*x_BTC.shape[:2], 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        x_BTC = x_BTC + ((q @ k.mT).softmax(-1) @ v).transpose(1, 2).flatten(2)
+        x_BTC = x_BTC + self.fc2(nn.functional.gelu(self.fc1(self.norm2(x_BTC))))
+        logits_BK: torch.Tensor = self.head(x_BTC.mean(1))
+        return logits_BK
+
+
+@pytest.fixture(scope="session")
+def one_block() -> nn.Module:
+    """Return a model of ``OneBlock``, x_BCHW of 3x8x8 to 5 logits, always of the same weights; not to be changed."""
+    torch.manual_seed(0)
+    return OneBlock()
+
+
 @pytest.fixture
 def small() -> nn.Module:
     """Return a model of ``Small``, x_BCHW of 3x8x8 to 5 logits, always of the same weights."""

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 import vitq
 from vitq.errors import ExportError
@@ -17,30 +16,12 @@ IMAGES = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(4))
 NEW = {"norm_input", "softmax_input", "activation_input", "residual"}
 
 
-class Block(nn.Module):
-    """Patches, one pre-norm attention and MLP with their sums, a head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patch, self.norm1, self.norm2 = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8), nn.LayerNorm(8)
-        self.qkv, self.fc1, self.fc2, self.head = nn.Linear(8, 24), nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 5)
-
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        x_BTC = self.patch(x_BCHW).flatten(2).transpose(1, 2)
-        q, k, v = self.qkv(self.norm1(x_BTC)).chunk(3, -1)
-        x_BTC = x_BTC + (q @ k.mT).softmax(-1) @ v
-        x_BTC = x_BTC + self.fc2(functional.gelu(self.fc1(self.norm2(x_BTC))))
-        logits_BK: torch.Tensor = self.head(x_BTC.mean(1))
-        return logits_BK
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
+def folder(one_block: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("full") / "run"
     overrides = {"insert.residual.granularity": "channel"}
     vitq.quantize(
-        Block(), IMAGES, recipe="rtn", bits="w8a8", scope="full", overrides=overrides, out=path, progress=False
+        one_block, IMAGES, recipe="rtn", bits="w8a8", scope="full", overrides=overrides, out=path, progress=False
     )
     return path
 
@@ -107,9 +88,9 @@ def test_a_quantizer_that_a_product_and_a_sum_read_stays_for_the_product(model: 
     assert "1 of other" in left and site.name in view.graph.quantizers
 
 
-def test_a_target_is_never_calibrated_in_scope_full() -> None:
+def test_a_target_is_never_calibrated_in_scope_full(one_block: nn.Module) -> None:
     with pytest.raises(ExportError, match="of scope deploy or paper, not full"):
-        vitq.quantize(Block(), IMAGES, recipe="rtn", bits="w8a8", scope="full", target="onnxruntime", progress=False)
+        vitq.quantize(one_block, IMAGES, recipe="rtn", bits="w8a8", scope="full", target="onnxruntime", progress=False)
 
 
 def test_an_export_says_what_it_leaves_in_floating_point(model: vitq.QuantizedModel, tmp_path: Path) -> None:

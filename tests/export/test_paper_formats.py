@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 import vitq
 
@@ -53,7 +52,9 @@ def test_an_activation_s_operation_is_its_quantizer(name: str, granularity: Gran
 
 @pytest.mark.parametrize("unsigned", [False, True])
 @pytest.mark.parametrize("shape", [(6, 40), (6, 4, 3, 3)])
-@pytest.mark.parametrize(("name", "granularity"), [("pwlq", "channel"), ("subset", "channel"), ("pwlq", "tensor")])
+@pytest.mark.parametrize(
+    ("name", "granularity"), [(n, g) for n in ("pwlq", "subset", "codebook") for g in ("channel", "tensor")]
+)
 def test_a_weight_s_table_has_its_values(name: str, granularity: str, shape: tuple[int, ...], unsigned: bool) -> None:
     w = drawn(*shape)
     quantizer = searched(w, Format(name, 3, Granularity(granularity)), 0 if granularity == "channel" else None)
@@ -62,23 +63,6 @@ def test_a_weight_s_table_has_its_values(name: str, granularity: str, shape: tup
     codes, tensors = lowering.codes(quantizer, quantizer.encode(w), unsigned)
     assert codes.dtype == (torch.uint8 if unsigned else torch.int8)
     assert torch.equal(operation_of(lowering.operation)(codes, *tensors.values(), 0), quantizer(w))
-
-
-class Block(nn.Module):
-    """Patches, one pre-norm attention and MLP with their sums, a head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patch, self.norm1, self.norm2 = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8), nn.LayerNorm(8)
-        self.qkv, self.fc1, self.fc2, self.head = nn.Linear(8, 24), nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 5)
-
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        x_BTC = self.patch(x_BCHW).flatten(2).transpose(1, 2)
-        q, k, v = self.qkv(self.norm1(x_BTC)).reshape(*x_BTC.shape[:2], 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
-        x_BTC = x_BTC + ((q @ k.mT).softmax(-1) @ v).transpose(1, 2).flatten(2)
-        x_BTC = x_BTC + self.fc2(functional.gelu(self.fc1(self.norm2(x_BTC))))
-        logits_BK: torch.Tensor = self.head(x_BTC.mean(1))
-        return logits_BK
 
 
 IMAGES = drawn(16, 3, 8, 8)
@@ -90,19 +74,18 @@ CHOICES: list[tuple[str, dict[str, str]]] = [
 ]
 
 
-def quantized(scope: str, formats: dict[str, str], **changes: Any) -> vitq.QuantizedModel:
-    torch.manual_seed(0)
+def quantized(model: nn.Module, scope: str, formats: dict[str, str], **changes: Any) -> vitq.QuantizedModel:
     overrides: dict[str, Any] = {f"insert.{role}.format": name for role, name in formats.items()}
     if scope == "full":
         overrides |= {f"insert.{role}.granularity": "channel" for role in formats}
     return vitq.quantize(
-        Block(), IMAGES, recipe="rtn", bits="w4a6", scope=scope, overrides={**overrides, **changes}, progress=False
+        model, IMAGES, recipe="rtn", bits="w4a6", scope=scope, overrides={**overrides, **changes}, progress=False
     )
 
 
 @pytest.mark.parametrize(("scope", "formats"), CHOICES)
-def test_an_artifact_gives_them_back(scope: str, formats: dict[str, str], tmp_path: Path) -> None:
-    model = quantized(scope, formats)
+def test_an_artifact_gives_them_back(one_block: nn.Module, scope: str, formats: dict[str, str], tmp_path: Path) -> None:
+    model = quantized(one_block, scope, formats)
     model.save(tmp_path / "run")
     again = vitq.load(tmp_path / "run")
     assert torch.equal(again(IMAGES), model(IMAGES))
@@ -113,9 +96,11 @@ def test_an_artifact_gives_them_back(scope: str, formats: dict[str, str], tmp_pa
 @pytest.mark.parametrize(
     ("formats", "granularity"), [(CHOICES[0][1], "head"), (CHOICES[1][1], "tensor"), (CHOICES[2][1], "tensor")]
 )
-def test_a_file_of_them_is_the_model(formats: dict[str, str], granularity: str, tmp_path: Path) -> None:
+def test_a_file_of_them_is_the_model(
+    one_block: nn.Module, formats: dict[str, str], granularity: str, tmp_path: Path
+) -> None:
     pytest.importorskip("onnxruntime")
-    model = quantized("paper", formats, **{"insert.probabilities.granularity": granularity})
+    model = quantized(one_block, "paper", formats, **{"insert.probabilities.granularity": granularity})
     result = model.export(tmp_path / "m.onnx", IMAGES, target="onnxruntime")
     assert max(proof.error for proof in result.segments) < 1e-5
     assert result.integer_products == result.promised

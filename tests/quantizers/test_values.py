@@ -21,7 +21,7 @@ from vitq.quantizers import (
     reduce_dims,
 )
 
-ELSEWHERE = {*("adalog", "shift_uniform_log2", "matthew", "power_of_two_factor", "outlier_channels", "pwlq", "subset")}
+ELSEWHERE = {"adalog", "shift_uniform_log2", "matthew", "power_of_two_factor", "outlier_channels", "pwlq", "subset"}
 """Formats that test_paper_formats.py compares with references of its own."""
 
 NAMES = sorted(set(FORMATS) - ELSEWHERE)

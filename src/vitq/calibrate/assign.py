@@ -100,9 +100,9 @@ def _layers(
             continue
         own = weighed[place] if weighed else None
         weights_NO = None if own is None else own.weights
-        x_NI = _met(layer, source.x, own)
+        x_NI = _rows_searched(layer, source.x, own)
         if site.name in chosen:
-            operands = w_OI, _met(layer, quantized, own), x_NI
+            operands = w_OI, _rows_searched(layer, quantized, own), x_NI
             if member.spec.format.granularity.size:
                 member.assign(search_groups(member.spec, member.current(), *operands, passes, weights_NO))
             else:
@@ -133,8 +133,8 @@ def _layers(
     source.assign(local_search(source.spec, source.current(), score, passes))
 
 
-def _met(layer: fx.Node, x: torch.Tensor, weighed: Sensitivity | None) -> torch.Tensor:
-    """Return what the layer's weights meet: the rows that have weights, or as many as an output search looks at."""
+def _rows_searched(layer: fx.Node, x: torch.Tensor, weighed: Sensitivity | None) -> torch.Tensor:
+    """Return the rows of the layer's input that a search looks at: those of a sensitivity, or a thinned sample."""
     return input_matrix(layer, x) if weighed is None else input_rows(layer, x)[weighed.rows_R]
 
 

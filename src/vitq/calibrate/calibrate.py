@@ -1,6 +1,6 @@
 """Step ``calibrate``: set the parameters of the student's quantizers from calibration images."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,12 +62,12 @@ class Calibrate(Step):
     def _search(self, run: "Run") -> None:
         if len(run.images_NCHW) == 0:
             raise CalibrationError("no calibration images: give a folder that holds some")
-        left = self._chosen(run.student)
-        weighed = {name for name in left if self._search_of(run.student.sites[name]) == HESSIAN}
-        with run.events.task("calibrate", total=len(left)) as task:
-            for span, group, members in self._visited(run, left):
-                done = self._calibrate(group, members, left, run.events)
-                left.difference_update(done)
+        remaining = self._chosen(run.student)
+        weighed = {name for name in remaining if self._search_of(run.student.sites[name]) == HESSIAN}
+        with run.events.task("calibrate", total=len(remaining)) as task:
+            for span, group, members in self._visited(run, remaining):
+                done = self._calibrate(group, members, remaining, run.events)
+                remaining.difference_update(done)
                 task.advance(len(done), segment=span)
         if weighed:
             self._weigh(run, weighed)
@@ -75,14 +75,12 @@ class Calibrate(Step):
 
     def _weigh(self, run: "Run", chosen: set[str]) -> None:
         """Search the ``chosen`` sites, which are calibrated, by errors weighed with the gradients that they make."""
-        groups = [g for g in find_groups(run.student) if any(site.name in chosen for site in g.sites)]
-        images_NCHW = run.images_NCHW[: self.images]
         found = sensitivities(
             run.student,
             run.teacher,
             run.task,
-            images_NCHW,
-            groups,
+            run.images_NCHW[: self.images],
+            _groups_of(run.student, chosen),
             run.device,
             lambda product: run.generator("calibrate", HESSIAN, product),
         )
@@ -92,7 +90,7 @@ class Calibrate(Step):
     def _visited(self, run: "Run", chosen: set[str]) -> Iterator[tuple[str, Group, dict[str, Member]]]:
         """Yield the groups with ``chosen`` sites, segment by segment; members are gone when the next is asked for."""
         graph = run.student
-        groups = [group for group in find_groups(graph) if any(site.name in chosen for site in group.sites)]
+        groups = _groups_of(graph, chosen)
         tapped = {site.name for group in groups for site in group.inputs}
         segments = sites_by_segment(graph, lambda site: site.name in tapped)
         for segment, tensors in walk(graph, run.images_NCHW[: self.images], segments, run.device):
@@ -113,16 +111,18 @@ class Calibrate(Step):
         return {name for name, q in known if q is not None and not (self.only_uncalibrated and q.calibrated)}
 
     @torch.no_grad()
-    def _calibrate(self, group: Group, members: Mapping[str, Member], left: set[str], events: "Events") -> list[str]:
-        """Calibrate the sites of ``group`` that are ``left`` and return their names."""
-        mine = [name for name in members if name in left]
-        for name in mine:
+    def _calibrate(
+        self, group: Group, members: Mapping[str, Member], remaining: set[str], events: "Events"
+    ) -> list[str]:
+        """Calibrate the sites of ``group`` that ``remaining`` holds and return their names."""
+        own = [name for name in members if name in remaining]
+        for name in own:
             _check(members[name], events)
             search = self._search_of(members[name].site)
             search_alone(members[name], "mse" if search in BY_PRODUCT else search)
-        by_output = [name for name in mine if self._search_of(members[name].site) == OUTPUT]
+        by_output = [name for name in own if self._search_of(members[name].site) == OUTPUT]
         self._by_product(group, members, by_output)
-        return mine
+        return own
 
     @torch.no_grad()
     def _by_product(
@@ -140,6 +140,11 @@ class Calibrate(Step):
 
     def _search_of(self, site: Site) -> str:
         return self.weights if site.is_weight else self.activations
+
+
+def _groups_of(graph: Graph, chosen: Collection[str]) -> list[Group]:
+    """Return the groups that hold a ``chosen`` site."""
+    return [group for group in find_groups(graph) if any(site.name in chosen for site in group.sites)]
 
 
 def _members(graph: Graph, group: Group, tensors: Mapping[str, torch.Tensor]) -> dict[str, Member]:

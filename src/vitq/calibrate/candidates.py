@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from vitq.quantizers import FORMATS, Codec, Format, Parameters
+from vitq.quantizers.kernels import simulate
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,6 @@ class Candidates:
     def only(self, chosen_K: torch.Tensor) -> "Candidates":
         """Return the chosen candidates."""
         return self._map(lambda tensor: tensor[chosen_K])
-
-    def joined(self, more: "Candidates") -> "Candidates":
-        """Return these candidates and, behind them, ``more``."""
-        return Candidates({name: torch.cat((tensor, more[name])) for name, tensor in self.parameters.items()})
 
     def shaped(self, *shape: int) -> dict[str, torch.Tensor]:
         """Return the parameters of one candidate at broadcast shape, as a quantizer has them."""
@@ -101,6 +98,5 @@ class SearchSpec:
         return None if found is None else Candidates(found)
 
     def simulate(self, x: torch.Tensor, parameters: Parameters) -> torch.Tensor:
-        """Return x̂ for parameters that broadcast against x."""
-        codes = self.codec.quantize(x, self.format.qmax, parameters).clamp_(0, self.format.qmax)
-        return self.codec.dequantize(codes, self.format.qmax, parameters)
+        """Return x̂, in a new tensor, for parameters that broadcast against x."""
+        return simulate(self.codec, x, None, self.format.qmax, parameters)

@@ -76,18 +76,16 @@ def weight_matrix(layer: fx.Node, weight: torch.Tensor) -> torch.Tensor | None:
 
 def input_matrix(layer: fx.Node, x: torch.Tensor) -> torch.Tensor:
     """Return what the rows of ``weight_matrix`` meet: x_NI, for a convolution its patches; thinned."""
-    geometry = convolution(layer) if is_op(layer, CONV) else None
-    if geometry is not None and geometry.groups == 1:
-        per_image = -(-MAX_ROWS // max(len(x), 1))
-        x = thin(geometry.patches(x), per_image)
-    return thin(x.reshape(1, -1, x.shape[-1]), MAX_ROWS)[0]
+    per_image = -(-MAX_ROWS // max(len(x), 1))
+    return thin(input_rows(layer, x, per_image)[None], MAX_ROWS)[0]
 
 
-def input_rows(layer: fx.Node, x: torch.Tensor) -> torch.Tensor:
-    """Return all that ``input_matrix`` thins."""
+def input_rows(layer: fx.Node, x: torch.Tensor, most_patches: int | None = None) -> torch.Tensor:
+    """Return all rows that ``input_matrix`` thins, of an image's patches ``most_patches`` at most."""
     geometry = convolution(layer) if is_op(layer, CONV) else None
     if geometry is not None and geometry.groups == 1:
         x = geometry.patches(x)
+        x = x if most_patches is None else thin(x, most_patches)
     return x.reshape(-1, x.shape[-1])
 
 

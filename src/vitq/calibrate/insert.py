@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["Insert", "SiteBits", "SiteFormat", "quantizer_of"]
 
 
-def _known(scope: str) -> str:
-    return SCOPES.option(scope)
-
-
 @register_step("insert")
 class Insert(Step):
     """Put a quantizer on every site of the scope; a role without its own format takes ``activation``'s.
@@ -33,7 +29,7 @@ class Insert(Step):
     where they have a format of their own.
     """
 
-    scope: Annotated[str, AfterValidator(_known)] = "paper"
+    scope: Annotated[str, AfterValidator(SCOPES.option)] = "paper"
     only: Literal["all", "weights", "activations"] = "all"
     weight: SiteFormat = SiteFormat(granularity=Granularity.CHANNEL)
     activation: SiteFormat = SiteFormat()

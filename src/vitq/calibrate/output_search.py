@@ -90,18 +90,21 @@ def search_groups(
     if shared_names(start):
         return start
     size, outputs = spec.format.granularity.size, len(w_OI)
-    gram_II, shift_OI = _terms(w_OI, quantized_NI, x_NI)
     held = {name: t.reshape(outputs, -1, *t.shape[2:]).clone() for name, t in start.parameters.items()}
     rows = {name: tensor.flatten(0, 1).unsqueeze(1) for name, tensor in held.items()}
     change_OI = spec.simulate(w_OI.reshape(-1, size), rows).reshape(w_OI.shape) - w_OI
+    if weights_NO is None:
+        gram_II, shift_OI = _terms(w_OI, quantized_NI, x_NI)
+    else:
+        offset_NO = (quantized_NI - x_NI) @ w_OI.T
     for group in range(w_OI.shape[1] // size):
         own = slice(group * size, (group + 1) * size)
-        w_On, change_On, gram_nn = w_OI[:, own], change_OI[:, own], gram_II[own, own]
+        w_On, change_On = w_OI[:, own], change_OI[:, own]
         if weights_NO is None:
-            rest_On = shift_OI[:, own] + change_OI @ gram_II[:, own] - change_On @ gram_nn
-            score = quadratic_score(spec, w_On, gram_nn, rest_On)
+            rest_On = shift_OI[:, own] + change_OI @ gram_II[:, own] - change_On @ gram_II[own, own]
+            score = quadratic_score(spec, w_On, gram_II[own, own], rest_On)
         else:
-            rest_NO = (quantized_NI - x_NI) @ w_OI.T + quantized_NI @ change_OI.T - quantized_NI[:, own] @ change_On.T
+            rest_NO = offset_NO + quantized_NI @ change_OI.T - quantized_NI[:, own] @ change_On.T
             score = weighted_score(spec, w_On, quantized_NI[:, own], rest_NO, weights_NO)
         found = local_search(spec, Candidates({name: t[None, :, group] for name, t in held.items()}), score, passes)
         change_OI[:, own] = spec.simulate(w_On[None], found.spread())[0] - w_On

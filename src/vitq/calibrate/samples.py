@@ -18,12 +18,6 @@ class GroupSamples:
     weights_GN: torch.Tensor
     low_G: torch.Tensor
     high_G: torch.Tensor
-    count: int
-
-    @property
-    def groups(self) -> int:
-        """Number of parameter groups."""
-        return self.values_GN.shape[0]
 
 
 def samples_of(x: torch.Tensor, axis: int | None, limit: int = 1 << 14) -> GroupSamples:
@@ -38,14 +32,14 @@ def samples_of(x: torch.Tensor, axis: int | None, limit: int = 1 << 14) -> Group
     count = x_GN.shape[1]
     keep = max(limit // x_GN.shape[0], 512)
     if count <= keep:
-        return GroupSamples(x_GN, torch.ones_like(x_GN), low_G, high_G, count)
+        return GroupSamples(x_GN, torch.ones_like(x_GN), low_G, high_G)
     tail = keep // 16
     top_GT, bottom_GT = largest(x_GN, tail), -largest(-x_GN, tail)
     body_GM = x_GN[:, :: -(-count // (keep - 2 * tail))]
     inside_GM = (body_GM < top_GT.amin(1, keepdim=True)) & (body_GM > bottom_GT.amax(1, keepdim=True))
     share_G1 = (count - 2 * tail) / inside_GM.sum(1, keepdim=True).clamp(min=1)
     weights = (torch.ones_like(bottom_GT), inside_GM * share_G1, torch.ones_like(top_GT))
-    return GroupSamples(torch.cat((bottom_GT, body_GM, top_GT), 1), torch.cat(weights, 1), low_G, high_G, count)
+    return GroupSamples(torch.cat((bottom_GT, body_GM, top_GT), 1), torch.cat(weights, 1), low_G, high_G)
 
 
 def largest(x_GN: torch.Tensor, k: int) -> torch.Tensor:

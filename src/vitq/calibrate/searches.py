@@ -78,7 +78,7 @@ def mse(spec: SearchSpec, samples: GroupSamples) -> Candidates:
 
 
 def clip_grid(spec: SearchSpec, low_G: torch.Tensor, high_G: torch.Tensor) -> Candidates:
-    """Return [a·low, b·high] for all fractions a, b in ``COARSE``; about the middle if not anchored."""
+    """Return [a·low, b·high] for all fractions a, b in ``COARSE``; about the middle where they need not hold zero."""
     middle_G = torch.zeros_like(low_G) if spec.must_hold_zero else (low_G + high_G) / 2
     ratio_A = torch.tensor(COARSE, device=low_G.device)
     a_K = b_K = ratio_A
@@ -104,7 +104,7 @@ def local_search(spec: SearchSpec, start: Candidates, score: Score, passes: Move
 
 
 def ends(spec: SearchSpec, samples: GroupSamples) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each group's exact ends; a symmetric format gets ±the larger, an anchored one holds zero."""
+    """Return each group's exact ends; of a symmetric format ±the larger; zero is held where it must be."""
     low_G, high_G = samples.low_G, samples.high_G
     if spec.format.symmetric:
         high_G = torch.maximum(-low_G, high_G)

@@ -53,12 +53,14 @@ def to_int32(x: Any) -> Any:
     return op.Cast(x, to=TensorProto.INT32)
 
 
-def translated_by(operation: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register how ONNX says a torch custom operation that gives a tensor like its first one."""
+def translated_by(
+    operation: Any, fake: Callable[..., Tensor] = lambda x, *_, **__: torch.empty_like(x)
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register how ONNX says a torch custom operation; ``fake`` gives a tensor like its result, by default like x."""
 
     def register(translation: Callable[..., Any]) -> Callable[..., Any]:
         TRANSLATIONS[operation._opoverload] = translation
-        operation.register_fake(lambda x, *_, **__: torch.empty_like(x))
+        operation.register_fake(fake)
         return translation
 
     return register
@@ -70,9 +72,6 @@ def linear(x: Tensor, w_IO: Tensor) -> Tensor:
     return x @ w_IO
 
 
-@translated_by(linear)
+@translated_by(linear, lambda x, w_IO: x.new_empty((*x.shape[:-1], w_IO.shape[-1])))
 def _linear(x: Any, w_IO: Any) -> Any:
     return op.MatMul(x, w_IO)
-
-
-linear.register_fake(lambda x, w_IO: x.new_empty((*x.shape[:-1], w_IO.shape[-1])))

@@ -65,7 +65,12 @@ class AdaLog(Codec):
         return -p["shift"], p["scale"] - p["shift"]
 
     def candidates(
-        self, format: Format, low_KG: Tensor, high_KG: Tensor, must_hold_zero: bool = True, start: Any = None
+        self,
+        format: Format,
+        low_KG: Tensor,
+        high_KG: Tensor,
+        must_hold_zero: bool = True,
+        start: Parameters | None = None,
     ) -> Parameters:
         """Return each upper end with all bases, or those near that of ``start``; the lower end is never clipped."""
         if start is None:

@@ -8,7 +8,7 @@ import torch
 from vitq.quantizers.codec import SCALE, ZERO_POINT, Codec, IntegerView, Parameter, Parameters
 from vitq.quantizers.format import Format
 from vitq.quantizers.registry import register_format
-from vitq.quantizers.scales import LARGEST_SCALE, SMALLEST_SCALE, anywhere, clamp_scale
+from vitq.quantizers.scales import LARGEST_SCALE, SMALLEST_SCALE, clamp_scale, free_range_qparams
 from vitq.quantizers.simulation import fake_quantize
 
 
@@ -56,7 +56,7 @@ class Affine(Codec):
     ) -> Parameters:
         """See ``affine_from_range``."""
         if not must_hold_zero and not format.symmetric:
-            return anywhere(low, high, format.qmax)
+            return free_range_qparams(low, high, format.qmax)
         scale, zero_point = affine_from_range(low, high, format.bits, format.symmetric)
         return {"scale": scale, "zero_point": zero_point}
 

@@ -63,16 +63,13 @@ class Quantizer(nn.Module):
         The scale has the broadcast shape: an operation says which of these it can take. Groups of inputs have a scale
         each inside one sum, so they have no such view.
         """
-        whole = self.calibrated and not self._size
-        view = self.codec.integer_view(self.format, self.arguments()) if whole else None
+        view = self._whole_steps()
         return view if view is not None and view.steps <= INTEGER_STEPS else None
 
     @property
     def too_wide(self) -> bool:
         """True where x̂ is one scale times whole numbers that 8 bits do not hold."""
-        if self.axis is not None or not self.calibrated:
-            return False
-        view = self.codec.integer_view(self.format, self.arguments())
+        view = self._whole_steps() if self.axis is None else None
         return view is not None and view.steps > INTEGER_STEPS
 
     @property
@@ -173,6 +170,10 @@ class Quantizer(nn.Module):
         """Return what ``print(model)`` shows."""
         state = "calibrated" if self.calibrated else "not calibrated"
         return f"{self.site or 'no site'}, {self.format}, {state}"
+
+    def _whole_steps(self) -> IntegerView | None:
+        whole = self.calibrated and not self._size
+        return self.codec.integer_view(self.format, self.arguments()) if whole else None
 
     @property
     def _first(self) -> nn.Parameter:

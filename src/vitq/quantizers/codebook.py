@@ -5,7 +5,7 @@ The table is a weighted k-means of the channel's values. Source: Deep Compressio
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -48,7 +48,12 @@ class Codebook(Codec):
         return p["table"][..., 0], p["table"][..., -1]
 
     def candidates(
-        self, format: Format, low_KG: Tensor, high_KG: Tensor, must_hold_zero: bool = True, start: Any = None
+        self,
+        format: Format,
+        low_KG: Tensor,
+        high_KG: Tensor,
+        must_hold_zero: bool = True,
+        start: Parameters | None = None,
     ) -> Parameters:
         """Return values at equal distances; for a local search the table that it starts from, stretched to ranges."""
         if start is None:

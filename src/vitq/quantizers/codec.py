@@ -127,7 +127,8 @@ class Codec(ABC):
     def check(self, format: Format) -> None:
         """Raise RecipeError for what this format cannot be; by default it cannot be symmetric."""
         if format.symmetric:
-            raise RecipeError(f"format '{self.name}' is never symmetric; remove 'symmetric'")
+            reason = "is never symmetric" if self.signed else "has no sign"
+            raise RecipeError(f"format '{self.name}' {reason}; remove 'symmetric'")
 
     def completed(self, format: Format, p: Parameters) -> Parameters:
         """Return parameters with those that the format fixes itself."""

@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import torch
 
-from vitq.errors import RecipeError
 from vitq.quantizers.codec import Codec, Parameters
 from vitq.quantizers.format import Format
 from vitq.quantizers.registry import register_format
@@ -23,11 +22,6 @@ class Logarithm(Codec):
     lowering: ClassVar[str] = (
         "shift of the other operand by the code; runtimes have no such kernel, so float Log and Gather"
     )
-
-    def check(self, format: Format) -> None:
-        """It cannot be symmetric."""
-        if format.symmetric:
-            raise RecipeError(f"format '{self.name}' has no sign; remove 'symmetric'")
 
     def choose_qparams(
         self, format: Format, low: torch.Tensor, high: torch.Tensor, must_hold_zero: bool = True

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vitq.errors import RecipeError
 from vitq.quantizers.codec import SCALE, Codec, IntegerView, Parameter, Parameters
 from vitq.quantizers.format import Format
 from vitq.quantizers.registry import register_format
@@ -27,11 +26,6 @@ class Matthew(Codec):
     parameters: ClassVar[tuple[Parameter, ...]] = (SCALE, Parameter("skipped"))
     signed: ClassVar[bool] = False
     settings: ClassVar[Mapping[str, Sequence[float]]] = {"skipped": (0, 1, 2, 3, 4, 6, 8, 11, 16, 23, 32)}
-
-    def check(self, format: Format) -> None:
-        """It cannot be symmetric."""
-        if format.symmetric:
-            raise RecipeError(f"format '{self.name}' has no sign; remove 'symmetric'")
 
     def quantize(self, x: Tensor, qmax: int, p: Parameters) -> Tensor:
         """Return the code of the nearest value: 0 below the middle of the skipped steps."""
@@ -54,7 +48,12 @@ class Matthew(Codec):
         return torch.zeros_like(p["scale"]), (format.qmax + p["skipped"]) * p["scale"]
 
     def candidates(
-        self, format: Format, low_KG: Tensor, high_KG: Tensor, must_hold_zero: bool = True, start: Any = None
+        self,
+        format: Format,
+        low_KG: Tensor,
+        high_KG: Tensor,
+        must_hold_zero: bool = True,
+        start: Parameters | None = None,
     ) -> Parameters:
         """Return all ``settings`` for the largest upper end alone, or for that of ``start``: it is never clipped."""
         high_1G = high_KG.amax(0, keepdim=True) if start is None else self.range_of(format, start)[1]

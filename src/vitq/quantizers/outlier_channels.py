@@ -1,7 +1,7 @@
 """One scale for outlier channels, one for the others (O-2SF of TSPTQ-ViT, arXiv 2305.12901), for norm inputs."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ MOST = 8
 """Outlier channels at most: the largest ones."""
 
 LARGEST_RATIO = 256.0
+"""How many times larger the scale of outliers is at most."""
 
 
 @register_format("outlier_channels")
@@ -47,7 +48,12 @@ class OutlierChannels(PowerOfTwoFactor):
         return {**{name: tensor.reshape(()) for name, tensor in found.items() if name != "outlier"}, "outlier": outlier}
 
     def candidates(
-        self, format: Format, low_KG: Tensor, high_KG: Tensor, must_hold_zero: bool = True, start: Any = None
+        self,
+        format: Format,
+        low_KG: Tensor,
+        high_KG: Tensor,
+        must_hold_zero: bool = True,
+        start: Parameters | None = None,
     ) -> Parameters:
         """Return for each range the ratio that covers the outliers and its neighbours; ``start`` keeps its outliers."""
         found = self._covering(format, low_KG, high_KG, None if start is None else start["outlier"])

@@ -14,7 +14,7 @@ from vitq.quantizers.affine import affine_from_range
 from vitq.quantizers.codec import SCALE, ZERO_POINT, Codec, IntegerView, Parameter, Parameters
 from vitq.quantizers.format import Format
 from vitq.quantizers.registry import register_format
-from vitq.quantizers.scales import anywhere, clamp_scale
+from vitq.quantizers.scales import clamp_scale, free_range_qparams
 
 RATIO = 4
 """How many times coarser the steps above the knee are."""
@@ -58,7 +58,7 @@ class Piecewise(Codec):
     ) -> Parameters:
         """Return scale and zero point that cover [low, high]; zero is one of the fine values if it must be held."""
         if not must_hold_zero:
-            return anywhere(low, high, steps(format.bits))
+            return free_range_qparams(low, high, steps(format.bits))
         coarser = steps(format.bits) / format.qmax
         scale, _ = affine_from_range(low / coarser, high / coarser, format.bits)
         zero = (-low.clamp(max=0.0) / scale).round().clamp(0, 2 ** (format.bits - 1) - 1)

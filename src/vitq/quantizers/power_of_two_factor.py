@@ -4,7 +4,7 @@ For what norms read, whose channels differ widely: integers of all channels meet
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -61,7 +61,12 @@ class PowerOfTwoFactor(Codec):
         return -p["zero_point"] * step, (format.qmax - p["zero_point"]) * step
 
     def candidates(
-        self, format: Format, low_KG: Tensor, high_KG: Tensor, must_hold_zero: bool = True, start: Any = None
+        self,
+        format: Format,
+        low_KG: Tensor,
+        high_KG: Tensor,
+        must_hold_zero: bool = True,
+        start: Parameters | None = None,
     ) -> Parameters:
         """Return the common range of all channels with each factor; searches then choose one for each channel."""
         divisor = FACTORS[-1] if start is None else self.factor(start)

@@ -14,7 +14,7 @@ def clamp_scale(scale: torch.Tensor) -> torch.Tensor:
     return scale.clamp(SMALLEST_SCALE, LARGEST_SCALE)
 
 
-def anywhere(low_KG: torch.Tensor, high_KG: torch.Tensor, steps: int) -> dict[str, torch.Tensor]:
+def free_range_qparams(low_KG: torch.Tensor, high_KG: torch.Tensor, steps: int) -> dict[str, torch.Tensor]:
     """Return scale and zero point of ranges that need not hold zero, ``steps`` scales wide; the zero point is any."""
     width_KG = high_KG - low_KG
     width_KG = torch.maximum(width_KG, NARROWEST * width_KG.median(1, keepdim=True).values)

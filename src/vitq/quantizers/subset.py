@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -68,7 +68,12 @@ class Subset(Codebook):
         return True
 
     def candidates(
-        self, format: Format, low_KG: Tensor, high_KG: Tensor, must_hold_zero: bool = True, start: Any = None
+        self,
+        format: Format,
+        low_KG: Tensor,
+        high_KG: Tensor,
+        must_hold_zero: bool = True,
+        start: Parameters | None = None,
     ) -> Parameters:
         """Return levels spread evenly; for a local search the levels that it starts from, stretched to ranges."""
         if start is None:

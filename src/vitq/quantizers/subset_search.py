@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vitq.quantizers.scales import SMALLEST_SCALE
+
 
 def best_subset(
     x_GN: Tensor, weights_GN: Tensor, points_P: Tensor, count: int, parts: Sequence[float]
@@ -17,7 +19,7 @@ def best_subset(
     order = x_GN.argsort(1)
     x_GN, w_GN = x_GN.gather(1, order).double(), weights_GN.gather(1, order).double()
     moments = [torch.nn.functional.pad((w_GN * x_GN**k).cumsum(1), (1, 0)) for k in range(3)]
-    largest_G = x_GN[:, -1].clamp(min=2.0**-120)
+    largest_G = x_GN[:, -1].clamp(min=SMALLEST_SCALE)
     found = [_best(x_GN, moments, largest_G * part, points_P.double(), count) for part in parts]
     best_G = torch.stack([error_G for error_G, _ in found]).argmin(0)
     levels_GL = torch.stack([levels_GL for _, levels_GL in found])[best_G, torch.arange(len(best_G))]

@@ -1,7 +1,7 @@
 """How each number format is written for a runtime: one file per format or family, with its operations."""
 
 from vitq.export.lowerings.affine import affine, affine_float
-from vitq.export.lowerings.channel_factors import multiplied
+from vitq.export.lowerings.channel_factors import with_channel_scale
 from vitq.export.lowerings.codebook import codebook
 from vitq.export.lowerings.logarithm import table
 from vitq.export.lowerings.lowering import (
@@ -18,7 +18,6 @@ from vitq.export.lowerings.matthew import matthew
 from vitq.export.lowerings.piecewise import piecewise
 from vitq.export.lowerings.shifted_logarithm import adalog, shift_uniform_log2
 from vitq.export.lowerings.twin import twin
-from vitq.export.lowerings.weight_tables import table_of_weights
 
 __all__ = [
     "LOWERINGS",
@@ -31,13 +30,12 @@ __all__ = [
     "affine_float",
     "codebook",
     "matthew",
-    "multiplied",
     "operation_of",
     "piecewise",
     "refusal",
     "register_lowering",
     "shift_uniform_log2",
     "table",
-    "table_of_weights",
     "twin",
+    "with_channel_scale",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitq.export.lowerings.lowering import Arguments, Codes, Lowering, WeightLowering, register_lowering
+from vitq.export.lowerings.lowering import Arguments, Codes, Lowering, WeightLowering, carried, register_lowering
 from vitq.export.operators import number, op, to_float, translated_by
 from vitq.quantizers import Quantizer
 
@@ -61,7 +61,7 @@ def groups_of(codes: Sequence[int], scale: Sequence[int], axis: int) -> tuple[li
     return ([scale[0], size, scale[1]], 1) if axis else ([*scale, size], 2)
 
 
-@translated_by(weight)
+@translated_by(weight, lambda codes, *_: torch.empty_like(codes, dtype=torch.float32))
 def _weight(codes: Any, scale: Any, zero_point: Any, axis: int) -> Any:
     """Groups are written out, not as DequantizeLinear: a runtime then computes the values once, when it loads them."""
     if len(scale.shape) == 2:
@@ -73,16 +73,13 @@ def _weight(codes: Any, scale: Any, zero_point: Any, axis: int) -> Any:
     return op.DequantizeLinear(codes, scale, zero_point, axis=axis)
 
 
-weight.register_fake(lambda codes, *_: torch.empty_like(codes, dtype=torch.float32))
-
-
 def weight_codes(quantizer: Quantizer, codes: Tensor, unsigned: bool) -> Codes:
     """Return codes, scale and zero point, offset to be int8 or as they are."""
     parameters = quantizer.parameters_dict()
-    middle, carrier = (0, torch.uint8) if unsigned else (2 ** (quantizer.format.bits - 1), torch.int8)
-    held = {"scale": parameters["scale"], "zero": (parameters["zero_point"].round() - middle).to(carrier)}
+    held, middle = carried(codes, quantizer.format.bits, unsigned)
+    tensors = {"scale": parameters["scale"], "zero": (parameters["zero_point"].round() - middle).to(held.dtype)}
     shape = (len(codes), -1) if quantizer.format.granularity.size else (-1,)
-    return (codes.to(torch.int16) - middle).to(carrier), {k: t.reshape(shape) if t.ndim else t for k, t in held.items()}
+    return held, {name: t.reshape(shape) if t.ndim else t for name, t in tensors.items()}
 
 
 def affine_signed(quantizer: Quantizer, parameters: Mapping[str, Tensor]) -> Arguments:

@@ -1,4 +1,4 @@
-"""Weights of a codebook: codes look values up in tables, which a runtime does once, when it loads the file."""
+"""Weights of any levels: codes look values up in tables, which a runtime does once, when it loads the file."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitq.export.lowerings.lowering import Arguments, Codes, WeightLowering, register_lowering
-from vitq.export.operators import TRANSLATIONS, op, to_int32
+from vitq.export.lowerings.lowering import Arguments, Codes, WeightLowering, carried, register_lowering
+from vitq.export.operators import op, to_int32, translated_by
 from vitq.quantizers import Quantizer
 
 
@@ -19,6 +19,7 @@ def lookup(codes: Tensor, table: Tensor, first: Tensor, axis: int) -> Tensor:
     return table.gather(1 - axis, flat).reshape(codes.shape)
 
 
+@translated_by(lookup, lambda codes, *_: torch.empty_like(codes, dtype=torch.float32))
 def _lookup(codes: Any, table: Any, first: Any, axis: int) -> Any:
     places = op.Sub(to_int32(codes), first)
     if len(codes.shape) == 2:
@@ -27,19 +28,17 @@ def _lookup(codes: Any, table: Any, first: Any, axis: int) -> Any:
     return op.Reshape(flat, op.Constant(value_ints=list(codes.shape)))
 
 
-TRANSLATIONS[lookup._opoverload] = _lookup
-lookup.register_fake(lambda codes, *_: torch.empty_like(codes, dtype=torch.float32))
-
-
 def codes_and_table(quantizer: Quantizer, codes: Tensor, unsigned: bool) -> Codes:
-    """Return codes, offset to be int8 or as they are, the table of each output, and the first code."""
-    table = quantizer.parameters_dict()["table"]
-    middle, carrier = (0, torch.uint8) if unsigned else (2 ** (quantizer.format.bits - 1), torch.int8)
-    held = table.reshape(-1, table.shape[-1]).expand(len(codes), -1)
-    return (codes.to(torch.int16) - middle).to(carrier), {"table": held, "first": torch.tensor(-middle).int()}
+    """Return codes as the file holds them, the values of all codes of each output, and the first code."""
+    qmax = quantizer.format.qmax
+    every = torch.arange(qmax + 1, dtype=torch.float32).expand(*quantizer.base_shape(codes.shape)[:-1], -1)
+    values = quantizer.codec.dequantize(every, qmax, quantizer.parameters_dict())
+    held, middle = carried(codes, quantizer.format.bits, unsigned)
+    table = values.reshape(-1, qmax + 1).expand(len(codes), -1)
+    return held, {"table": table, "first": torch.tensor(-middle).int()}
 
 
-def transposed(quantizer: Quantizer) -> str:
+def without_table(quantizer: Quantizer) -> str:
     """Refuse tables for groups of inputs, and for the outputs of a transposed convolution, which come second."""
     if quantizer.axis in (None, 0) and not quantizer.format.granularity.size:
         return ""
@@ -48,7 +47,12 @@ def transposed(quantizer: Quantizer) -> str:
     )
 
 
-@register_lowering("codebook", "lookup", weight=WeightLowering("lookup", codes_and_table, refuses=transposed))
+TABLE = WeightLowering("lookup", codes_and_table, refuses=without_table)
+
+
+@register_lowering("codebook", "lookup", weight=TABLE)
+@register_lowering("pwlq", "lookup", weight=TABLE)
+@register_lowering("subset", "lookup", weight=TABLE)
 def codebook(quantizer: Quantizer, parameters: Mapping[str, Tensor]) -> Arguments:
-    """Activations have no codebook: plans refuse them."""
+    """Activations have no table: plans refuse them."""
     raise NotImplementedError

@@ -11,16 +11,16 @@ from vitq.quantizers import Quantizer
 from vitq.registry import Registry
 
 Arguments = tuple[torch.Tensor | int | bool, ...]
-Arguing = Callable[[Quantizer, Mapping[str, torch.Tensor]], Arguments]
+MakeArguments = Callable[[Quantizer, Mapping[str, torch.Tensor]], Arguments]
 """A function from a calibrated quantizer and its parameters to what its operation takes behind x."""
 
 Codes = tuple[torch.Tensor, Mapping[str, torch.Tensor]]
 """Codes as the file holds them, and the tensors that turn them into values: one number each, or output by output."""
 
-ArguingType = TypeVar("ArguingType", bound=Arguing)
+MakeArgumentsType = TypeVar("MakeArgumentsType", bound=MakeArguments)
 
 
-def nothing(quantizer: Quantizer) -> str:
+def refuse_nothing(quantizer: Quantizer) -> str:
     """Refuse nothing."""
     return ""
 
@@ -35,7 +35,7 @@ class WeightLowering:
 
     operation: str
     codes: Callable[[Quantizer, torch.Tensor, bool], Codes]
-    refuses: Callable[[Quantizer], str] = nothing
+    refuses: Callable[[Quantizer], str] = refuse_nothing
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Lowering:
     """
 
     operation: str
-    arguments: Arguing
+    arguments: MakeArguments
     floating: "Lowering | None" = None
     signed: "Lowering | None" = None
     weight: WeightLowering | None = None
-    refuses: Callable[[Quantizer], str] = nothing
+    refuses: Callable[[Quantizer], str] = refuse_nothing
 
 
 LOWERINGS: Registry[Lowering] = Registry("lowering", Lowering, error=ExportError)
@@ -65,14 +65,20 @@ def register_lowering(
     floating: Lowering | None = None,
     signed: Lowering | None = None,
     weight: WeightLowering | None = None,
-    refuses: Callable[[Quantizer], str] = nothing,
-) -> Callable[[ArguingType], ArguingType]:
+    refuses: Callable[[Quantizer], str] = refuse_nothing,
+) -> Callable[[MakeArgumentsType], MakeArgumentsType]:
     """Register the function that gives the arguments of ``operation`` for a format; ExportError where it has one."""
 
-    def made(arguments: Arguing) -> Lowering:
+    def made(arguments: MakeArguments) -> Lowering:
         return Lowering(operation, arguments, floating, signed, weight, refuses)
 
     return LOWERINGS.register(format, made)
+
+
+def carried(codes: torch.Tensor, bits: int, unsigned: bool) -> tuple[torch.Tensor, int]:
+    """Return uint8 codes of ``bits`` as the file holds them, and which code is 0 there: int8, or as they are."""
+    middle, carrier = (0, torch.uint8) if unsigned else (2 ** (bits - 1), torch.int8)
+    return (codes.to(torch.int16) - middle).to(carrier), middle
 
 
 def refusal(quantizer: Quantizer, is_weight: bool) -> str:

@@ -11,25 +11,22 @@ from vitq.export.operators import number, op, translated_by, uint8
 from vitq.quantizers import Quantizer
 
 
-@torch.library.custom_op("vitq::matthew", mutates_args=())
-def matthew_operation(x: Tensor, scale: Tensor, skipped: Tensor, qmax: int) -> Tensor:
+def rounded(x: Tensor, scale: Tensor, skipped: Tensor, qmax: int) -> Tensor:
     """Round to whole steps from ``skipped`` + 1 on, ``qmax`` of them; what is nearer to 0 than to the first is 0."""
     steps = x / scale
     whole = torch.minimum(torch.maximum(steps.round(), skipped + 1), skipped + qmax)
     return torch.where(steps > (skipped + 1) / 2, whole, 0.0) * scale
 
 
+matthew_operation = torch.library.custom_op("vitq::matthew", rounded, mutates_args=())
+matthew_float_operation = torch.library.custom_op("vitq::matthew_float", rounded, mutates_args=())
+"""The same with parameters of broadcast shape, in floating point in the file."""
+
+
 @translated_by(matthew_operation)
 def _matthew(x: Any, scale: Any, skipped: Any, qmax: int) -> Any:
     zero = uint8("zero", 0)
     return op.DequantizeLinear(op.QuantizeLinear(_steps(x, scale, skipped, qmax), number(1), zero), scale, zero)
-
-
-@torch.library.custom_op("vitq::matthew_float", mutates_args=())
-def matthew_float_operation(x: Tensor, scale: Tensor, skipped: Tensor, qmax: int) -> Tensor:
-    """Do as ``matthew`` with parameters of broadcast shape, in floating point."""
-    result: Tensor = matthew_operation(x, scale, skipped, qmax)
-    return result
 
 
 @translated_by(matthew_float_operation)

@@ -12,13 +12,17 @@ from vitq.quantizers import Quantizer
 from vitq.quantizers.piecewise import RATIO
 
 
-@torch.library.custom_op("vitq::piecewise", mutates_args=())
-def piecewise_operation(x: Tensor, scale: Tensor, zero_point: Tensor, qmax: int) -> Tensor:
-    """Round to steps of ``scale`` up to the knee and of RATIO scales above; the values are uint8 codes of one scale."""
+def rounded(x: Tensor, scale: Tensor, zero_point: Tensor, qmax: int) -> Tensor:
+    """Round to steps of ``scale`` up to the knee and of RATIO scales above."""
     knee, zero = qmax // 2, zero_point.float()
     above = x / scale + (zero - knee)
     codes = torch.minimum(above, above / RATIO).round().clamp(-knee, qmax - knee)
     return (torch.maximum(codes, codes * RATIO) + (knee - zero)) * scale
+
+
+piecewise_operation = torch.library.custom_op("vitq::piecewise", rounded, mutates_args=())
+piecewise_float_operation = torch.library.custom_op("vitq::piecewise_float", rounded, mutates_args=())
+"""The same with parameters of broadcast shape, in floating point in the file."""
 
 
 @translated_by(piecewise_operation)
@@ -28,13 +32,6 @@ def _piecewise(x: Any, scale: Any, zero_point: Any, qmax: int) -> Any:
     codes = op.QuantizeLinear(_narrow(x, scale, zero_point, qmax), number(1), knee)
     wide = op.LeakyRelu(op.DequantizeLinear(codes, number(RATIO), knee), alpha=1 / RATIO)
     return op.DequantizeLinear(op.QuantizeLinear(wide, number(1), knee), scale, zero_point)
-
-
-@torch.library.custom_op("vitq::piecewise_float", mutates_args=())
-def piecewise_float_operation(x: Tensor, scale: Tensor, zero_point: Tensor, qmax: int) -> Tensor:
-    """Do as ``piecewise`` with parameters of broadcast shape, in floating point."""
-    result: Tensor = piecewise_operation(x, scale, zero_point, qmax)
-    return result
 
 
 @translated_by(piecewise_float_operation)

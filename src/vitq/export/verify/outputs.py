@@ -58,6 +58,12 @@ def by_name(file: Session, names: Sequence[str]) -> Callable[[torch.Tensor], Out
     return lambda x_BCHW: dict(zip(names, file(x_BCHW), strict=True))
 
 
+def largest_error(expected: torch.Tensor, got: torch.Tensor) -> float:
+    """Return the largest relative error of an image, which is the first axis of both."""
+    error_B = (expected - got).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1).clamp(min=1e-12)
+    return float(error_B.max())
+
+
 @torch.no_grad()
 def compare(
     simulated: Forward,
@@ -94,9 +100,7 @@ def compare(
 
     def outputs(x_BCHW: torch.Tensor) -> Outputs:
         given, expected = forward(x_BCHW), as_outputs(floating.forward(x_BCHW))
-        for name, y in expected.items():
-            error_B = (given[name] - y).flatten(1).norm(dim=1) / y.flatten(1).norm(dim=1).clamp(min=1e-12)
-            errors.append(float(error_B.max()))
+        errors.extend(largest_error(y, given[name]) for name, y in expected.items())
         return given
 
     plain, _ = measure(outputs, batches(), device, broken=_pass, task=task)

@@ -13,6 +13,7 @@ import torch
 
 from vitq.export.emit import INPUT
 from vitq.export.runtimes import Content
+from vitq.export.verify.outputs import largest_error
 from vitq.export.verify.pieces import MakeSession, Pieces, pieces_of
 from vitq.graph import Graph, Span
 from vitq.quantizers import Quantizer
@@ -103,14 +104,8 @@ def _prove_block(
         flipped, total = flipped + different, total + expected.numel()
         given |= {names[source]: values[node] if source in private else values[source]}
     values[span.end] = output
-    errors = [_error(values[node], pieces(given, names[node])[0]) for node in (span.end, *sides)]
+    errors = [largest_error(values[node], pieces(given, names[node])[0]) for node in (span.end, *sides)]
     return SegmentProof(span.name, len(sites), flipped / max(total, 1), max(errors)), output
-
-
-def _error(expected: torch.Tensor, got: torch.Tensor) -> float:
-    """Return the largest relative error of an image."""
-    error = (expected - got).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1).clamp(min=1e-12)
-    return float(error.max())
 
 
 def _different(quantizer: torch.nn.Module, simulated: torch.Tensor, got: torch.Tensor) -> int:
