@@ -125,6 +125,11 @@ def test_every_layer_is_in_one_segment_or_beside_it(case: tuple[Several, Graph])
         )
 
 
+def test_what_is_returned_is_compared_with_the_teacher(case: tuple[Several, Graph]) -> None:
+    _, graph = case
+    assert {*graph.outputs.values(), *(span.end for span in graph.spans("unit"))} <= graph.compared
+
+
 def test_heads_share_the_feature() -> None:
     for form in ("two heads", "a head inside, computed last"):
         _, graph = captured(form)

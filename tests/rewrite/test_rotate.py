@@ -95,6 +95,18 @@ class Plain(nn.Module):
         return self.head(self.last(torch.cat((y[:, ::2], y[:, 1::2]), -1) if self.merged > 1 else y)).mean(1)
 
 
+class Pair(nn.Module):
+    """``Plain`` with a second output: the first one's squares, a hundred times as large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = Plain()
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = self.plain(x)
+        return {"logits": y, "squares": 100 * y.square()}
+
+
 class Transposed(nn.Module):
     """A residual branch of a transposed convolution, whose weight has its input channels first."""
 
@@ -136,6 +148,7 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
     "rms": Rms,
     "mixed": lambda: Rms(mixed=True),
     "plain": Plain,
+    "pair": Pair,
     "bare": lambda: Plain(bare=True),
     "merging": lambda: Plain(merged=2),
     "factor": lambda: Plain(factor=0.5),
@@ -306,6 +319,22 @@ def test_what_is_chosen_has_the_least_error_on_images_that_no_trial_saw() -> Non
     alone = run_of("vit")
     apply_steps(alone, [Rotate(heads=least[0], residual=least[1], choose=False), *QUICK])
     assert torch.equal(run.student(run.images_NCHW), alone.student(run.images_NCHW))
+
+
+@torch.no_grad()
+def test_every_output_counts_as_much_in_a_choice() -> None:
+    run = run_of("pair")
+    x_NCHW, target = run.images_NCHW[-2:], run.teacher(run.images_NCHW[-2:])
+    alone = run_of("pair")
+    alone.images_NCHW = alone.images_NCHW[:-2]
+    apply_steps(alone, [Rotate(heads=False, residual="none", choose=False), *QUICK])
+    output = alone.student(x_NCHW)
+    wanted = [float((output[name] - y).square().mean() / y.square().mean()) for name, y in target.items()]
+    memory = Checkpoints()
+    run.checkpoints, kept = memory, dict[str, Any]()
+    memory.save = lambda key, tensors, facts=None: kept.update({key: facts})  # type: ignore[method-assign]
+    apply_steps(run, [Rotate(), *QUICK])
+    assert kept["00-rotate"]["errors"][0] == pytest.approx(sum(wanted) / 2)
 
 
 def test_a_choice_is_kept_for_a_resumed_run(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
