@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import ClipTower, lively
 from torch import nn
 
 from vitq.bits import Bits
@@ -49,22 +50,6 @@ TURNED = {
     ("rms", "ones"): (0, 1),
 }
 """How many pairs of heads and how many residual streams are turned. Swin's first stage and CLIP begin with a norm."""
-
-
-class Tower(nn.Module):
-    """The vision tower of a Hugging Face CLIP, as x_BCHW to embeddings."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-        small = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3}
-        config = CLIPVisionConfig(**small, image_size=32, patch_size=8, projection_dim=12)
-        self.clip = CLIPVisionModelWithProjection(config)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        embeds: torch.Tensor = self.clip(x).image_embeds
-        return embeds
 
 
 class Rms(nn.Module):
@@ -134,17 +119,8 @@ class Cosine(nn.Module):
         return self.out(z.transpose(1, 2).flatten(2)).mean(1)
 
 
-def lively(model: nn.Module) -> nn.Module:
-    """Leave no parameter at zero or one: norms, biases, class tokens and LayerScale all matter."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for tensor in model.parameters():
-            tensor.add_(0.3 * torch.randn(tensor.shape, generator=generator))
-    return model.eval()
-
-
 OTHERS: dict[str, Callable[[], nn.Module]] = {
-    "clip": Tower,
+    "clip": ClipTower,
     "rms": Rms,
     "mixed": lambda: Rms(mixed=True),
     "plain": Plain,
