@@ -34,7 +34,6 @@ from vitq.evaluation import measure
 from vitq.graph import Graph
 from vitq.recipes import load_recipe
 from vitq.reconstruct import Reconstruct
-from vitq.reconstruct.objective.distances import divergence, relative_square
 from vitq.reconstruct.slicing.choose import Choose
 from vitq.reconstruct.slicing.schedule import plan
 from vitq.reconstruct.slicing.slicings import candidates
@@ -43,6 +42,7 @@ from vitq.run.events import Events
 from vitq.run.inputs import capture_checked, draw_images, load_source
 from vitq.run.pipeline import apply_steps
 from vitq.run.run import Run
+from vitq.tasks.distances import divergence, relative_square
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "matrix.jsonl"

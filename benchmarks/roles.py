@@ -15,9 +15,9 @@ from vitq.calibrate import Calibrate, Insert
 from vitq.data import draw_calibration, open_images
 from vitq.graph import Graph, capture
 from vitq.models import load_model
-from vitq.reconstruct.objective.distances import divergence
 from vitq.rewrite import Smooth
 from vitq.run.run import Run
+from vitq.tasks.distances import divergence
 
 SEARCHED, HELD_OUT = 32, 64
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from vitq.graph import Graph, Site, Span
+from vitq.graph.outputs import Outputs, as_outputs
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 Result = torch.Tensor | tuple[torch.Tensor, ...]
@@ -20,6 +21,21 @@ GPU_CHUNK = 64
 def forward_all(module: nn.Module | Forward, x_N: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Run ``module`` over all N inputs in chunks on ``device``; the result has x's dtype and device."""
     return forward_many(lambda chunk: module(chunk).to(x_N.dtype), x_N, device)[0]
+
+
+def forward_outputs(
+    model: Callable[[torch.Tensor], torch.Tensor | Outputs], x_N: torch.Tensor, device: torch.device
+) -> Outputs:
+    """Run a model, or its end, over all N inputs in chunks on ``device``; its outputs by name, in float32 beside x."""
+    names = list[str]()
+
+    def run(chunk: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = as_outputs(model(chunk))
+        names[:] = found
+        return tuple(y.to(chunk.dtype) for y in found.values())
+
+    parts = forward_many(run, x_N, device)
+    return dict(zip(names, parts, strict=True))
 
 
 @torch.no_grad()

@@ -16,11 +16,10 @@ from vitq.graph import Graph
 from vitq.graph.outputs import Outputs, as_outputs
 from vitq.models import LoadedModel
 from vitq.reconstruct.data import count_held_out
-from vitq.reconstruct.objective.distances import relative_square
 from vitq.run.events import Events
 from vitq.run.run import Run
 from vitq.tasks import Task, task_for
-from vitq.tasks.distances import nearness
+from vitq.tasks.distances import nearness, relative_square
 
 Forward = Callable[[torch.Tensor], torch.Tensor | Outputs]
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor | None]]

@@ -1,6 +1,7 @@
 """The verb, from a model to a quantized model, and from a folder to another budget."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from vitq.allocation import Allocation
 from vitq.bits import BitTable
 from vitq.errors import AllocationError, ArgumentError, ArtifactError, RecipeError, ResumeError
 from vitq.graph import Graph
+from vitq.models import load_model
 from vitq.recipes.bit_table import read_table
+from vitq.run.run import Run
 
 OPTIONS = {"recipe": "rtn", "candidates": (2, 4, 8), "progress": False}
 
@@ -80,6 +83,20 @@ def test_the_same_trials_are_not_run_again(
     assert again.bits == vitq.allocate(str(folder), average_bits=5, progress=False).bits
     with pytest.raises(ResumeError, match="other inputs"):
         vitq.allocate(attend, images + 1, average_bits=5, out=folder, **OPTIONS)
+
+
+def test_trials_know_what_the_outputs_mean(
+    attend: nn.Module, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Prepared(Exception):
+        pass
+
+    def prepare(run: Run, *_: object) -> None:
+        raise Prepared(run.task_name)
+
+    monkeypatch.setattr("vitq.allocation.run.prepare", prepare)
+    with pytest.raises(Prepared, match="values"):
+        vitq.allocate(replace(load_model(attend), task="values"), images, average_bits=5, **OPTIONS)
 
 
 def test_evolution_measures_the_whole_model(attend: nn.Module, images: torch.Tensor, folder: Path) -> None:

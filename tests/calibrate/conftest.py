@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from small_models import lively_norms
 from torch import nn
 
 from vitq.bits import Bits
@@ -13,22 +14,10 @@ from vitq.run.run import Run
 MakeRun = Callable[..., Run]
 
 
-def lively(model: nn.Module) -> nn.Module:
-    """Give norms and biases values that are not trivial, some channels far larger than others."""
-    generator = torch.Generator().manual_seed(2)
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
-            size = module.weight.shape
-            with torch.no_grad():
-                module.weight.copy_(torch.rand(size, generator=generator).add_(0.1).pow_(-0.7))
-                module.bias.copy_(torch.randn(size, generator=generator))
-    return model
-
-
 @pytest.fixture(scope="session")
 def vit(tiny: Callable[..., nn.Module]) -> Graph:
     """A ViT of width 48 and depth 2 on 32x32 images."""
-    return capture(lively(tiny("vit")), torch.zeros(2, 3, 32, 32))
+    return capture(lively_norms(tiny("vit")), torch.zeros(2, 3, 32, 32))
 
 
 @pytest.fixture

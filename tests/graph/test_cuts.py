@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small_models import Block
 from torch import nn
 
 from vitq.errors import GraphError, RecipeError
@@ -19,15 +20,6 @@ class Residual(nn.Module):
 
     def forward(self, x_B4: torch.Tensor) -> torch.Tensor:
         return self.head(self.blocks(self.stem(x_B4)))
-
-
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.fc1, self.fc2 = nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 8)
-
-    def forward(self, x_B8: torch.Tensor) -> torch.Tensor:
-        return x_B8 + self.fc2(self.fc1(self.norm(x_B8)).relu())
 
 
 class Folded(nn.Module):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import Block
 from torch import nn
 
 from vitq.errors import ArtifactError, ModelError
@@ -18,15 +19,6 @@ from vitq.graph.rebuild import from_json
 from vitq.graph.serialize import to_json
 
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
-
-
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.fc1, self.fc2 = nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 8)
-
-    def forward(self, x_B8: torch.Tensor) -> torch.Tensor:
-        return x_B8 + self.fc2(self.fc1(self.norm(x_B8)).relu())
 
 
 class Several(nn.Module):
@@ -123,6 +115,11 @@ def test_every_layer_is_in_one_segment_or_beside_it(case: tuple[Several, Graph])
         assert sorted(held) == sorted(
             n.target for n in graph.module.graph.nodes if n.op == "get_attr" and "weight" in n.target
         )
+
+
+def test_what_is_returned_is_compared_with_the_teacher(case: tuple[Several, Graph]) -> None:
+    _, graph = case
+    assert {*graph.outputs.values(), *(span.end for span in graph.spans("unit"))} <= graph.compared
 
 
 def test_heads_share_the_feature() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import lively
 from torch import fx, nn
 
 from vitq.errors import GraphError
@@ -42,15 +43,6 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 BARRIERS = {"swin": 1, "swinv2": 6, "pvt": 2, "convnext": 5}
 """How often an operation of its own has to rotate; everywhere else parameters do."""
-
-
-def lively(model: nn.Module) -> nn.Module:
-    """Leave no parameter at zero or one: norms, biases, class tokens and LayerScale all matter."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for tensor in model.parameters():
-            tensor.add_(0.3 * torch.randn(tensor.shape, generator=generator))
-    return model.eval()
 
 
 @cache

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import ClipTower
 from torch import nn
 
 from vitq.bits import Bits
@@ -33,23 +34,6 @@ STEPS: dict[str, Step] = {
     "fold_norms": FoldNorms(),
     "add_noise": AddNoise(images=4, amplitudes=(0.5, 2.0)),
 }
-
-
-class Tower(nn.Module):
-    """The vision tower of a Hugging Face CLIP, as x_BCHW to embeddings."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-        small = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3}
-        self.clip = CLIPVisionModelWithProjection(
-            CLIPVisionConfig(**small, image_size=32, patch_size=8, projection_dim=12)
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        embeds: torch.Tensor = self.clip(x).image_embeds
-        return embeds
 
 
 def lively(graph: Graph) -> Graph:
@@ -81,7 +65,7 @@ def captured(tiny: Callable[..., nn.Module]) -> Callable[[str], Graph]:
         torch.manual_seed(0)
         ensure_torchvision()
         if name == "clip":
-            return lively(capture(Tower(), pictures(2)))
+            return lively(capture(ClipTower(), pictures(2)))
         if name == "deit":
             import timm
 

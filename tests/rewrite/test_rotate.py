@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import ClipTower, lively
 from torch import nn
 
 from vitq.bits import Bits
@@ -51,22 +52,6 @@ TURNED = {
 """How many pairs of heads and how many residual streams are turned. Swin's first stage and CLIP begin with a norm."""
 
 
-class Tower(nn.Module):
-    """The vision tower of a Hugging Face CLIP, as x_BCHW to embeddings."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-        small = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3}
-        config = CLIPVisionConfig(**small, image_size=32, patch_size=8, projection_dim=12)
-        self.clip = CLIPVisionModelWithProjection(config)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        embeds: torch.Tensor = self.clip(x).image_embeds
-        return embeds
-
-
 class Rms(nn.Module):
     """A residual branch behind an RMS norm; with ``mixed`` a layer norm at the end."""
 
@@ -93,6 +78,18 @@ class Plain(nn.Module):
         y = self.stem(x.flatten(1, 2))
         y = y + self.fc(self.norm(y) if self.factor == 1 else self.factor * self.norm(y))
         return self.head(self.last(torch.cat((y[:, ::2], y[:, 1::2]), -1) if self.merged > 1 else y)).mean(1)
+
+
+class Pair(nn.Module):
+    """``Plain`` with a second output: the first one's squares, a hundred times as large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = Plain()
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = self.plain(x)
+        return {"logits": y, "squares": 100 * y.square()}
 
 
 class Transposed(nn.Module):
@@ -122,20 +119,12 @@ class Cosine(nn.Module):
         return self.out(z.transpose(1, 2).flatten(2)).mean(1)
 
 
-def lively(model: nn.Module) -> nn.Module:
-    """Leave no parameter at zero or one: norms, biases, class tokens and LayerScale all matter."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for tensor in model.parameters():
-            tensor.add_(0.3 * torch.randn(tensor.shape, generator=generator))
-    return model.eval()
-
-
 OTHERS: dict[str, Callable[[], nn.Module]] = {
-    "clip": Tower,
+    "clip": ClipTower,
     "rms": Rms,
     "mixed": lambda: Rms(mixed=True),
     "plain": Plain,
+    "pair": Pair,
     "bare": lambda: Plain(bare=True),
     "merging": lambda: Plain(merged=2),
     "factor": lambda: Plain(factor=0.5),
@@ -306,6 +295,22 @@ def test_what_is_chosen_has_the_least_error_on_images_that_no_trial_saw() -> Non
     alone = run_of("vit")
     apply_steps(alone, [Rotate(heads=least[0], residual=least[1], choose=False), *QUICK])
     assert torch.equal(run.student(run.images_NCHW), alone.student(run.images_NCHW))
+
+
+@torch.no_grad()
+def test_every_output_counts_as_much_in_a_choice() -> None:
+    run = run_of("pair")
+    x_NCHW, target = run.images_NCHW[-2:], run.teacher(run.images_NCHW[-2:])
+    alone = run_of("pair")
+    alone.images_NCHW = alone.images_NCHW[:-2]
+    apply_steps(alone, [Rotate(heads=False, residual="none", choose=False), *QUICK])
+    output = alone.student(x_NCHW)
+    wanted = [float((output[name] - y).square().mean() / y.square().mean()) for name, y in target.items()]
+    memory = Checkpoints()
+    run.checkpoints, kept = memory, dict[str, Any]()
+    memory.save = lambda key, tensors, facts=None: kept.update({key: facts})  # type: ignore[method-assign]
+    apply_steps(run, [Rotate(), *QUICK])
+    assert kept["00-rotate"]["errors"][0] == pytest.approx(sum(wanted) / 2)
 
 
 def test_a_choice_is_kept_for_a_resumed_run(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

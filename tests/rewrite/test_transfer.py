@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import lively_norms
 from torch import nn
 
 from vitq.bits import Bits
@@ -17,18 +18,6 @@ from vitq.run.run import Run
 
 CHANNEL = SiteFormat(granularity=Granularity.CHANNEL)
 MSE: dict[str, Any] = {"images": 4, "weights": "mse", "activations": "mse"}
-
-
-def lively(model: nn.Module) -> nn.Module:
-    """Give norms values that are not trivial, some channels far larger than others."""
-    generator = torch.Generator().manual_seed(2)
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
-            with torch.no_grad():
-                spread = torch.rand(module.weight.shape, generator=generator).add_(0.1).pow_(-0.7)
-                module.weight.copy_(spread)
-                module.bias.copy_(torch.randn(module.bias.shape, generator=generator))
-    return model
 
 
 def timm_model(name: str, **options: Any) -> nn.Module:
@@ -70,7 +59,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 def prepared(model: nn.Module, size: int, bits: str = "w4a4") -> Run:
     torch.manual_seed(0)
     x_NCHW = torch.randn(6, 3, size, size)
-    graph = capture(lively(model), x_NCHW[:2])
+    graph = capture(lively_norms(model), x_NCHW[:2])
     run = Run(teacher=graph, student=graph.clone(), images_NCHW=x_NCHW, bits=Bits.parse(bits))
     Insert(post_norm=CHANNEL).apply(run)
     Calibrate(**MSE).apply(run)

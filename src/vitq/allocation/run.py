@@ -69,7 +69,9 @@ def allocate_anew(
     checkpoints = None if folder is None else folder / "checkpoints"
     saved = Checkpoints(checkpoints, about, resume=not overwrite, overwrite=overwrite)
     teacher = capture_checked(loaded, x_NCHW, device)
-    run = Run(teacher, teacher.clone(), x_NCHW, bits, seed, device, events, saved, recipe=plan.name)
+    run = Run(
+        teacher, teacher.clone(), x_NCHW, bits, seed, device, events, saved, recipe=plan.name, task_name=loaded.task
+    )
     prepared = prepare(run, plan, request.candidates)
     if found is None:
         found = measure(run, prepared, request.candidates, about, proxy_only=request.by == "proxy", checkpoints=saved)

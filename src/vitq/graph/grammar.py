@@ -17,8 +17,10 @@ QUANTIZERS = "quantizers"
 """The submodule that holds all quantizers."""
 
 MOST_NODES, MOST_ITEMS, DEEPEST, LONGEST = 50_000, 65_536, 8, 1_000
-MOST_OUTPUTS = 1_000
 """Bounds of a saved graph: nodes, items of one list, lists in lists, letters of a name, a path or a word."""
+
+MOST_OUTPUTS = 1_000
+"""Bound of the outputs of a saved graph."""
 
 LARGEST_INTEGER = 2**63 - 1
 """The largest that an operator takes; "to the end" in a slice."""

@@ -79,6 +79,11 @@ class Graph:
         """
         return extract(self.module, start, end, taps, floating=floating)
 
+    @property
+    def compared(self) -> frozenset[str]:
+        """Names of the nodes where student and teacher are compared, so that no rewrite may change what they hold."""
+        return self.slicing.compared
+
     def sides(self, start: str, end: str) -> tuple[str, ...]:
         """Nodes that are returned and computed between the cuts ``start`` and ``end``, beside what ``end`` holds.
 

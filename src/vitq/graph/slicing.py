@@ -60,6 +60,11 @@ class Granularity:
         entry = str(linears[-1].args[0]) if linears else ""
         return entry if entry in self.cuts[-6:] else self.cuts[-1]
 
+    @cached_property
+    def compared(self) -> frozenset[str]:
+        """Nodes that have to hold the same in teacher and student: ends of units, the feature, the outputs."""
+        return frozenset({self.feature, *self.outputs.values(), *(span.end for span in self.spans("unit"))})
+
     def sides(self, start: str, end: str) -> tuple[str, ...]:
         """Return the nodes that are returned and lie between two cuts, in order; between other nodes there are none."""
         if not {start, end} <= set(self.cuts):
@@ -110,14 +115,13 @@ class Granularity:
     @cached_property
     def _own_weights(self) -> list[int]:
         """Per piece, how many of its weighted operations lie on the chain and in no branch beside it."""
-        return [count - len(beside) for (_, _, count), beside in zip(self._pieces, self._weights_beside, strict=True)]
-
-    @cached_property
-    def _weights_beside(self) -> list[list[fx.Node]]:
         weighted = [n for n in self.graph.nodes if is_op(n, LINEAR | CONV) and n in self._dependent]
-        beside = [n for n in weighted if n not in self._trunk]
-        places = [self._place[cut] for cut in self.cuts]
-        return [[n for n in beside if a < self._place[n.name] < b] for a, b in pairwise(places)]
+        beside = [self._place[n.name] for n in weighted if n not in self._trunk]
+        limits = pairwise(self._place[cut] for cut in self.cuts)
+        return [
+            count - sum(a < place < b for place in beside)
+            for (_, _, count), (a, b) in zip(self._pieces, limits, strict=True)
+        ]
 
     @cached_property
     def _blocks(self) -> list[tuple[str, str, str]]:

@@ -79,7 +79,7 @@ def settle(loaded: LoadedModel, x_NCHW: Tensor, warn: Warn) -> LoadedModel:
     settled = replace(loaded, module=_by_name(module, outputs, len(named), bool(columns)))
     shapes = {name: tuple(_column(y).shape[1:]) for name, y in named.items()}
     task = task_for(shapes, loaded.task)
-    chosen = None if type(task) is type(own_task(shapes)) else name_of(task)
+    chosen = None if type(task) is type(own_task(shapes)) else name_of(task)  # only what vitq would not choose
     return _with_width(replace(settled, task=chosen), task.classes(shapes))
 
 

@@ -37,11 +37,15 @@ class Data:
     def held_out(self) -> "Data":
         """Return the held-out images alone (all images where none are held out)."""
         start = self.train if self.train < len(self.target) else 0
-        goal = None if self.goal is None else rows(self.goal, slice(start, None))
+        goal = None if self.goal is None else _rows_from(self.goal, start)
         sides = tuple(side[start:] for side in self.sides)
         return Data(self.x_student[start:], self.x_teacher[start:], self.target[start:], goal, None, None, 0, sides)
 
 
-def rows(goal: Goal, chosen: slice | torch.Tensor) -> Goal:
-    """Return some rows of a feature, or of outputs by name."""
-    return goal[chosen] if isinstance(goal, torch.Tensor) else {name: y[chosen] for name, y in goal.items()}
+def count_rows(goal: Goal) -> int:
+    """Return how many rows a feature has, or each of the outputs by name."""
+    return len(goal) if isinstance(goal, torch.Tensor) else len(next(iter(goal.values())))
+
+
+def _rows_from(goal: Goal, start: int) -> Goal:
+    return goal[start:] if isinstance(goal, torch.Tensor) else {name: y[start:] for name, y in goal.items()}

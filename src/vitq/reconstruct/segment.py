@@ -10,6 +10,7 @@ from vitq.activations import Result, forward_many, outputs
 from vitq.graph import Graph, Role, Span
 from vitq.graph.ops import CONV, LINEAR, MATMUL, is_op
 from vitq.graph.outputs import ONLY, Named
+from vitq.reconstruct.data import count_rows
 from vitq.reconstruct.objective.terms import Batch, Goal, Summary
 from vitq.reconstruct.variables.learnable import learnable
 from vitq.reconstruct.variables.variables import Variables
@@ -113,7 +114,7 @@ class TrainingSegment:
         if target_goal is not None and self.supervision.reachable:
             end = taps[-1] if self.supervision.tap else output
             suffix = self.supervision.suffix or torch.nn.Identity()
-            goal = suffix(end[: rows_of(target_goal)])
+            goal = suffix(end[: count_rows(target_goal)])
         layers = tuple(tap[: len(tap) * local_images // len(x)] for tap in taps[: len(target_layers)])
         seen = sides if target_sides else ()
         return Batch(output, target, layers, target_layers, goal, target_goal, None, seen, target_sides, self.task)
@@ -148,8 +149,3 @@ def _layers(graph: Graph, span: Span) -> tuple[str, ...]:
     scores = {c for s in graph.sites.values() if s.role in (Role.QUERY, Role.KEY) for c in s.consumers}
     other = {*scores, span.end, *sides}
     return tuple(n.name for n in inside.nodes if is_op(n, LINEAR | CONV | MATMUL) and n.name not in other)
-
-
-def rows_of(goal: Goal) -> int:
-    """Return the rows of a feature, or of outputs by name."""
-    return len(goal) if isinstance(goal, torch.Tensor) else len(next(iter(goal.values())))

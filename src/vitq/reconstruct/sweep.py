@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 import torch
 
-from vitq.activations import ActivationCache, StudentTeacher, first_output, forward_all, forward_many
+from vitq.activations import ActivationCache, StudentTeacher, first_output, forward_all, forward_outputs
 from vitq.devices import cache_device
 from vitq.errors import RecipeError
 from vitq.graph.edit import set_attribute
 from vitq.graph.outputs import Outputs
 from vitq.quantizers import compiling, use_compiled_kernels, worth_compiling
-from vitq.reconstruct.data import Data, count_held_out
+from vitq.reconstruct.data import Data, count_held_out, count_rows
 from vitq.reconstruct.objective.curvature import NONE
 from vitq.reconstruct.objective.terms import DISTANCES, Fusion, Goal
 from vitq.reconstruct.options import Options
-from vitq.reconstruct.segment import OUTPUTS, TrainingSegment, prepare, rows_of
+from vitq.reconstruct.segment import OUTPUTS, TrainingSegment, prepare
 from vitq.reconstruct.slicing.schedule import Piece
 from vitq.reconstruct.train import train
 from vitq.run.run import Run
@@ -46,18 +46,17 @@ class Sweep:
             run.events.log("segment", name=span.name, resumed=True, **saved[1])
             if options.compute.cache == "float32" or span.start != span.cut:
                 return None
-            return self.activations.between(
-                span.cut, span.end, self.activations.at(span.cut)
-            )  # rounded where it was before
+            here = self.activations.at(span.cut)
+            return self.activations.between(span.cut, span.end, here)  # rounded where it was before
         here = self.activations.at(span.cut)
         if span.start != span.cut:
             here = self.activations.between(span.cut, span.start, here)
         objective = options.objective
         segment = prepare(run.student, run.teacher, span, self.goal, options.rates(), objective.local > 0, run.task)
         target, sides, layers = segment.targets(here.teacher_N, DISTANCES[objective.local_by].summary, run.device)
-        if self.outputs_N is not None and (segment.to_outputs is None or len(target) != rows_of(self.outputs_N)):
+        if self.outputs_N is not None and (segment.to_outputs is None or len(target) != count_rows(self.outputs_N)):
             raise RecipeError(
-                f"reconstruct.objective.curvature={options.objective.curvature} needs segments that end where one "
+                f"reconstruct.objective.curvature={objective.curvature} needs segments that end where one "
                 f"activation is alive, with one row per image; '{span.name}' does not: choose schedule unit, block or "
                 "coarser, or curvature none"
             )
@@ -65,17 +64,8 @@ class Sweep:
         images = len(run.images_NCHW)
         held_out = count_held_out(images, options.evaluation.held_out) * len(target) // images
         x_student = here.student_N if options.inputs == "quantized" else here.teacher_N
-        data = Data(
-            x_student,
-            here.teacher_N,
-            target,
-            goals,
-            self.outputs_N,
-            layers,
-            len(target) - held_out,
-            sides,
-        )
-        fusion, settings = Fusion(options.objective.terms(goals is not None)), options.settings(run.device, steps)
+        data = Data(x_student, here.teacher_N, target, goals, self.outputs_N, layers, len(target) - held_out, sides)
+        fusion, settings = Fusion(objective.terms(goals is not None)), options.settings(run.device, steps)
         outcome = train(segment, data, fusion, settings, run.device, run.generator(key), run.events)
         facts = vars(outcome)
         run.save(key, segment.variables.snapshot(), facts)
@@ -117,9 +107,12 @@ def _begin(run: Run, options: Options) -> Sweep:
     needs, weighs = objective.global_ > 0, objective.curvature != NONE
     feature_N = _teacher(run, first, goal, kept) if needs and not on_outputs else None
     known, at = (first, kept) if feature_N is None else (goal, feature_N)
-    if len(run.teacher.outputs) > len(run.teacher.to_outputs(known).names):
-        known, at = first, kept
-    outputs_N = _outputs(run, known, at) if weighs or (needs and on_outputs) else None
+    outputs_N: Outputs | None = None
+    if weighs or (needs and on_outputs):
+        behind = run.teacher.to_outputs(known)
+        if len(behind.names) < len(run.teacher.outputs):  # some lie before the feature
+            behind, at = run.teacher.to_outputs(first), kept
+        outputs_N = forward_outputs(behind, at, run.device)
     goals_N = outputs_N if needs and on_outputs else feature_N
     activations = ActivationCache(run.student, run.teacher, images, run.device)
     return Sweep(run, options, activations, goal, goals_N, outputs_N if weighs else None)
@@ -128,9 +121,3 @@ def _begin(run: Run, options: Options) -> Sweep:
 def _teacher(run: Run, start: str, end: str, x_N: torch.Tensor) -> torch.Tensor:
     """Return the teacher's activations at node ``end`` from those at ``start``."""
     return x_N if start == end else forward_all(run.teacher.segment(start, end), x_N, run.device)
-
-
-def _outputs(run: Run, start: str, x_N: torch.Tensor) -> Outputs:
-    """Return the teacher's outputs by name, from its activations at node ``start``."""
-    behind = run.teacher.to_outputs(start)
-    return dict(zip(behind.names, forward_many(lambda x: tuple(behind(x).values()), x_N, run.device), strict=True))

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 import torch
 
-from vitq.activations import forward_all, forward_many, outputs
+from vitq.activations import forward_all, forward_many, forward_outputs, outputs
 from vitq.graph.outputs import Named, as_outputs
 from vitq.reconstruct.data import Data
-from vitq.reconstruct.objective.distances import relative_square
 from vitq.reconstruct.objective.terms import Fusion, Goal
 from vitq.reconstruct.optimize import optimize
 from vitq.reconstruct.segment import TrainingSegment
 from vitq.reconstruct.settings import Settings
 from vitq.run.events import Events
 from vitq.tasks import Task
+from vitq.tasks.distances import relative_square
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,7 @@ def evaluate(segment: TrainingSegment, data: Data, device: torch.device, bfloat1
     suffix = segment.supervision.suffix
     with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
         if isinstance(suffix, Named):
-            parts = forward_many(lambda z: tuple(y.to(z.dtype) for y in suffix(z).values()), output, device)
-            return error, _error(segment.task, dict(zip(suffix.names, parts, strict=True)), data.goal)
+            return error, _error(segment.task, forward_outputs(suffix, output, device), data.goal)
         return error, _error(segment.task, forward_all(suffix, output, device), data.goal)
 
 

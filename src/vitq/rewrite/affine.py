@@ -13,6 +13,9 @@ from vitq.graph.parameters import parameter, parameter_node
 from vitq.graph.queries import AffineNorm, Consumer
 from vitq.graph.queries.affine import Slot
 
+SMALLEST_SCALE = 1e-6
+"""Least scale, in parts of the norm's largest, by which a bias that stays at the norm is divided."""
+
 
 @torch.no_grad()
 def transform(graph: Graph, norm: AffineNorm, ratio_C: torch.Tensor, offset_C: torch.Tensor | None = None) -> None:

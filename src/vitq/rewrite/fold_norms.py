@@ -4,20 +4,17 @@
 Source: SliceGPT (ICLR 2024), QuaRot (NeurIPS 2024), for layers of any kind (vitq).
 """
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 
 from vitq.graph.queries import AffineNorm
-from vitq.rewrite.affine import absorb, stored, transform
+from vitq.rewrite.affine import SMALLEST_SCALE, absorb, stored, transform
 from vitq.rewrite.norms import find_norms, require_floating, warn
 from vitq.run.step import Step, register_step
 
 if TYPE_CHECKING:
     from vitq.run.run import Run
-
-SMALLEST = 1e-6
-"""Least scale, in parts of the norm's largest, that a bias which has to stay is divided by."""
 
 
 @register_step("fold_norms")
@@ -42,12 +39,10 @@ def _fold(run: "Run", norm: AffineNorm) -> bool:
         return False
     ratio_C = torch.ones(norm.channels, dtype=torch.float64) if gamma is None else gamma.double().flatten().clone()
     stays = beta is not None and bool(norm.no_shift)
-    if stays:
-        if bool(cast(torch.Tensor, beta).any()):
-            warn(run, norm)
-        still_C = ratio_C.abs() <= SMALLEST * ratio_C.abs().max()
-    else:
-        still_C = ratio_C == 0
+    if beta is not None and stays and bool(beta.any()):
+        warn(run, norm)
+    least = SMALLEST_SCALE * ratio_C.abs().max() if stays else 0.0
+    still_C = ratio_C.abs() <= least
     offset_C = None if beta is None or stays else beta.double().flatten().clone()
     transform(run.student, norm, torch.where(still_C, torch.ones_like(ratio_C), ratio_C), offset_C)
     if gamma is not None and not stays:  # a channel of scale 0 gave its bias alone, which has moved

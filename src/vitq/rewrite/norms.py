@@ -1,4 +1,4 @@
-"""The one finder of rewrites: every norm that may change, seen on calibration images, and a reason for every other."""
+"""What rewrites of norms have in common: norms that may change, seen on images, and a reason for every other."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -81,10 +81,12 @@ def apply_to_norms(run: "Run", step: str, images: int, choose: Callable[[AffineN
     require_floating(run.student, step)
     saved, norms = run.restore(run.stage), find_norms(run)
     if saved is None:
-        changes = {
-            norm.name: choose(norm, seen) if seen.finite else None for norm, seen in observed(run, norms, images)
-        }
-        known = {name: change for name, change in changes.items() if change is not None}
+        known = dict[str, Change]()
+        norm_of = {norm.consumers: norm for norm in norms}
+        for consumers, seen in watch(run, Plan(run), norm_of, images):
+            change = choose(norm_of[consumers], seen) if seen.finite else None
+            if change is not None:
+                known[norm_of[consumers].name] = change
         run.save(run.stage, _tensors(known), {"norms": {name: change.facts for name, change in known.items()}})
     else:
         known = _changes(*saved)
@@ -94,17 +96,10 @@ def apply_to_norms(run: "Run", step: str, images: int, choose: Callable[[AffineN
     run.events.log(step, norms={name: change.facts for name, change in known.items()}, resumed=saved is not None)
 
 
-def observed(run: "Run", norms: Iterable[AffineNorm], images: int) -> Iterator[tuple[AffineNorm, Seen]]:
-    """Yield each norm with its layers, on the first ``images`` calibration images."""
-    plan, wanted = Plan(run), {norm.consumers: norm for norm in norms}
-    for consumers, seen in watch(run, plan, list(wanted), images):
-        yield wanted[consumers], seen
-
-
 def watch(
     run: "Run", plan: Plan, readers: Iterable[tuple[Consumer, ...]], images: int
 ) -> Iterator[tuple[tuple[Consumer, ...], Seen]]:
-    """Yield every group of consumers of one tensor with what they read, segment after segment."""
+    """Yield every group of consumers of one tensor with what they read on the first ``images`` calibration images."""
     graph = run.student
     names = {consumers: [_site(graph, consumer).name for consumer in consumers] for consumers in readers}
     tapped = {name for group in names.values() for name in group}

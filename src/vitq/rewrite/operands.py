@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from vitq.run.run import Run
 
 MAX_TOKENS = 2048
+"""About how many positions of an input a search looks at."""
+
 CLIPS = (0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)
+"""Shares of its range that an input is tried with."""
 
 
 @dataclass(frozen=True)

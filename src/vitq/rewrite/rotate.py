@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from pydantic import Field
 
-from vitq.activations import forward_all
+from vitq.activations import forward_outputs
 from vitq.errors import GraphError, RecipeError
 from vitq.graph import Graph, Role, Site
+from vitq.graph.outputs import Outputs
 from vitq.graph.queries import HeadPair, query_key, residual_stream, residual_streams, value_path
 from vitq.rewrite.hadamard import ones_preserving, randomized_hadamard
+from vitq.rewrite.norms import require_floating
 from vitq.rewrite.turn import turn_heads, turn_stream, why_not_heads, why_not_stream
 from vitq.run.checkpoints import Checkpoints
 from vitq.run.events import Events
@@ -51,8 +53,7 @@ class Rotate(Step):
 
     def apply(self, run: "Run") -> None:
         """Rewrite ``run.teacher`` and ``run.student``; what cannot be turned exactly gets a named warning."""
-        if run.student.quantizers:
-            raise GraphError("rotate changes what is quantized: put it before 'insert' in the recipe")
+        require_floating(run.student, "rotate")
         taken = self._choose(run) if self.choose else self
         turned = taken._turn(run)
         run.events.log("rotate", heads=taken.heads, residual=taken.residual, turned=turned)
@@ -76,7 +77,7 @@ class Rotate(Step):
         held_out = min(self.held_out, len(run.images_NCHW) // 5)
         if held_out == 0:
             raise RecipeError("choose needs at least 5 calibration images; give more, or set choose: false")
-        target = forward_all(run.teacher.module, run.images_NCHW[-held_out:], run.device)
+        target = forward_outputs(run.teacher, run.images_NCHW[-held_out:], run.device)
         errors: list[float] = []
         with run.events.task("rotate", total=len(candidates)) as task:
             for candidate in candidates:
@@ -86,8 +87,8 @@ class Rotate(Step):
         run.save(run.stage, {}, {"taken": taken, "errors": errors})
         return candidates[taken]
 
-    def _error(self, run: "Run", held_out: int, target: torch.Tensor) -> float:
-        """Return the squared error of a trial's output, relative to the target's energy."""
+    def _error(self, run: "Run", held_out: int, target: Outputs) -> float:
+        """Return the squared error of a trial's outputs, relative to the target's energy, averaged over outputs."""
         with Events() as events:
             trial = replace(
                 run,
@@ -100,8 +101,9 @@ class Rotate(Step):
             run.rehearse(trial)
         if not trial.student.quantizers:
             raise RecipeError("choose needs 'insert' and 'calibrate' behind it; add them, or set choose: false")
-        output = forward_all(trial.student.module, run.images_NCHW[-held_out:], run.device)
-        return float((output - target).square().mean() / target.square().mean())
+        outputs = forward_outputs(trial.student, run.images_NCHW[-held_out:], run.device)
+        errors = [float((outputs[name] - y).square().mean() / y.square().mean()) for name, y in target.items()]
+        return sum(errors) / len(errors)
 
     def _turn(self, run: "Run") -> list[str]:
         """Turn what this candidate turns and return its names."""

@@ -59,10 +59,9 @@ def _is_channel_wise(site: Site, quantizer: Quantizer) -> bool:
 
 def _require_private(graph: Graph, readers: NormConsumers) -> None:
     """Raise GraphError where teacher and student are compared between the norm and its linears."""
-    compared = {graph.feature, *graph.outputs.values(), *(span.end for span in graph.spans("unit"))}
     node = node_named(graph.module, readers.site.node)
     while True:
-        if node.name in compared:
+        if node.name in graph.compared:
             raise GraphError(f"'{node.name}' is where student and teacher are compared")
         if node is readers.norm:
             return

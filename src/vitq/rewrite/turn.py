@@ -12,10 +12,9 @@ from vitq.graph.edit import finish
 from vitq.graph.ops import aten, is_op, value
 from vitq.graph.parameters import parameter, parameter_node
 from vitq.graph.queries import HeadPair, Stream, residual_stream
+from vitq.graph.queries.affine import slots_of
+from vitq.rewrite.affine import SMALLEST_SCALE, stored
 from vitq.rewrite.hadamard import SMALLEST, block_order
-
-TINY = 1e-6
-"""Least scale, in parts of the norm's largest, by which a bias that stays at the norm is divided."""
 
 
 @torch.no_grad()
@@ -55,12 +54,12 @@ def why_not_stream(graph: Graph, stream: Stream, *, keeps_ones: bool) -> str:
     for reader in stream.readers:
         if reader.norm is not None and reader.padded and _is_lost(graph, reader.norm):
             return f"'{reader.norm.name}' has a channel of scale 0 with a bias, and padding or a factor behind it"
-    centred = [reader for reader in stream.readers if is_layer_norm(reader.norm)]
+    centred = [reader for reader in stream.readers if _is_layer_norm(reader.norm)]
     if not keeps_ones and centred:
         for reader in stream.readers:
             if reader.norm is None:
                 return f"'{reader.op.name}' reads it without a norm, so that no layer norm can become an RMS norm"
-            if not is_layer_norm(reader.norm):
+            if not _is_layer_norm(reader.norm):
                 return f"'{reader.norm.name}' is an RMS norm beside layer norms, which centre their input"
             if value(reader.norm).shape[-1] != stream.channels:
                 return f"'{reader.norm.name}' takes several positions together, so that it is no RMS norm of each"
@@ -75,10 +74,10 @@ def _too_narrow(width: int, subject: str) -> str:
 
 def _is_lost(graph: Graph, norm: fx.Node) -> bool:
     gamma_C, beta_C = _affine(graph, norm)
-    return bool(((gamma_C.abs() <= TINY * gamma_C.abs().max()) & (beta_C != 0)).any())
+    return bool(((gamma_C.abs() <= SMALLEST_SCALE * gamma_C.abs().max()) & (beta_C != 0)).any())
 
 
-def is_layer_norm(norm: fx.Node | None) -> bool:
+def _is_layer_norm(norm: fx.Node | None) -> bool:
     """Tell whether ``norm`` subtracts the mean."""
     return is_op(norm, {aten.layer_norm.default})
 
@@ -96,7 +95,7 @@ def turn_stream(graph: Graph, at: str, q_CC: torch.Tensor, *, keeps_ones: bool) 
         _fold(graph, stream, norm, q_CC)
     stream = residual_stream(graph, at)  # a layer may have got a bias
     write_CC = q_CC
-    if not keeps_ones and any(is_layer_norm(norm) for norm in norms):
+    if not keeps_ones and any(_is_layer_norm(norm) for norm in norms):
         write_CC = q_CC - q_CC.mean(0)
         for norm in norms:
             _to_rms(norm)
@@ -126,21 +125,16 @@ def multiplied(tensor: torch.Tensor, axis: int, q_CC: torch.Tensor) -> torch.Ten
 
 def _affine(graph: Graph, norm: fx.Node) -> tuple[torch.Tensor, torch.Tensor]:
     """Return scale and bias of a norm in float64, ones and zeros where it has none."""
-    gamma, beta = _stored(graph, norm, 2), _stored(graph, norm, 3) if is_layer_norm(norm) else None
+    gamma, beta = (stored(graph, slot) for slot in slots_of(norm))
     device = next(graph.module.parameters()).device
     ones_C = torch.ones(int(value(norm).shape[-1]), dtype=torch.float64, device=device)
     gamma_C = ones_C if gamma is None else gamma.double()
     return gamma_C, torch.zeros_like(gamma_C) if beta is None else beta.double()
 
 
-def _stored(graph: Graph, norm: fx.Node, place: int) -> torch.Tensor | None:
-    node = parameter_node(norm, place)
-    return None if node is None else graph.parameter(node.name)[1]
-
-
 def _fold(graph: Graph, stream: Stream, norm: fx.Node, q_CC: torch.Tensor) -> None:
     """Leave ``norm`` without scale; its bias goes into the readers or, before a padding, stays in new channels."""
-    gamma, beta = _stored(graph, norm, 2), _stored(graph, norm, 3) if is_layer_norm(norm) else None
+    gamma, beta = (stored(graph, slot) for slot in slots_of(norm))
     gamma_C, beta_C = _affine(graph, norm)
     readers = [reader for reader in stream.readers if reader.norm is norm]
     stays = any(reader.padded for reader in readers)

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from vitq.run.jsonable import jsonable
 from vitq.run.progress import Bars, wide_console
-from vitq.run.task import Task
+from vitq.run.task import ProgressTask
 
 
 class Warned(NamedTuple):
@@ -70,11 +70,11 @@ class Events:
         self.console.print(renderable)
 
     @contextmanager
-    def task(self, label: str, total: int | None = None) -> Iterator[Task]:
+    def task(self, label: str, total: int | None = None) -> Iterator[ProgressTask]:
         """Show a progress bar while the block runs; tasks nest; start, end and last fields are logged."""
         self.log("task", task=label, total=total)
         self._depth += 1
-        task = Task(label, total, self._depth, self._bars, self.log)
+        task = ProgressTask(label, total, self._depth, self._bars, self.log)
         status = "failed"
         try:
             yield task

@@ -12,7 +12,7 @@ from vitq.run.progress import Bars, latest
 HEARTBEAT_SECONDS = 10.0
 
 
-class Task:
+class ProgressTask:
     """One progress bar; ``advance`` moves it and keeps the latest values (``loss=…``) beside it.
 
     ``log`` is called with a kind and fields: at most every ten seconds, and at the end.

@@ -1,6 +1,6 @@
 import torch
 
-from vitq.reconstruct.objective.distances import divergence, image_moments, moment_distance
+from vitq.reconstruct.objective.distances import image_moments, moment_distance
 from vitq.reconstruct.objective.terms import (
     DISTANCES,
     Batch,
@@ -10,6 +10,7 @@ from vitq.reconstruct.objective.terms import (
     LocalTerm,
     OutputsTerm,
 )
+from vitq.tasks.distances import divergence
 
 
 def batch(noise: float, by: str = "moments") -> Batch:

@@ -14,6 +14,7 @@ from vitq.reconstruct import Reconstruct
 from vitq.reconstruct.slicing.outliers import Outliers, outlier_profile
 from vitq.reconstruct.slicing.slicings import adaptive, candidates
 from vitq.run.run import Run
+from vitq.tasks import Task, Values
 
 QUICK = {"steps": 6, "batch": 8, "evaluation": {"held_out": 8}, "compute": {"precision": "float32"}}
 CHOOSE = {"among": ["unit", "block", "2"], "steps": 3, "images": 24, "held_out": 8}
@@ -108,6 +109,15 @@ def test_the_best_trial_is_reconstructed_and_a_resumed_run_repeats_none(
     resumed = make_run(checkpoints=tmp_path / "run", resume=True)
     step.apply(resumed)
     assert same(state(whole), state(resumed))
+
+
+def test_trials_know_what_the_outputs_mean(make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    meant: list[Task] = []
+    monkeypatch.setattr("vitq.reconstruct.step.sweep", lambda run, options, pieces: meant.append(run.task))
+    run = make_run()
+    run.task_name = "values"
+    Reconstruct.model_validate({**QUICK, "choose": CHOOSE}).choice(run)
+    assert len(meant) > 1 and all(isinstance(task, Values) for task in meant)
 
 
 def test_choosing_leaves_the_student_as_it_is_and_names_the_best(make_run: Callable[..., Run]) -> None:

@@ -89,9 +89,14 @@ def affine_norms(graph: Graph) -> Iterator[AffineNorm | Refused]:
             yield Refused(name, str(error), node in read or not is_op(node, set(PLACES)))
 
 
+def slots_of(norm: fx.Node) -> tuple[Slot, Slot | None]:
+    """Return where a norm, one of ``PLACES``, takes its scale and its bias; None: it knows no bias."""
+    scale, bias = PLACES[norm.target]
+    return Slot(norm, scale), None if bias is None else Slot(norm, bias)
+
+
 def _affine(graph: Graph, norm: fx.Node, name: str) -> AffineNorm:
-    known = PLACES.get(norm.target)
-    if known is None:
+    if not is_op(norm, set(PLACES)):
         result, axis, scale, bias = _written_out(graph, norm)
     else:
         result = norm
@@ -100,7 +105,7 @@ def _affine(graph: Graph, norm: fx.Node, name: str) -> AffineNorm:
         if norm.target in LAST_AXIS and len(norm.args[1]) != 1:  # type: ignore[arg-type]
             raise GraphError(f"'{norm.name}' norms several axes together")
         axis = -1 if norm.target in LAST_AXIS else 1 - value(result).ndim
-        scale, bias = Slot(norm, known[0]), None if known[1] is None else Slot(norm, known[1])
+        scale, bias = slots_of(norm)
         for slot in (scale, *([] if bias is None else [bias])):
             require_own(graph, slot.owner, slot.place)
     channels = int(value(result).shape[axis])
@@ -113,8 +118,7 @@ def _written_out(graph: Graph, norm: fx.Node) -> tuple[fx.Node, int, Slot, Slot 
     scale: Slot | None = None
     bias: Slot | None = None
     node, axis = norm, -1
-    compared = {graph.feature, *(span.end for span in graph.spans("unit"))}
-    while bias is None and not (scale is not None and node.name in compared):
+    while bias is None and not (scale is not None and node.name in graph.compared):
         users = list(tensor_users(node))
         stored = _stored(users[0]) if len(users) == 1 else None
         if len(users) == 1 and is_op(users[0], TYPE):

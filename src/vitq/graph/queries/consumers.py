@@ -11,7 +11,7 @@ from vitq.graph.graph import Graph
 from vitq.graph.ops import CONV, LINEAR, MATMUL, is_op, is_transposed, value
 from vitq.graph.parameters import parameter_node, require_own
 from vitq.graph.queries.frames import Frame, after, linear_in_channels
-from vitq.graph.queries.layers import channel_axis_of, groups_of, pads, why_not
+from vitq.graph.queries.layers import channel_axis_of, groups_of, groups_of_transposed, pads, why_not
 from vitq.graph.queries.numbers import is_scalar_product, tensor_inputs, tensor_users
 from vitq.graph.sites import Site
 
@@ -64,13 +64,12 @@ def consumers_of(graph: Graph, tensor: fx.Node, frame: Frame, channels: int) -> 
     Raises GraphError, saying why, where anybody else reads it, channels are mixed or joined with others, a weight is
     shared, or teacher and student are compared in between.
     """
-    compared = {graph.feature, *(span.end for span in graph.spans("unit"))}
     reached: dict[fx.Node, tuple[Frame, str]] = {tensor: (frame, "")}
     found, stack = list[Consumer](), [tensor]
     while stack:
         node = stack.pop()
         own, no_shift = reached[node]
-        if node.name in compared:
+        if node.name in graph.compared:
             raise GraphError(f"'{node.name}' is where student and teacher are compared")
         for user in dict.fromkeys(tensor_users(node)):
             if not linear_in_channels(user):
@@ -126,14 +125,6 @@ def _consumer(graph: Graph, op: fx.Node, source: fx.Node, frame: Frame, channels
     elif pads(op):
         no_shift = no_shift or f"'{op.name}' adds zeros around its input"
     return Consumer(op, source, frame, channels, weight, no_shift)
-
-
-def groups_of_transposed(op: fx.Node) -> int:
-    """Return in how many groups a transposed convolution reads its channels."""
-    place = 8 if len(op.args) > 8 and isinstance(op.args[6], bool) else 6
-    groups = op.args[place] if len(op.args) > place else 1
-    assert isinstance(groups, int)
-    return groups
 
 
 def _shared_bias(graph: Graph, op: fx.Node) -> str:

@@ -41,10 +41,18 @@ def channel_axis_of(node: fx.Node) -> int:
 
 
 def groups_of(op: fx.Node) -> int:
-    """Return in how many groups a convolution reads its channels."""
+    """Return in how many groups a convolution that is not transposed reads its channels."""
     weight = parameter_node(op, 1)
     assert weight is not None
     return int(value(op.args[0]).shape[channel_axis_of(op)] // value(weight).shape[1])  # type: ignore[arg-type]
+
+
+def groups_of_transposed(op: fx.Node) -> int:
+    """Return in how many groups a transposed convolution reads its channels."""
+    place = 8 if is_op(op, {aten.convolution.default}) else 6
+    groups = op.args[place] if len(op.args) > place else 1
+    assert isinstance(groups, int)
+    return groups
 
 
 def pads(op: fx.Node) -> bool:

@@ -8,16 +8,10 @@ import torch
 
 from vitq.graph.outputs import ONLY, Outputs, as_outputs
 from vitq.reconstruct.objective.curvature import Curvature
-from vitq.reconstruct.objective.distances import (
-    EPSILON,
-    channel_divergence,
-    image_moments,
-    mean_square,
-    moment_distance,
-    relative_square,
-)
+from vitq.reconstruct.objective.distances import channel_divergence, image_moments, moment_distance
 from vitq.registry import Registry
 from vitq.tasks import Classes, Task
+from vitq.tasks.distances import EPSILON, mean_square, relative_square
 
 Goal = torch.Tensor | Outputs
 """The model's end: the penultimate feature, or its outputs by name."""

@@ -1,7 +1,7 @@
 """The choice of a slicing: a short reconstruction of every candidate, evaluated by the error of the final feature."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Self
 
 import torch
@@ -11,13 +11,13 @@ from vitq.activations import forward_all
 from vitq.errors import RecipeError
 from vitq.quantizers import use_compiled_kernels, worth_compiling
 from vitq.reconstruct.data import ONE_HELD_OUT_IN, count_held_out
-from vitq.reconstruct.objective.distances import relative_square
 from vitq.reconstruct.slicing.outliers import Outliers, outlier_profile
 from vitq.reconstruct.slicing.schedule import check_name
 from vitq.reconstruct.slicing.slicings import Slicing, candidates
 from vitq.run.checkpoints import Checkpoints
 from vitq.run.run import Run
 from vitq.run.step import OptionGroup
+from vitq.tasks.distances import relative_square
 
 
 class Choose(OptionGroup):
@@ -81,9 +81,7 @@ def choose(run: Run, options: Choose, trial: Trial) -> Choice:
             saved = run.restore(key)
             if saved is None:
                 student = run.student.clone()
-                copy = Run(
-                    run.teacher, student, images, run.bits, run.seed, run.device, run.events, Checkpoints(), stage=key
-                )
+                copy = replace(run, student=student, images_NCHW=images, checkpoints=Checkpoints(), stage=key)
                 trial(copy, slicing)
                 scores[slicing.name] = _feature_error(copy, run.images_NCHW[-held_out:])
                 run.save(key, {}, {"score": scores[slicing.name]})
