@@ -75,7 +75,7 @@ def test_another_budget_needs_neither_model_nor_images(folder: Path, allocation:
 def test_the_same_trials_are_not_run_again(
     attend: nn.Module, images: torch.Tensor, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vitq.allocation.run.capture_checked", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("vitq.allocation.run.start_run", lambda *_, **__: pytest.fail("measured again"))
     again = vitq.allocate(attend, images, average_bits=5, out=folder, **OPTIONS)
     assert again.bits == vitq.allocate(str(folder), average_bits=5, progress=False).bits
     with pytest.raises(ResumeError, match="other inputs"):
