@@ -8,7 +8,18 @@ import typer
 
 from vitq.cli.console import note, print_json, show
 from vitq.cli.errors import guarded
-from vitq.cli.options import AsJson, CropPct, Device, NumClasses, Override, Quiet, Seed, Target, Weights, preprocessing_from
+from vitq.cli.options import (
+    AsJson,
+    CropPct,
+    Device,
+    NumClasses,
+    Override,
+    Quiet,
+    Seed,
+    Target,
+    Weights,
+    preprocessing_from,
+)
 
 
 @guarded
