@@ -116,6 +116,9 @@ def test_errors_come_before_the_model(images: torch.Tensor) -> None:
             vitq.allocate("nothing", images, progress=False, **options)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="images are missing"):
         vitq.allocate("nothing", average_bits=4, progress=False)
+    for name in ("average_bits", "size_mb", "bit_ops"):
+        with pytest.raises(ArgumentError, match=f"{name} takes"):
+            vitq.allocate("nothing", images, progress=False, **{name: 10**400})  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="candidates takes"):
         vitq.allocate("nothing", images, average_bits=5, candidates=(1, 9), progress=False)
 
