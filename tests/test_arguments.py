@@ -171,3 +171,8 @@ def test_what_bench_takes_is_in_the_table() -> None:
 def test_the_message_names_the_key_of_a_mapping() -> None:
     with pytest.raises(ArgumentError, match=r"'reconstruct\.learn\.weights': input should be a finite number"):
         check("overrides", {"insert.scope": "paper", "reconstruct.learn.weights": float("nan")}, RULES["overrides"])
+
+
+def test_averages_given_as_numbers_are_not_rounded() -> None:
+    found = check("average_bits", 4.12345678, RULES["average_bits"])
+    assert (found.weights, found.activations) == (4.12345678, 4.12345678)

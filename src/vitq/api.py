@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,44 +12,31 @@ from vitq.allocation import Allocation
 from vitq.allocation.files import is_allocation
 from vitq.allocation.result import limits_of, require_choices
 from vitq.allocation.run import Request, allocate_anew, allocate_from
-from vitq.allocation.tables import label_of, require_sites, table_for
+from vitq.allocation.tables import Asked
 from vitq.arguments import BITS_OR_TABLE, MODEL, checked
-from vitq.artifact.artifact import Artifact
 from vitq.artifact.artifact import seal as seal_files
-from vitq.artifact.metrics import RunMetrics
-from vitq.artifact.origin import describe_run
-from vitq.artifact.schema import ArtifactConfig
 from vitq.artifact.sealing import is_artifact
 from vitq.bits import AverageBits, Bits, BitTable
-from vitq.calibrate import Insert, scope_rows
-from vitq.data import load_labelled, open_images
-from vitq.devices import choose_device, peak_memory
+from vitq.devices import choose_device
 from vitq.errors import ArgumentError, ArtifactError, RecipeError
-from vitq.evaluation import OF_OUTPUTS, Evaluator, Metrics, measure, segment_errors
-from vitq.export.targets import NARROWER, bits_for, cpu_of, profile_of, require_export
-from vitq.model import QuantizedModel, finish, load
+from vitq.evaluation import Metrics, measure_loaded
+from vitq.export.targets import NARROWER, cpu_of, profile_of, require_export
+from vitq.model import QuantizedModel, load
 from vitq.models import LoadedModel, Preprocessing
 from vitq.modes import in_own_modes
+from vitq.quantization import quantize_in
 from vitq.recipes import load_recipe
 from vitq.recipes.for_target import recipe_for
 from vitq.reconstruct import Choice, Reconstruct
-from vitq.report import scope_table
-from vitq.run.checkpoints import require_same
 from vitq.run.events import Events
-from vitq.run.inputs import capture_checked, draw_images, load_source, settle_for
-from vitq.run.pipeline import apply_steps, preview, run_steps
-from vitq.run.run import Run
+from vitq.run.inputs import load_source, load_with_images, start_run
+from vitq.run.pipeline import apply_steps
 from vitq.run.workspace import open_workspace
 
 if TYPE_CHECKING:
     from vitq.bench.bench import Measured
 
 __all__ = ["QuantizedModel", "allocate", "bench", "evaluate", "granularity", "load", "quantize", "seal"]
-
-NO_SCOPE = "none"
-"""Scope of a run whose recipe inserts nothing."""
-MIXED = "mixed"
-"""Bits of a run with a table, before its averages are known."""
 
 
 @checked(bits=BITS_OR_TABLE)
@@ -91,72 +77,22 @@ def quantize(
     Raises a VitqError that names what is wrong with model, images, recipe or folder.
     """
     began = time.monotonic()
-    given = BITS_OR_TABLE.read(bits)
-    table = given if isinstance(given, BitTable) else None
-    wanted = asked = given if isinstance(given, Bits) else given.base
+    asked = Asked.of(BITS_OR_TABLE.read(bits))
     if (resume or overwrite) and out is None:
         raise ArgumentError("resume and overwrite are about a folder of a run; name it with out")
-    if target is not None:
-        wanted = bits_for(asked, profile_of(target))
-        table = table and table_for(table, profile_of(target))
-    own = {} if table is None else {"insert.overrides": {glob: {"bits": width} for glob, width in table.sites.items()}}
-    plan = recipe_for(recipe, budget, scope, target, {**own, **(overrides or {})})
-    scopes = dict.fromkeys(step.scope for step in plan.steps if isinstance(step, Insert))
-    taken = "+".join(scopes) or NO_SCOPE
+    taken = asked if target is None else asked.narrowed(profile_of(target))
+    plan = recipe_for(recipe, budget, scope, target, {**taken.overrides, **(overrides or {})})
     place = choose_device(device)
     torch.manual_seed(seed)
     with open_workspace(out, resume, overwrite) as space, Events(space.log, console=progress) as events:
-        if wanted != asked:
-            events.warn("bits-for-target", f"{asked} is {wanted} for {target}: {NARROWER}")
-        loaded = load_source(model, weights, num_classes, preprocessing)
-        loaded, x_NCHW = draw_images(loaded, images, preprocessing is None, limit, views, seed, events)
-        about = describe_run(loaded, x_NCHW, plan.to_dict(), wanted, taken, seed)
-        if table is not None:
-            about = about.model_copy(update={"bits": MIXED})
-        if space.folder is not None and space.finished:
-            return _finished(space.folder, about, place)
-        checkpoints = space.checkpoints(about.model_dump(mode="json"))
-        teacher = capture_checked(loaded, x_NCHW, place)
-        run = Run(
-            teacher,
-            teacher.clone(),
-            x_NCHW,
-            wanted,
-            seed,
-            place,
-            events,
-            checkpoints,
-            recipe=plan.name,
-            task_name=loaded.task,
+        if taken.bits != asked.bits:
+            events.warn("bits-for-target", f"{asked.bits} is {taken.bits} for {target}: {NARROWER}")
+        loaded, x_NCHW = load_with_images(
+            model, images, weights, num_classes, preprocessing, limit=limit, views=views, seed=seed, events=events
         )
-        if table is not None:
-            require_sites(table, teacher, scopes)
-        formats = {name: placed.format for name, placed in preview(run, plan.steps).items()}
-        if table is not None:
-            about = about.model_copy(update={"bits": label_of(teacher, formats)})
-        title = f"What is quantized ({about.bits}), scope {taken}"
-        events.show(scope_table(scope_rows(run.student, planned=formats), title))
-        evaluator = Evaluator(loaded, validation, x_NCHW, place, events)
-        floating = evaluator(teacher, "floating point")
-        frozen = run_steps(run, plan.steps)
-        errors = segment_errors(run)
-        score = evaluator(run.student, "quantized")
-        metrics = RunMetrics(
-            **{f"fp_{key}": value for key, value in asdict(floating).items() if key not in OF_OUTPUTS},
-            **asdict(score),
-            segment_errors=errors,
-            mean_segment_error=sum(errors.values()) / len(errors),
-            fp_size_bytes=sum(t.nbytes for t in teacher.module.state_dict().values()),
-            warnings=tuple((warning.name, warning.message) for warning in events.warnings),
-            seconds=time.monotonic() - began,
-            peak_memory_bytes=peak_memory(place),
+        return quantize_in(
+            space, loaded, x_NCHW, plan, taken, validation, seed=seed, device=place, events=events, began=began
         )
-        result = QuantizedModel(Artifact(run.student, frozen, about, metrics))
-        if space.folder is not None:
-            finish(result, space.folder, checkpoints, events)
-        numbers = result.metrics.to_dict()
-        events.log("finished", **{k: v for k, v in numbers.items() if isinstance(v, float | int)})
-    return result
 
 
 @checked(target=MODEL)
@@ -188,21 +124,10 @@ def evaluate(
     if integer:
         raise ArtifactError(f"{target} is no artifact, so it has no integer codes to run; quantize it first")
     loaded = load_source(str(target) if isinstance(target, Path) else target, weights, num_classes, preprocessing)
-    source = open_images(images)
-    if preprocessing is None and source.shape and source.shape[0] != loaded.preprocessing.input_size[0]:
-        loaded = replace(loaded, preprocessing=loaded.preprocessing.of_tensors(source.shape))
     with Events(console=progress) as events:
-        loaded = settle_for(source, loaded, events.warn)
-        batches = load_labelled(
-            source,
-            loaded.preprocessing,
-            limit,
-            batch_size=batch_size,
-            num_classes=loaded.num_classes,
-            warn=events.warn,
+        return measure_loaded(
+            loaded, images, place, events, take_size=preprocessing is None, limit=limit, batch_size=batch_size
         )
-        with events.task("evaluate", len(source) if limit is None else min(limit, len(source))) as task:
-            return measure(loaded.module.to(place), batches, place, progress=task.advance, task=loaded.task)[0]
 
 
 @checked()
@@ -245,12 +170,10 @@ def granularity(
     place = choose_device(device)
     torch.manual_seed(seed)
     with Events(console=progress) as events:
-        loaded = load_source(model, weights, num_classes, preprocessing)
-        loaded, x_NCHW = draw_images(loaded, images, preprocessing is None, limit, 1, seed, events)
-        teacher = capture_checked(loaded, x_NCHW, place)
-        run = Run(
-            teacher, teacher.clone(), x_NCHW, wanted, seed, place, events, recipe=plan.name, task_name=loaded.task
+        loaded, x_NCHW = load_with_images(
+            model, images, weights, num_classes, preprocessing, limit=limit, seed=seed, events=events
         )
+        run = start_run(loaded, x_NCHW, wanted, plan.name, seed=seed, device=place, events=events)
         apply_steps(run, plan.steps[:last])
         step = plan.steps[last]
         assert isinstance(step, Reconstruct)
@@ -313,8 +236,9 @@ def allocate(
         plan = recipe_for(recipe, budget, scope, target, overrides or {})
         place = choose_device(device)
         torch.manual_seed(seed)
-        loaded = load_source(model, weights, num_classes, preprocessing)
-        loaded, x_NCHW = draw_images(loaded, images, preprocessing is None, limit, 1, seed, events)
+        loaded, x_NCHW = load_with_images(
+            model, images, weights, num_classes, preprocessing, limit=limit, seed=seed, events=events
+        )
         folder = None if out is None else Path(out)
         return allocate_anew(loaded, x_NCHW, plan, wanted, request, folder, overwrite, seed, place, events)
 
@@ -371,13 +295,3 @@ def bench(
             cpu=cpu,
             events=events,
         )
-
-
-def _finished(folder: Path, about: ArtifactConfig, device: torch.device) -> QuantizedModel:
-    """Load the artifact that a run of the same inputs has left; ResumeError where it was made of others."""
-    result = load(folder, device)
-    own: dict[str, Any] = {"sites": {}, "hashes": {}}
-    if about.bits == MIXED and result.config.bits.startswith(MIXED):  # the averages follow from the table
-        own["bits"] = MIXED
-    require_same(result.config.model_copy(update=own).model_dump(mode="json"), about.model_dump(mode="json"), folder)
-    return result

@@ -62,7 +62,7 @@ def check(name: str, value: Any, rule: Rule) -> Any:
     """Return ``value`` as ``rule`` reads it; raise ArgumentError where it does not take it."""
     try:
         return rule.read(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         why = f" ({error})" if isinstance(error, ValueError) and str(error) else ""
         raise ArgumentError(f"{name} takes {rule.takes}, not {_shown(value)}{why}") from None
 
@@ -149,7 +149,8 @@ def _average_bits(value: Any) -> AverageBits:
         return value
     if isinstance(value, str):
         return AverageBits.parse(value)
-    return AverageBits.parse(f"{_positive(value):g}")
+    number = _positive(value)
+    return AverageBits(number, number)
 
 
 def _positive(value: Any) -> float:

@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 from vitq.errors import RecipeError
 
 FLOATING_POINT = 32
+MIXED = "mixed"
+"""Name of bits that differ from site to site, before their averages are known."""
 
 
 @dataclass(frozen=True)
@@ -83,4 +85,4 @@ class AverageBits:
 def mixed_label(weights: float | None, activations: float | None) -> str:
     """Return a short name of mixed bits by their averages: ``mixed w4.5a4``; what is None has none."""
     parts = (("w", weights), ("a", activations))
-    return "mixed " + "".join(f"{kind}{average:.3g}" for kind, average in parts if average is not None)
+    return f"{MIXED} " + "".join(f"{kind}{average:.3g}" for kind, average in parts if average is not None)

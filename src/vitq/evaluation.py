@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from vitq.activations import forward_many
-from vitq.data import ImageSource, load_batches, open_images
+from vitq.data import ImageSource, load_batches, load_labelled, open_images
 from vitq.errors import ModelError, VitqError
 from vitq.graph import Graph
 from vitq.graph.outputs import Outputs, as_outputs
 from vitq.models import LoadedModel
 from vitq.reconstruct.data import count_held_out
 from vitq.run.events import Events
+from vitq.run.inputs import settle_for
 from vitq.run.run import Run
 from vitq.tasks import Task, task_for
 from vitq.tasks.distances import nearness, relative_square
@@ -116,6 +117,32 @@ def measure(
         parts, labels = zip(*labelled, strict=True)
         metrics = metrics.with_scores(found.score(_joined(parts), torch.cat(labels)))
     return compared(metrics, summary, reference), summary
+
+
+def measure_loaded(
+    loaded: LoadedModel,
+    images: Any,
+    device: torch.device,
+    events: Events,
+    *,
+    take_size: bool,
+    limit: int | None,
+    batch_size: int,
+) -> Metrics:
+    """Return the metrics of a floating-point model on ``limit`` labelled images, None for all.
+
+    With ``take_size`` images that are preprocessed already set the model's input size. Raises DataError for images or
+    labels that cannot be used, ModelError for outputs that cannot be scored.
+    """
+    source = open_images(images)
+    if take_size and source.shape and source.shape[0] != loaded.preprocessing.input_size[0]:
+        loaded = replace(loaded, preprocessing=loaded.preprocessing.of_tensors(source.shape))
+    loaded = settle_for(source, loaded, events.warn)
+    batches = load_labelled(
+        source, loaded.preprocessing, limit, batch_size=batch_size, num_classes=loaded.num_classes, warn=events.warn
+    )
+    with events.task("evaluate", len(source) if limit is None else min(limit, len(source))) as task:
+        return measure(loaded.module.to(device), batches, device, progress=task.advance, task=loaded.task)[0]
 
 
 def compared(metrics: Metrics, summary: Summary, reference: Summary | None) -> Metrics:

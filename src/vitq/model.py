@@ -14,6 +14,7 @@ from vitq.artifact.artifact import Artifact, read, write
 from vitq.artifact.files import reason, to_json_bytes, write_files
 from vitq.artifact.metrics import RunMetrics
 from vitq.artifact.schema import ArtifactConfig
+from vitq.bits import MIXED
 from vitq.calibrate import ScopeRow, scope_rows
 from vitq.data import draw_calibration, load_labelled, open_images, require_labels
 from vitq.devices import choose_device
@@ -27,7 +28,7 @@ from vitq.modes import in_own_modes
 from vitq.quantizers import Quantizer, use_compiled_kernels, worth_compiling
 from vitq.report.html import write_report
 from vitq.run.batch import Checked, image_shape, run_checked
-from vitq.run.checkpoints import Checkpoints
+from vitq.run.checkpoints import Checkpoints, require_same
 from vitq.run.events import Events
 from vitq.run.inputs import load_source
 
@@ -211,6 +212,16 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> QuantizedModel
     """
     place = choose_device(str(device))
     return QuantizedModel(read(Path(path))).to(place)
+
+
+def load_finished(folder: Path, about: ArtifactConfig, device: torch.device) -> QuantizedModel:
+    """Load the artifact that a run of the same inputs has left; ResumeError where it was made of others."""
+    result = load(folder, device)
+    own: dict[str, Any] = {"sites": {}, "hashes": {}}
+    if about.bits == MIXED and result.config.bits.startswith(MIXED):  # the averages follow from the table
+        own["bits"] = MIXED
+    require_same(result.config.model_copy(update=own).model_dump(mode="json"), about.model_dump(mode="json"), folder)
+    return result
 
 
 class UnsavedError(ArtifactError):

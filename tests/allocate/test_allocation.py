@@ -78,7 +78,7 @@ def test_another_budget_needs_neither_model_nor_images(folder: Path, allocation:
 def test_the_same_trials_are_not_run_again(
     attend: nn.Module, images: torch.Tensor, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vitq.allocation.run.capture_checked", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("vitq.allocation.run.start_run", lambda *_, **__: pytest.fail("measured again"))
     again = vitq.allocate(attend, images, average_bits=5, out=folder, **OPTIONS)
     assert again.bits == vitq.allocate(str(folder), average_bits=5, progress=False).bits
     with pytest.raises(ResumeError, match="other inputs"):
@@ -133,6 +133,9 @@ def test_errors_come_before_the_model(images: torch.Tensor) -> None:
             vitq.allocate("nothing", images, progress=False, **options)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="images are missing"):
         vitq.allocate("nothing", average_bits=4, progress=False)
+    for name in ("average_bits", "size_mb", "bit_ops"):
+        with pytest.raises(ArgumentError, match=f"{name} takes"):
+            vitq.allocate("nothing", images, progress=False, **{name: 10**400})  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="candidates takes"):
         vitq.allocate("nothing", images, average_bits=5, candidates=(1, 9), progress=False)
 

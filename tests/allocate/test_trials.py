@@ -11,13 +11,16 @@ from torch import nn
 from vitq.allocate.distance import OutputDistance
 from vitq.allocate.simulation import Simulation
 from vitq.allocate.trials import Trials, Whole, run_trials
+from vitq.errors import AllocationError
 from vitq.graph import Graph, capture
 from vitq.quantizers import Format, Quantizer, make_quantizer
 from vitq.run.checkpoints import Checkpoints
 from vitq.run.events import Events
+from vitq.tasks import Classes, Values
 
 SITES = ("qkv/input", "qkv/weight", "proj/input", "fc/weight", "head/input", "head/weight")
 BITS = (2, 8)
+CLASSES = Classes("logits")
 
 
 def quantizer(graph: Graph, site: str, bits: int) -> Quantizer:
@@ -51,6 +54,7 @@ def trials(
         SITES,
         BITS,
         images,
+        CLASSES,
         proxy_only=proxy_only,
         seed=0,
         checkpoints=checkpoints or Checkpoints(),
@@ -63,13 +67,14 @@ def test_each_site_is_measured_alone_as_in_a_graph_with_its_quantizer(
 ) -> None:
     found = trials(simulation, images).measures
     reference = graph(images)
+    distance = OutputDistance(CLASSES, {"logits": reference})
     whole = graph.segment(graph.cuts[0], graph.cuts[-1], (graph.feature,))
     feature = whole(images)[1]
     for place, site in enumerate(SITES):
         alone = graph.clone()
         alone.insert({site: quantizer(graph, site, 2)})
         outputs, moved = alone.segment(graph.cuts[0], graph.cuts[-1], (graph.feature,))(images)
-        assert found["output"][place, 0] == pytest.approx(OutputDistance(reference)(outputs), rel=1e-3), site
+        assert found["output"][place, 0] == pytest.approx(distance({"logits": outputs}), rel=1e-3), site
         error = float((moved - feature).square().sum() / feature.square().sum())
         if site.startswith("head/"):  # behind the feature: the outputs' error stands for it
             error = float((outputs - reference).square().sum() / reference.square().sum())
@@ -94,7 +99,15 @@ def test_what_comes_before_a_site_is_not_computed_again(simulation: Simulation, 
 
         simulation.switches[site].register_forward_hook(count)
     run_trials(
-        simulation, ("head/weight",), BITS, images, proxy_only=False, seed=0, checkpoints=Checkpoints(), events=Events()
+        simulation,
+        ("head/weight",),
+        BITS,
+        images,
+        CLASSES,
+        proxy_only=False,
+        seed=0,
+        checkpoints=Checkpoints(),
+        events=Events(),
     )
     assert runs["head/weight"] == runs["qkv/input"] + 1 + len(BITS)  # once more in floating point, and the trials
 
@@ -134,21 +147,61 @@ def test_a_whole_choice_is_measured_with_all_its_quantizers(
     bits = {site: BITS[place % 2] for place, site in enumerate(SITES)}
     student = graph.clone()
     student.insert({site: quantizer(graph, site, width) for site, width in bits.items()})
-    expected = OutputDistance(graph(images))(student(images))
-    assert Whole.on(simulation, images)(bits) == pytest.approx(expected, rel=1e-4)
+    expected = OutputDistance(CLASSES, {"logits": graph(images)})({"logits": student(images)})
+    assert Whole.on(simulation, images, CLASSES)(bits) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(4, 1), (4, 3, 2, 2)])
 def test_outputs_that_are_no_logits_have_their_relative_error(shape: tuple[int, ...]) -> None:
-    reference = torch.randn(shape)
-    distance = OutputDistance(reference)
-    assert not distance.of_classes and distance(reference) == 0
-    assert distance(1.1 * reference) == pytest.approx(0.01, rel=1e-3)
-    assert distance(reference / 0) == float("inf")
-    error, generator = 0.01 * torch.randn(shape), torch.Generator().manual_seed(0)
+    reference = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    task = CLASSES if len(shape) == 2 else Values("logits")
+    distance = OutputDistance(task, {"logits": reference})
+    assert distance({"logits": reference}) == distance({}) == 0
+    assert distance({"logits": 1.1 * reference}) == pytest.approx(0.01, rel=1e-3)
+    assert distance({"logits": reference / 0}) == float("inf")
+    generator = torch.Generator().manual_seed(0)
+    error = 0.01 * torch.randn(shape, generator=generator)
     squares = []
     for _ in range(400):
         x = reference.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(distance.probe(x, slice(None), generator), x)
+        (gradient,) = torch.autograd.grad(distance.probe({"logits": x}, slice(None), generator), x)
         squares.append((gradient * error).flatten(1).sum(1).square().mean())
-    assert 0.5 * torch.stack(squares).mean() == pytest.approx(distance(reference + error), rel=0.25)
+    assert torch.stack(squares).mean() == pytest.approx(distance({"logits": reference + error}), rel=0.25)
+
+
+class TwoHeads(nn.Module):
+    """Logits, and the block's mean beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.fc, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 8), nn.Linear(8, 5)
+        self.beside = nn.Linear(8, 2)
+
+    def forward(self, x_BCHW: torch.Tensor) -> dict[str, torch.Tensor]:
+        x_BTC = self.patch(x_BCHW).flatten(2).transpose(1, 2)
+        x_BC = self.fc(x_BTC).relu().mean(1)
+        return {"logits": self.head(x_BC), "place": self.beside(x_BC)}
+
+
+def test_every_output_counts(images: torch.Tensor) -> None:
+    torch.manual_seed(3)
+    graph = capture(TwoHeads(), torch.randn(2, 3, 8, 8))
+    sites = ("fc/weight", "head/weight", "beside/weight")
+    student = graph.clone()
+    student.insert({site: quantizer(graph, site, 8) for site in sites})
+    library = {bits: {site: quantizer(graph, site, bits) for site in sites} for bits in BITS}
+    own = Simulation(student, library, torch.device("cpu"))
+    events, checkpoints = Events(), Checkpoints()
+    found = run_trials(
+        own, sites, BITS, images, CLASSES, proxy_only=False, seed=0, checkpoints=checkpoints, events=events
+    )
+    assert "proxy" not in found.measures
+    with pytest.raises(AllocationError, match="'place' branches off"):
+        run_trials(own, sites, BITS, images, CLASSES, proxy_only=True, seed=0, checkpoints=checkpoints, events=events)
+    distance = OutputDistance(CLASSES, graph(images))
+    for place, site in enumerate(sites):
+        alone = graph.clone()
+        alone.insert({site: quantizer(graph, site, 2)})
+        assert found.measures["output"][place, 0] == pytest.approx(distance(alone(images)), rel=1e-3), site
+        assert found.measures["output"][place, 0] > 0
+        assert Whole.on(own, images, CLASSES)({site: 2}) == pytest.approx(distance(alone(images)), rel=1e-3)

@@ -88,7 +88,10 @@ def test_tables_page_and_files(vitq_cli: Callable[..., Any], calls: list[dict[st
     ("options", "text"),
     [
         (("--keep", "head"), "--keep takes GLOB=BITS"),
+        (("--keep", "head=²"), "--keep takes GLOB=BITS"),
+        (("--keep", f"head={'8' * 5000}"), "--keep takes GLOB=BITS"),
         (("--candidates", "2;4"), "--candidates takes whole numbers"),
+        (("--candidates", "2,²"), "--candidates takes whole numbers"),
         ((), "no budget"),
         (("--average-bits", "four"), "not understood"),
         (("--size-mb", "-1"), "size_mb takes"),

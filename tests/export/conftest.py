@@ -100,7 +100,7 @@ def quantized(models: dict[str, nn.Module], images: torch.Tensor) -> Callable[..
     """Return a function that quantizes one of ``models``, each way once; what torch captures of it is shared."""
     done: dict[str, vitq.QuantizedModel] = {}
     captured: dict[str, Any] = {}
-    right = _module("vitq.api").capture_checked
+    right = _module("vitq.run.inputs").capture_checked
 
     def make(model: str, bits: str, recipe: str = "rtn", overrides: Any = None, **options: Any) -> vitq.QuantizedModel:
         def capture(*source: Any) -> Any:
@@ -112,7 +112,7 @@ def quantized(models: dict[str, nn.Module], images: torch.Tensor) -> Callable[..
         if key not in done:
             how = {"recipe": recipe, "bits": bits, "overrides": overrides, "progress": False, **options}
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(_module("vitq.api"), "capture_checked", capture)
+                patch.setattr(_module("vitq.run.inputs"), "capture_checked", capture)
                 done[key] = vitq.quantize(models[model], images, **how)
         return done[key]
 

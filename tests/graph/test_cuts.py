@@ -96,10 +96,9 @@ def test_one_number_groups_that_many_blocks() -> None:
     graph = capture(model, torch.randn(2, 4))
     assert [s.name for s in graph.spans("2")][1:-1] == ["blocks.0-1", "blocks.2-3", "blocks.4"]
     assert [s.name for s in graph.spans("3")][1:-1] == ["blocks.0-2", "blocks.3-4"]
-    with pytest.raises(RecipeError, match="granularity"):
-        graph.spans("0")
-    with pytest.raises(RecipeError, match="granularity"):
-        graph.spans("blok")
+    for unknown in ("0", "blok", "²"):
+        with pytest.raises(RecipeError, match="granularity"):
+            graph.spans(unknown)
 
 
 def test_a_multiple_of_the_batch_is_divided_out() -> None:

@@ -48,8 +48,9 @@ def test_tables_are_short_and_read_back_equal(tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_table_is_said(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(text)
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(RecipeError, match=message) as caught:
         read_table(path)
+    assert "own.yaml" in str(caught.value)
 
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:

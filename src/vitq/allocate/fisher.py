@@ -15,27 +15,35 @@ def unit_gradients(
 ) -> list[torch.Tensor]:
     """Return per unit the gradients at its end, (draws, images, elements) in bfloat16, all switches off.
 
-    Half the mean square of gᵀΔ over draws and images is the distance that a small error Δ at that end makes: the
-    Hessian of a KL divergence at its minimum is the Fisher information, all of it, not its diagonal (vitq).
+    Half the mean square of gᵀΔ over draws and images is the KL of logits that a small error Δ at that end makes, and
+    half the distance of other outputs: the Hessian of a KL divergence at its minimum is the Fisher information, all of
+    it, not its diagonal (vitq).
     """
     simulation.set({})
     generator = torch.Generator().manual_seed(seed)
-    modules = [simulation.graph.segment(span.start, span.end) for span in simulation.units]
+    graph, units = simulation.graph, simulation.units
+    given = [simulation.outputs_behind(span.start, span.end) for span in units]
+    inside = [{name: node for name, node in own.items() if node != u.end} for u, own in zip(units, given, strict=True)]
+    modules = [graph.segment(u.start, u.end, tuple(own.values())) for u, own in zip(units, inside, strict=True)]
+    behind = simulation.outputs_behind(units[-1].end)
+    heads = graph.segment(units[-1].end, units[-1].end, tuple(behind.values()))
     found: list[list[torch.Tensor]] = [[] for _ in modules]
     for first in range(0, len(images_NCHW), AT_ONCE):
         place = slice(first, first + AT_ONCE)
         x = images_NCHW[place].to(simulation.device).float()
-        count, ends = len(x), list[torch.Tensor]()
+        count, ends, named = len(x), list[torch.Tensor](), dict[str, torch.Tensor]()
         with torch.enable_grad():
-            for module in modules:
-                x = outputs(module(x))[0]
+            for module, own, all_own in zip(modules, inside, given, strict=True):
+                x, *taps = outputs(module(x))
                 if not ends:
                     x = x.detach().requires_grad_()
                 ends.append(x)
+                named |= {**dict.fromkeys(all_own, x), **dict(zip(own, taps, strict=True))}
+            named |= zip(behind, outputs(heads(x))[1:], strict=True)
             drawn = []
             for _ in range(DRAWS):
-                probe = distance.probe(x, place, generator)
-                drawn.append(torch.autograd.grad(probe, ends, retain_graph=True))
+                probe = distance.probe(named, place, generator)
+                drawn.append(torch.autograd.grad(probe, ends, retain_graph=True, materialize_grads=True))
         for unit, gradients in enumerate(zip(*drawn, strict=True)):
             rows_DBE = torch.stack([gradient.reshape(count, -1) for gradient in gradients])
             found[unit].append(rows_DBE.to(torch.bfloat16).cpu())

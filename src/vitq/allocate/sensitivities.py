@@ -20,7 +20,7 @@ DIGITS = 5
 class Sensitivities:
     """Sites that can be chosen, their candidate bits, and per measure how far each choice alone moves the output.
 
-    ``measures``: arrays (sites, bits) by name: "output" (KL of logits, or the outputs' relative error), "feature"
+    ``measures``: arrays (sites, bits) by name: "output" (the distance of ``OutputDistance``), "feature"
     (relative error of the penultimate feature), "proxy" (Fisher-weighted error at the unit's end). ``probes_SBD`` is
     what the proxy was made of; ``bytes_SB`` what each choice stores; ``blocks`` names the block of each site.
     ``about`` says what it was measured on, and two are the same where it is equal.

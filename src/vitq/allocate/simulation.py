@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from vitq.activations import CPU_CHUNK, Result, forward_many
 from vitq.graph import Graph, Span
@@ -60,11 +60,11 @@ class Simulation:
         found = [next((i for i, end in enumerate(ends) if reader <= end), len(ends) - 1) for reader in readers]
         return min(found), max(found)
 
-    def part(self, first: int, last: int) -> tuple[fx.GraphModule, bool]:
-        """Return units ``first`` to ``last`` as a module, and whether it gives (end, feature): that is inside."""
-        span, end = self.units[first], self.units[last].end
-        inside = self.place[span.start] < self.place[self.graph.feature] <= self.place[end]
-        return self.graph.segment(span.start, end, (self.graph.feature,) if inside else ()), inside
+    def outputs_behind(self, start: str, end: str | None = None) -> dict[str, str]:
+        """Return the outputs computed behind node ``start``, up to node ``end``: nodes by the name of the output."""
+        last = len(self.place) if end is None else self.place[end]
+        outputs = self.graph.slicing.outputs.items()
+        return {name: node for name, node in outputs if self.place[start] < self.place[node] <= last}
 
     def run(self, module: Callable[[torch.Tensor], Result], x_N: torch.Tensor, images: int) -> tuple[torch.Tensor, ...]:
         """Run ``module`` over what ``images`` images gave so far, on the device."""

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import fx
 
-from vitq.allocate.distance import OutputDistance, relative_error
+from vitq.allocate.distance import OutputDistance
 from vitq.allocate.fisher import projected, unit_gradients
 from vitq.allocate.simulation import Simulation
+from vitq.errors import AllocationError
+from vitq.graph.outputs import Outputs, as_outputs
 from vitq.run.checkpoints import Checkpoints
 from vitq.run.events import Events
+from vitq.tasks import Task
+from vitq.tasks.distances import relative_square
 
 MEASURES = ("output", "feature", "proxy")
 
@@ -38,6 +41,7 @@ def run_trials(
     sites: Sequence[str],
     bits: Sequence[int],
     images_NCHW: torch.Tensor,
+    task: Task,
     *,
     proxy_only: bool,
     seed: int,
@@ -48,18 +52,26 @@ def run_trials(
 
     A trial runs the site's own unit on the activations that the model has there in floating point, then the rest of
     the model without a quantizer: nothing before the unit is computed again, and only one unit's activations are kept.
-    With ``proxy_only`` the rest is not run either. What a site's trials gave is kept in ``checkpoints``.
+    With ``proxy_only`` the rest is not run either. What a site's trials gave is kept in ``checkpoints``. The proxy sees
+    errors at the ends of units alone, so a model with an output that branches off elsewhere has none; AllocationError
+    where it is all that is wanted.
     """
+    ends = {span.end for span in simulation.units}
+    branches = [name for name, node in simulation.graph.slicing.outputs.items() if node not in ends]
+    if branches and proxy_only:
+        raise AllocationError(
+            f"output '{branches[0]}' branches off where the proxy sees no error; take 'output' instead"
+        )
     kept = {site: checkpoints.load(site) for site in sites}
     found = {site: saved[0]["measured"] for site, saved in kept.items() if saved is not None}
-    with events.task("trials", len(sites) * len(bits)) as task:
-        task.advance(len(found) * len(bits))
+    with events.task("trials", len(sites) * len(bits)) as bar:
+        bar.advance(len(found) * len(bits))
         if len(found) < len(sites):
             reach: dict[int, list[tuple[str, int]]] = {}
             for site in (site for site in sites if site not in found):
                 first, last = simulation.reach(site)
                 reach.setdefault(first, []).append((site, last))
-            reference = _reference(simulation, images_NCHW, seed)
+            reference = _reference(simulation, images_NCHW, task, seed)
             boundary = images_NCHW.to(simulation.device)
             for unit in range(max(reach) + 1):
                 trials: dict[int, _Trial] = {}
@@ -71,14 +83,15 @@ def run_trials(
                     for width in bits:
                         simulation.set({site: width})
                         rows.append(trial.measured())
-                        task.advance(1, site=site)
+                        bar.advance(1, site=site)
                     found[site] = torch.stack(rows)
                     checkpoints.save(site, {"measured": found[site]})
                 simulation.set({})
-                boundary = simulation.run(simulation.part(unit, unit)[0], boundary, len(images_NCHW))[0]
+                span = simulation.units[unit]
+                boundary = simulation.run(simulation.graph.segment(span.start, span.end), boundary, len(images_NCHW))[0]
     simulation.set({})
     all_SBM = torch.stack([found[site] for site in sites]).double().numpy()
-    wanted = ("proxy",) if proxy_only else MEASURES
+    wanted = ("proxy",) if proxy_only else MEASURES[:2] if branches else MEASURES
     return Trials(
         {name: all_SBM[..., MEASURES.index(name)] for name in wanted}, all_SBM[..., len(MEASURES) :].astype(np.float64)
     )
@@ -93,71 +106,73 @@ class Whole:
     distance: OutputDistance
 
     @classmethod
-    def on(cls, simulation: Simulation, images_NCHW: torch.Tensor) -> "Whole":
+    def on(cls, simulation: Simulation, images_NCHW: torch.Tensor, task: Task) -> "Whole":
         """Compare with floating point on ``images_NCHW``."""
         simulation.set({})
-        reference_N = simulation.run(simulation.graph.module, images_NCHW, len(images_NCHW))[0]
-        return cls(simulation, images_NCHW, OutputDistance(reference_N))
+        return cls(simulation, images_NCHW, OutputDistance(task, _outputs(simulation, images_NCHW)))
 
     def __call__(self, bits: Mapping[str, int]) -> float:
         """Return the distance of the model at ``bits``."""
         self.simulation.choose(bits)
-        outputs_N = self.simulation.run(self.simulation.graph.module, self.images_NCHW, len(self.images_NCHW))[0]
+        outputs = _outputs(self.simulation, self.images_NCHW)
         self.simulation.set({})
-        return self.distance(outputs_N)
+        return self.distance(outputs)
 
 
-def _reference(simulation: Simulation, images_NCHW: torch.Tensor, seed: int) -> _Reference:
+def _outputs(simulation: Simulation, images_NCHW: torch.Tensor) -> Outputs:
+    """Return what the model gives, by name, with whatever is switched on."""
+    module = simulation.graph.module
+    tensors = simulation.run(lambda x: tuple(as_outputs(module(x)).values()), images_NCHW, len(images_NCHW))
+    return dict(zip(simulation.graph.slicing.outputs, tensors, strict=True))
+
+
+def _reference(simulation: Simulation, images_NCHW: torch.Tensor, task: Task, seed: int) -> _Reference:
     simulation.set({})
-    whole = simulation.graph.segment(simulation.units[0].start, simulation.units[-1].end, (simulation.graph.feature,))
-    outputs_N, feature_N = simulation.run(whole, images_NCHW, len(images_NCHW))
-    distance = OutputDistance(outputs_N)
+    first, last = simulation.units[0], simulation.units[-1]
+    names = simulation.outputs_behind(first.start)
+    whole = simulation.graph.segment(first.start, last.end, (simulation.graph.feature, *names.values()))
+    _, feature_N, *outputs_N = simulation.run(whole, images_NCHW, len(images_NCHW))
+    distance = OutputDistance(task, dict(zip(names, outputs_N, strict=True)))
     return _Reference(distance, feature_N, unit_gradients(simulation, images_NCHW, distance, seed))
 
 
 class _Trial:
-    """Units ``first`` to ``last`` with whatever is switched on, then the rest of the model without anything."""
+    """The model from unit ``first`` on with whatever is switched on, and what it gives where unit ``last`` ends.
+
+    ``boundary_N`` is what unit ``first`` reads in floating point, for ``images`` images. With ``proxy_only`` it stops
+    at the end of unit ``last``.
+    """
 
     def __init__(
         self,
         simulation: Simulation,
         reference: _Reference,
-        boundary: torch.Tensor,
+        boundary_N: torch.Tensor,
         images: int,
         first: int,
         last: int,
         proxy_only: bool,
     ) -> None:
-        self.simulation, self.reference = simulation, reference
-        self.boundary, self.images, self.last = boundary, images, last
-        self.own, self.own_feature = simulation.part(first, last)
-        ends = last == len(simulation.units) - 1
-        self.rest: fx.GraphModule | None = None
-        self.rest_feature = False
-        if not ends and not proxy_only:
-            self.rest, self.rest_feature = simulation.part(last + 1, len(simulation.units) - 1)
-        self.complete = ends or not proxy_only
-        self.floating_N = simulation.run(self.own, boundary, images)[0]
+        self.simulation, self.reference, self.last = simulation, reference, last
+        self.boundary_N, self.images = boundary_N, images
+        graph, start, end = simulation.graph, simulation.units[first].start, simulation.units[last].end
+        nodes = {} if proxy_only else simulation.outputs_behind(start)
+        self.names = tuple(nodes)
+        before = proxy_only or simulation.place[graph.feature] <= simulation.place[start]
+        self.feature = () if before else (graph.feature,)
+        self.module = graph.segment(start, end, (*self.feature, *nodes.values()))
+        self.floating_N = simulation.run(graph.segment(start, end), boundary_N, images)[0]
 
     def measured(self) -> torch.Tensor:
         """Return the measures, then the probes; those that need the rest of the model are NaN without it."""
-        results = self.simulation.run(self._forward, self.boundary, self.images)
-        end_N = results[0]
+        end_N, *taps = self.simulation.run(self.module, self.boundary_N, self.images)
         probes = projected(self.reference.gradients[self.last], end_N - self.floating_N)
         output = feature = float("nan")
-        if self.complete:
-            output = self.reference.distance(results[1])
-            feature = relative_error(results[2], self.reference.feature_N) if len(results) > 2 else 0.0
-            feature = feature or relative_error(results[1], self.reference.distance.reference_N)
+        if self.names:
+            feature_N, outputs_N = taps[: len(self.feature)], taps[len(self.feature) :]
+            outputs = dict(zip(self.names, outputs_N, strict=True))
+            output = self.reference.distance(outputs)
+            moved = [float(relative_square(y, self.reference.feature_N)) for y in feature_N]
+            feature = sum(moved) or self.reference.distance.error(outputs)
         proxy = 0.5 * float(probes.square().mean())
         return torch.cat((torch.tensor([output, feature, proxy]), probes))
-
-    def _forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return the end of the own units, the model's output and, where it comes behind them, its feature."""
-        own = self.own(x)
-        end, *tap = own if isinstance(own, tuple) else (own,)
-        if self.rest is None:
-            return (end, end, *tap)
-        rest = self.rest(end)
-        output, *later = rest if isinstance(rest, tuple) else (rest,)
-        return (end, output, *(later or tap))

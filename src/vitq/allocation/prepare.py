@@ -88,6 +88,7 @@ def measure(
         sites,
         candidates,
         run.images_NCHW,
+        run.task,
         proxy_only=proxy_only,
         seed=run.seed,
         checkpoints=checkpoints,
@@ -127,7 +128,7 @@ def measure(
 
 def measurer(prepared: Prepared, run: Run, bits: Sequence[int]) -> Callable[[Choice], float]:
     """Return a function from a choice to its real distance on the run's images."""
-    whole = Whole.on(prepared.simulation, run.images_NCHW)
+    whole = Whole.on(prepared.simulation, run.images_NCHW, run.task)
     return lambda choice: whole({name: bits[place] for name, place in zip(prepared.sites, choice, strict=True)})
 
 

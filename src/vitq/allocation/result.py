@@ -23,7 +23,10 @@ POINTS = 13
 
 @dataclass(frozen=True)
 class Point:
-    """One choice: the bytes that its tensors take, and the distance that is expected of it."""
+    """One choice: the bytes that its tensors take, the distance that is expected of it, averages of its bits.
+
+    ``averages`` are those of weights and of activations, None where no site of that kind can be chosen.
+    """
 
     size_bytes: int
     distance: float
@@ -86,8 +89,6 @@ def decide(
     events: Events,
 ) -> Allocation:
     """Choose bits within ``limits``; AllocationError names the nearest that can be had where there are none."""
-    if solver not in SOLVERS:
-        raise AllocationError(f"solver '{solver}' does not exist{did_you_mean(solver, SOLVERS)}")
     problem = found.problem(limits, by=by, pairs=pairs, keep=keep)
     measured = None
     if search.measure is None:
@@ -109,13 +110,13 @@ def decide(
 def pareto(problem: Problem) -> tuple[Point, ...]:
     """Return the best choices by expected distance as the average bits of weights and activations grow together.
 
-    By greedy, whose one path answers every budget.
+    By the integer program, without what pairs of sites move together.
     """
     least, most = problem.lowest, problem.highest
-    names = ("average_weights", "average_activations")
+    ends = {name: (problem.cost(name, least), problem.cost(name, most)) for name in (WEIGHTS, ACTIVATIONS)}
     points = []
     for share in np.linspace(0, 1, POINTS):
-        limits = {n: problem.cost(n, least) + share * (problem.cost(n, most) - problem.cost(n, least)) for n in names}
+        limits = {name: low + share * (high - low) for name, (low, high) in ends.items()}
         own = problem.within(limits)
         points.append(point(own, SOLVERS["program"](replace(own, directions_SBD=None), Search())))
     return tuple(sorted(dict.fromkeys(points), key=lambda p: p.size_bytes))
@@ -125,9 +126,8 @@ def point(problem: Problem, choice: Choice) -> Point:
     """Return a choice as a point of the curve."""
     costs = problem.costs(choice)
     has = [any(site.is_weight == weights for site in problem.sites) for weights in (True, False)]
-    weights, activations = costs["average_weights"], costs["average_activations"]
-    averages = (weights if has[0] else None, activations if has[1] else None)
-    return Point(round(costs["size_bytes"]), problem.distance(choice), averages)
+    averages = (costs[WEIGHTS] if has[0] else None, costs[ACTIVATIONS] if has[1] else None)
+    return Point(round(costs[SIZE]), problem.distance(choice), averages)
 
 
 def limits_of(

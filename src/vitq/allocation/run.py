@@ -13,13 +13,12 @@ from vitq.allocation.prepare import measure, measurer, prepare
 from vitq.allocation.result import Allocation, decide
 from vitq.artifact.origin import describe_run
 from vitq.bits import Bits
-from vitq.calibrate import Insert
 from vitq.models import LoadedModel
 from vitq.recipes import ResolvedRecipe
+from vitq.recipes.for_target import scopes_of
 from vitq.run.checkpoints import Checkpoints
 from vitq.run.events import Events
-from vitq.run.inputs import capture_checked
-from vitq.run.run import Run
+from vitq.run.inputs import start_run
 
 MEASURING = ("evolutionary", "quantune")
 """Solvers of vitq that measure whole models; others get no model."""
@@ -56,9 +55,8 @@ def allocate_anew(
     events: Events,
 ) -> Allocation:
     """Run the trials, or those that ``folder`` lacks, and answer ``request``."""
-    scopes = dict.fromkeys(step.scope for step in plan.steps if isinstance(step, Insert))
     about = {
-        **describe_run(loaded, x_NCHW, plan.to_dict(), bits, "+".join(scopes), seed).model_dump(mode="json"),
+        **describe_run(loaded, x_NCHW, plan.to_dict(), bits, "+".join(scopes_of(plan)), seed).model_dump(mode="json"),
         "candidates": list(request.candidates),
         "measures": "proxy" if request.by == "proxy" else "all",
     }
@@ -68,10 +66,7 @@ def allocate_anew(
         return _decided(found, request, None, seed, events)
     checkpoints = None if folder is None else folder / "checkpoints"
     saved = Checkpoints(checkpoints, about, resume=not overwrite, overwrite=overwrite)
-    teacher = capture_checked(loaded, x_NCHW, device)
-    run = Run(
-        teacher, teacher.clone(), x_NCHW, bits, seed, device, events, saved, recipe=plan.name, task_name=loaded.task
-    )
+    run = start_run(loaded, x_NCHW, bits, plan.name, seed=seed, device=device, events=events, checkpoints=saved)
     prepared = prepare(run, plan, request.candidates)
     if found is None:
         found = measure(run, prepared, request.candidates, about, proxy_only=request.by == "proxy", checkpoints=saved)

@@ -8,7 +8,19 @@ import typer
 
 from vitq.cli.console import note, print_json, show
 from vitq.cli.errors import guarded
-from vitq.cli.options import AsJson, CropPct, Device, NumClasses, Quiet, Weights, preprocessing_from
+from vitq.cli.options import (
+    AsJson,
+    CropPct,
+    Device,
+    NumClasses,
+    Override,
+    Quiet,
+    Seed,
+    Target,
+    Weights,
+    preprocessing_from,
+)
+from vitq.cli.quantize import default_out
 
 
 @guarded
@@ -53,18 +65,15 @@ def allocate(
     scope: Annotated[
         str | None, typer.Option(help="Which tensors get bits: paper, deploy or full. Default: as in 'vitq quantize'.")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Calibrate for a target of 'vitq export'.")] = None,
+    target: Target = None,
     limit: Annotated[int, typer.Option(min=1, help="How many calibration images to draw.")] = 32,
     out: Annotated[
         str | None,
         typer.Option(help="Folder of the trials, the bit table and its page. Default: runs/MODEL-RECIPE-allocate."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Measure anew what --out already holds.")] = False,
-    override: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's key: calibrate.weights=mse."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    override: Override = None,
+    seed: Seed = 0,
     device: Device = "auto",
     num_classes: NumClasses = None,
     crop_pct: CropPct = None,
@@ -73,11 +82,10 @@ def allocate(
 ) -> None:
     """Choose the bits of every site so that a budget is met and the model's output moves least.
 
-    Trials are kept in --out: a stopped run goes on there, and that folder in place of MODEL answers another budget in
-    seconds. Example: vitq allocate deit_tiny_patch16_224 --images photos/ --average-bits 4.5
+    Trials are kept in --out: a stopped run goes on there, and that folder in place of MODEL answers another budget
+    without new ones. Example: vitq allocate deit_tiny_patch16_224 --images photos/ --average-bits 4.5
     """
     from vitq.allocation.files import is_allocation
-    from vitq.cli.quantize import default_out
     from vitq.recipes import parse_assignments
 
     overrides = parse_assignments(override or [])
@@ -146,7 +154,7 @@ def _kept(texts: list[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for text in texts:
         pattern, equals, width = text.rpartition("=")
-        if not equals or not pattern or not width.strip().isdigit():
+        if not equals or not pattern or not _is_width(width):
             raise ArgumentError(f"--keep takes GLOB=BITS, such as 'head/*=8', not '{text[:80]}'")
         found[pattern] = int(width)
     return found
@@ -155,7 +163,12 @@ def _kept(texts: list[str]) -> dict[str, int]:
 def _widths(text: str) -> tuple[int, ...]:
     from vitq.errors import ArgumentError
 
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and len(part) < 3 for part in parts):
+    parts = text.split(",")
+    if not all(map(_is_width, parts)):
         raise ArgumentError(f"--candidates takes whole numbers with commas between, such as 2,4,8, not '{text[:80]}'")
     return tuple(int(part) for part in parts)
+
+
+def _is_width(text: str) -> bool:
+    """Tell whether ``int`` reads a number of at most two digits; ``str.isdigit`` holds for '²' too."""
+    return text.strip().isdecimal() and len(text.strip()) < 3

@@ -7,7 +7,7 @@ import typer
 
 from vitq.cli.console import note, print_json, show
 from vitq.cli.errors import guarded
-from vitq.cli.options import AsJson, Quiet
+from vitq.cli.options import AsJson, Quiet, Seed
 
 RECIPES = ("rtn", "mgrq")
 BITS = "w2a2"
@@ -20,7 +20,7 @@ STEPS = {"reconstruct.steps": 60}
 def demo(
     out: Annotated[str, typer.Option(help="Folder of the two artifacts.")] = "runs/demo",
     bits: Annotated[str, typer.Option(help="Bits of weights and activations.")] = BITS,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    seed: Seed = 0,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from vitq.cli.console import note, print_json, show
 from vitq.cli.errors import guarded
-from vitq.cli.options import AsJson, CropPct, Device, NumClasses, Quiet, Weights, preprocessing_from
+from vitq.cli.options import AsJson, CropPct, Device, NumClasses, Override, Quiet, Seed, Weights, preprocessing_from
 
 
 @guarded
@@ -21,11 +21,8 @@ def granularity(
     budget: Annotated[str, typer.Option(help="The recipe's budget: quick or full.")] = "quick",
     limit: Annotated[int, typer.Option(min=1, help="How many calibration images to draw.")] = 1000,
     out: Annotated[str | None, typer.Option(metavar="FILE", help="Also save the plots as an .svg file.")] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's key: reconstruct.choose.steps=50."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    override: Override = None,
+    seed: Seed = 0,
     device: Device = "auto",
     num_classes: NumClasses = None,
     crop_pct: CropPct = None,

@@ -35,6 +35,20 @@ CropPct = Annotated[
         help="Share of the image that the centre crop keeps, 0 to 1. Default: the model's own.",
     ),
 ]
+Seed = Annotated[int, typer.Option(help="Seed of every random choice; same seed, same result.")]
+Override = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a recipe's key, for example reconstruct.steps=500 or calibrate.weights=mse; "
+        "may be given several times.",
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(help="Calibrate for a target of 'vitq export': scope deploy by default, symmetric weights."),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
 
 

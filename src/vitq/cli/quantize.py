@@ -8,7 +8,18 @@ import typer
 
 from vitq.cli.console import note, print_json, show
 from vitq.cli.errors import guarded
-from vitq.cli.options import AsJson, CropPct, Device, NumClasses, Quiet, Weights, preprocessing_from
+from vitq.cli.options import (
+    AsJson,
+    CropPct,
+    Device,
+    NumClasses,
+    Override,
+    Quiet,
+    Seed,
+    Target,
+    Weights,
+    preprocessing_from,
+)
 
 
 @guarded
@@ -44,10 +55,7 @@ def quantize(
             "Default: the recipe's, else the target's, else paper."
         ),
     ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(help="Calibrate for a target of 'vitq export': scope deploy by default, symmetric weights."),
-    ] = None,
+    target: Target = None,
     limit: Annotated[int, typer.Option(min=1, help="How many calibration images to draw.")] = 1000,
     views: Annotated[
         int, typer.Option(min=1, help="Views of each calibration image; those after the first are augmented.")
@@ -64,15 +72,8 @@ def quantize(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what --out already holds, finished or stopped.")
     ] = False,
-    override: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change a recipe's key, for example reconstruct.steps=500; may be given several times.",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice; same seed, same artifact.")] = 0,
+    override: Override = None,
+    seed: Seed = 0,
     device: Device = "auto",
     num_classes: NumClasses = None,
     crop_pct: CropPct = None,

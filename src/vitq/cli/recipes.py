@@ -8,7 +8,7 @@ from rich.table import Table
 
 from vitq.cli.console import print_json, show, write
 from vitq.cli.errors import guarded
-from vitq.cli.options import AsJson
+from vitq.cli.options import AsJson, Override
 
 recipes_app = typer.Typer(help="List the recipes, or show one with every default written out.", rich_markup_mode=None)
 
@@ -43,10 +43,7 @@ def list_all(as_json: AsJson = False) -> None:
 def show_one(
     name: Annotated[str, typer.Argument(help="A recipe's name or a .yaml file.")],
     budget: Annotated[str, typer.Option(help="quick or full.")] = "quick",
-    override: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, for example reconstruct.steps=500; repeatable."),
-    ] = None,
+    override: Override = None,
     as_json: AsJson = False,
 ) -> None:
     """Print a recipe as YAML, as it would run; saved to a file, it is a recipe to change and to run."""

@@ -34,7 +34,7 @@ class Granularity:
             return number_repeats(self._chain(self._unit_ends()))
         if name == "block":
             return number_repeats(self._chain(self._grouped(1)))
-        if name.isdigit() and int(name) > 0:
+        if name.isdecimal() and int(name) > 0:
             return number_repeats(self._chain(self._grouped(int(name))))
         if name == "stage":
             return number_repeats(self._chain(self._grouped(len(self._blocks))))

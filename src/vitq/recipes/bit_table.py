@@ -43,7 +43,11 @@ def read_table(path: str | Path) -> BitTable:
     sites = data.get("sites") or {}
     if not isinstance(sites, Mapping):
         raise RecipeError(f"{where}: 'sites' must be 'glob: bits' lines")
-    return BitTable(Bits.parse(data["bits"]), dict(sites), where)
+    try:
+        base = Bits.parse(data["bits"])
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from None
+    return BitTable(base, dict(sites), where)
 
 
 def write_table(table: BitTable) -> str:
@@ -51,7 +55,7 @@ def write_table(table: BitTable) -> str:
     return HEAD + write_yaml({"bits": str(table.base), "sites": dict(table.sites)})
 
 
-def table_of(bits: Mapping[str, int], base: Bits, name: str = "bits") -> BitTable:
+def table_of(bits: Mapping[str, int], base: Bits) -> BitTable:
     """Return a short table that gives each site its bits: one glob for the sites of a kind, then the exceptions.
 
     A kind is what differs in numbers alone (``blocks.*.attn.qkv/weight``); its glob has the bits that most have.
@@ -64,9 +68,9 @@ def table_of(bits: Mapping[str, int], base: Bits, name: str = "bits") -> BitTabl
         if len(members) > 1:
             own = [bits[site] for site in members]
             sites[kind] = max(dict.fromkeys(own), key=own.count)
-    general = BitTable(base, sites, name)
+    general = BitTable(base, sites)
     own_sites = {_escaped(site): width for site, width in bits.items() if general.bits_of(site) != width}
-    return BitTable(base, {**sites, **own_sites}, name)
+    return BitTable(base, {**sites, **own_sites})
 
 
 def _kind(site: str) -> str:

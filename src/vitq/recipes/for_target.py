@@ -1,4 +1,4 @@
-"""A recipe for a target: with the options and the scope that run fast there."""
+"""A recipe for a target, with the options and the scope that run fast there; the scopes of a recipe."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,3 +27,8 @@ def recipe_for(
                 f"or give scope {profile.scopes[0]} where the recipe says {step.scope}"
             )
     return plan
+
+
+def scopes_of(plan: ResolvedRecipe) -> tuple[str, ...]:
+    """Return the scopes that the recipe inserts quantizers for, each once; none where it inserts nothing."""
+    return tuple(dict.fromkeys(step.scope for step in plan.steps if isinstance(step, Insert)))

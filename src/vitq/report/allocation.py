@@ -47,6 +47,7 @@ def allocation_tables(allocation: "Allocation") -> Group:
     if allocation.measured is not None:
         budget.add_row("measured distance", "", number(allocation.measured))
     curve = _table("Expected distance against size", ("average bits", "size", "distance", ""))
+    curve.add_column("", ratio=1)
     worst = max((point.distance for point in allocation.curve), default=0.0)
     points = sorted({*allocation.curve, allocation.point}, key=lambda point: point.size_bytes)
     for point in points:
@@ -120,6 +121,4 @@ def _table(title: str, headers: tuple[str, ...]) -> Table:
     table.add_column(headers[0], no_wrap=True)
     for header in headers[1:]:
         table.add_column(header, justify="right", no_wrap=True)
-    if len(headers) > 3:
-        table.add_column("", ratio=1)
     return table

@@ -1,4 +1,4 @@
-"""What a verb starts from: a model and calibration images."""
+"""What a verb starts from: a model and calibration images, and the run on both."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitq.bits import Bits
 from vitq.data import ImageSource, draw_calibration, load_batches, open_images
 from vitq.errors import ArgumentError, GraphError
 from vitq.graph import Graph, capture
@@ -15,7 +16,9 @@ from vitq.graph.capture import is_random
 from vitq.graph.outputs import as_outputs
 from vitq.models import LoadedModel, Preprocessing, load_model, settle
 from vitq.models.outputs import Warn
+from vitq.run.checkpoints import Checkpoints
 from vitq.run.events import Events
+from vitq.run.run import Run
 
 
 def load_source(
@@ -78,3 +81,47 @@ def draw_images(
     events.show(f"{loaded.name}: {loaded.preprocessing.describe()}")
     x_NCHW = draw_calibration(source, loaded.preprocessing, limit=limit, views=views, seed=seed, warn=events.warn)
     return settle(loaded, x_NCHW, events.warn), x_NCHW
+
+
+def load_with_images(
+    model: str | nn.Module | LoadedModel,
+    images: Any,
+    weights: str | Path | None,
+    num_classes: int | None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None,
+    *,
+    limit: int,
+    seed: int,
+    events: Events,
+    views: int = 1,
+) -> tuple[LoadedModel, torch.Tensor]:
+    """Return a model by ``load_source`` and images x_NCHW for it by ``draw_images``, which may set its input size."""
+    loaded = load_source(model, weights, num_classes, preprocessing)
+    return draw_images(loaded, images, preprocessing is None, limit, views, seed, events)
+
+
+def start_run(
+    loaded: LoadedModel,
+    x_NCHW: torch.Tensor,
+    bits: Bits,
+    recipe: str,
+    *,
+    seed: int,
+    device: torch.device,
+    events: Events,
+    checkpoints: Checkpoints | None = None,
+) -> Run:
+    """Capture the model and return the run of a recipe, by its name, on it; errors as of ``capture_checked``."""
+    teacher = capture_checked(loaded, x_NCHW, device)
+    return Run(
+        teacher,
+        teacher.clone(),
+        x_NCHW,
+        bits,
+        seed,
+        device,
+        events,
+        checkpoints or Checkpoints(),
+        recipe=recipe,
+        task_name=loaded.task,
+    )
