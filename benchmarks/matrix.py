@@ -145,14 +145,17 @@ def sliced(run: Run, step: Reconstruct, options: Choose, total: int) -> None:
 
 
 @torch.no_grad()
-def judge(run: Run, x_NCHW: torch.Tensor) -> dict[str, float]:
-    """Return KL to floating point and the relative squared error of the final feature."""
-    first, feature, last = run.teacher.cuts[0], run.teacher.feature, run.teacher.cuts[-1]
-    ends: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for graph in (run.student, run.teacher):
-        middle = forward_all(graph.segment(first, feature), x_NCHW, run.device)
-        ends.append((middle, forward_all(graph.segment(feature, last), middle, run.device)))
-    (feature_NC, logits_NK), (like_NC, like_NK) = ends
+def ends(graph: Graph, x_NCHW: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the final feature and the logits of a model."""
+    first, feature, last = graph.cuts[0], graph.feature, graph.cuts[-1]
+    middle = forward_all(graph.segment(first, feature), x_NCHW, device)
+    return middle, forward_all(graph.segment(feature, last), middle, device)
+
+
+def judge(run: Run, x_NCHW: torch.Tensor, like: tuple[torch.Tensor, torch.Tensor] | None = None) -> dict[str, float]:
+    """Return KL to floating point, whose ``ends`` are ``like``, and the relative squared error of the final feature."""
+    feature_NC, logits_NK = ends(run.student, x_NCHW, run.device)
+    like_NC, like_NK = like or ends(run.teacher, x_NCHW, run.device)
     kl, agreement = divergence(logits_NK, like_NK), (logits_NK.argmax(-1) == like_NK.argmax(-1)).float().mean()
     error = relative_square(feature_NC, like_NC)
     return {"kl": float(kl), "agreement": 100 * float(agreement), "feature_error": float(error)}

@@ -21,8 +21,9 @@ from typing import Any
 
 import torch
 from command import append, rows, run_or_table
-from matrix import HELD_OUT, MODELS, images, judge
+from matrix import HELD_OUT, MODELS, ends, images, judge
 
+from vitq.activations import CPU_CHUNK
 from vitq.bits import Bits
 from vitq.devices import choose_device
 from vitq.evaluation import measure
@@ -68,17 +69,19 @@ def work(cells: list[dict[str, Any]], chosen: argparse.Namespace) -> int:
     torch.set_num_threads(chosen.threads)
     source, x_NCHW, x_val, labels = images(cells[0]["model"], chosen)
     device, failed = choose_device(chosen.device), 0
-    teacher = capture_checked(source, x_NCHW, device)
+    teacher, x_calibration, x_held_out = capture_checked(source, x_NCHW, device), *x_NCHW.tensor_split([-HELD_OUT])
+    like = ends(teacher, x_held_out, device)
     for cell in cells:
         recipe, options = TABLES[cell["table"]][1][cell["variant"]]
         began = time.process_time()
         try:
             with Events(None, console=False) as events:
-                bits, calibration = Bits.parse(cell["bits"]), x_NCHW[:-HELD_OUT]
-                run = Run(teacher, teacher.clone(), calibration, bits, cell["seed"], device, events)
+                run = Run(
+                    teacher, teacher.clone(), x_calibration, Bits.parse(cell["bits"]), cell["seed"], device, events
+                )
                 apply_steps(run, load_recipe(recipe, overrides=options).steps)
-            row = {**cell, "seconds": round(time.process_time() - began, 1), **judge(run, x_NCHW[-HELD_OUT:])}
-            batches = zip(x_val.split(100), labels.split(100), strict=True)
+            row = {**cell, "seconds": round(time.process_time() - began, 1), **judge(run, x_held_out, like)}
+            batches = zip(x_val.split(CPU_CHUNK), labels.split(CPU_CHUNK), strict=True)
             row |= {"top1": measure(run.student, batches, device)[0].top1, "images": len(x_val)}
         except Exception:
             failed += 1
