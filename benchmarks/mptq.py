@@ -4,8 +4,9 @@
     python benchmarks/mptq.py run --data ../shared/data --tables weights --models deit_tiny_patch16_224
     python benchmarks/mptq.py table
 
-A row has top-1 on the validation images, what 200 calibration images that were not used say (KL to floating point and
-the error of the final feature), and the processor's seconds that quantizing took. Rows that are in the results are not
+A row has top-1 on the validation images (not in the table ``starts``, which chooses), what 200 calibration images that
+were not used say (KL to floating point and the error of the final feature), and the processor's seconds that quantizing
+took. Rows that are in the results are not
 measured again.
 """
 
@@ -39,6 +40,7 @@ CODEBOOK = {"insert.weight.format": "codebook"}
 TWIN = {"insert.post_activation.format": "twin", "insert.probabilities.format": "twin"}
 HESSIAN = {"calibrate.weights": "hessian", "calibrate.activations": "hessian"}
 FULL = {"insert.scope": "full"}
+GELU, PROBABILITIES = "insert.post_activation.format", "insert.probabilities.format"
 TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, dict[str, Any]]]]] = {
     "activations": (
         ("w4a4", "w6a6"),
@@ -60,8 +62,21 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, dict[str, Any]]]]]
         ("w4a32", "w3a32", "w2a32"),
         {"rtn": ("rtn", {}), "pwlq": ("pwlq", {}), "subsetq": ("subsetq", {}), "codebook": ("rtn", CODEBOOK)},
     ),
+    "starts": (
+        ("w4a4", "w3a3"),
+        {
+            "repq": ("repq", {}),
+            **{f"repq, {name} behind GELUs": ("repq", {GELU: name}) for name in ("twin", "adalog")},
+            **{
+                f"repq, {name} probabilities": ("repq", {PROBABILITIES: name})
+                for name in ("twin", "adalog", "shift_uniform_log2", "matthew")
+            },
+        },
+    ),
 }
 """Per table its bits, and the recipe and options of each row."""
+CHOOSES = frozenset({"starts"})
+"""Tables that choose a recipe's parts: no validation image is read for them."""
 
 
 def work(cells: list[dict[str, Any]], chosen: argparse.Namespace) -> int:
@@ -81,8 +96,9 @@ def work(cells: list[dict[str, Any]], chosen: argparse.Namespace) -> int:
                 )
                 apply_steps(run, load_recipe(recipe, overrides=options).steps)
             row = {**cell, "seconds": round(time.process_time() - began, 1), **judge(run, x_held_out, like)}
-            batches = zip(x_val.split(CPU_CHUNK), labels.split(CPU_CHUNK), strict=True)
-            row |= {"top1": measure(run.student, batches, device)[0].top1, "images": len(x_val)}
+            if cell["table"] not in CHOOSES:
+                batches = zip(x_val.split(CPU_CHUNK), labels.split(CPU_CHUNK), strict=True)
+                row |= {"top1": measure(run.student, batches, device)[0].top1, "images": len(x_val)}
         except Exception:
             failed += 1
             print(f"{cell} failed: {traceback.format_exc()}", flush=True)
@@ -134,9 +150,12 @@ def table(chosen: argparse.Namespace) -> None:
 def _cell(group: list[dict[str, Any]]) -> str:
     if not group:
         return "–"
-    top1, kl = (torch.tensor([row[key] for row in group]) for key in ("top1", "kl"))
-    spread = f" ± {top1.std():.1f}" if len(group) > 1 else ""
-    return f"{top1.mean():.1f}{spread} / {kl.mean():.3f}"
+    found = []
+    for key, digits in (("top1", 1), ("kl", 3)):
+        values = torch.tensor([row[key] for row in group if key in row])
+        spread = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""
+        found += [f"{values.mean():.{digits}f}{spread}"] if len(values) else []
+    return " / ".join(found)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
