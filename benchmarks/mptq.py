@@ -75,6 +75,8 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, dict[str, Any]]]]]
     ),
 }
 """Per table its bits, and the recipe and options of each row."""
+SEED_IMAGES = 64
+"""Each seed begins with so many other calibration images: no recipe takes more."""
 CHOOSES = frozenset({"starts"})
 """Tables that choose a recipe's parts: no validation image is read for them."""
 
