@@ -49,9 +49,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the rewrites follow the graphs, on the same worker: they capture the same models."""
+    """Let graphs and rewrites come first, one after the other: they capture the same models, so on the same worker."""
     root = Path(__file__).parent
-    items.sort(key=lambda item: item.path.relative_to(root).parts[0].replace("rewrite", "graph, rewritten"))
+    folders = [root / "graph", root / "rewrite"]
+    items.sort(key=lambda item: not any(item.path.is_relative_to(folder) for folder in folders))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
