@@ -1,10 +1,10 @@
 # make demo: install into .venv and show plain rounding failing and reconstruction recovering, offline.
-# make test: lint, types, then tests, two at a time with one thread each.
+# make test: lint, then types beside tests, two at a time with one thread each.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test types tests clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vitq demo
@@ -12,8 +12,14 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --no-print-directory --jobs 2 types tests
+
+types: $(VENV)/.installed-dev
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -n 2 $(PYTEST_ARGS)
+
+# worksteal: each worker runs files that follow each other, which share what they capture.
+tests: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal $(PYTEST_ARGS)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vitq needs Python 3.11 or newer: make PYTHON=python3.12")'

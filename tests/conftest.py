@@ -1,7 +1,9 @@
 """What all tests share: real data where it is present, and one thread each when tests run in parallel."""
 
+import contextlib
 import copy
 import functools
+import gc
 import hashlib
 import io
 import os
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from torch import fx, nn
+from torch._subclasses import fake_impls
 
 from vitq.models.torchvision_shim import ensure_torchvision
 
@@ -43,6 +46,20 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
 def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let graphs and rewrites come first, one after the other: they capture the same models, so on the same worker."""
+    root = Path(__file__).parent
+    folders = [root / "graph", root / "rewrite"]
+    items.sort(key=lambda item: not any(item.path.is_relative_to(folder) for folder in folders))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave what is imported out of the garbage collector's sight, and call it less often: graphs are many objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="session")
@@ -170,10 +187,47 @@ class _NoTypes:
         return callable(instance)
 
 
+class _Kernels:
+    """Stands for ``_override_composite_implicit_decomp``: makes the two dozen kernels of each operator once.
+
+    torch makes them anew, for 700 operators, each time that it decomposes: a quarter of the time of a small capture.
+    """
+
+    def __init__(self, right: Callable[..., Any]) -> None:
+        self.right = right
+        self.made: dict[Any, tuple[Any, Any]] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, decompositions: dict[Any, Any]) -> Iterator[None]:
+        rules = fake_impls.op_implementations_dict
+        before = {operator: (dict(operator.py_kernels), rules.get(operator)) for operator in decompositions}
+        for operator, decomposition in decompositions.items():
+            was, (_, rule) = self.made.get((operator, decomposition), (None, (None, None))), before[operator]
+            if was[0] != before[operator]:
+                with self.right({operator: decomposition}):
+                    made = dict(operator.py_kernels), rules.get(operator)
+                if rule is not None:  # torch forgets it, together with its own
+                    rules[operator] = rule
+                self.made[operator, decomposition] = before[operator], made
+        try:
+            for operator, decomposition in decompositions.items():
+                kernels, rules[operator] = self.made[operator, decomposition][1]
+                operator.py_kernels.update(kernels)
+                operator._dispatch_cache.clear()
+            yield
+        finally:
+            for operator, (kernels, _) in before.items():
+                operator.py_kernels.clear()
+                operator.py_kernels.update(kernels)
+                operator._dispatch_cache.clear()
+                rules.pop(operator, None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def operators_listed_once() -> Iterator[None]:
-    """List torch's composite operators once; ``run_decompositions`` does it anew, for a third of a tiny capture."""
+    """List torch's composite operators once, and make their kernels once, instead of at each decomposition."""
     program = pytest.importorskip("torch.export.exported_program")
+    tables = pytest.importorskip("torch.export.decomp_utils")
     listed: dict[tuple[str, ...], Any] = {}
 
     def collect(right: Callable[[], Any] = program._collect_all_valid_cia_ops) -> Any:
@@ -184,16 +238,23 @@ def operators_listed_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "_collect_all_valid_cia_ops", collect)
+        patch.setattr(tables, "_collect_all_valid_cia_ops", collect)
+        patch.setattr(
+            program, "_override_composite_implicit_decomp", _Kernels(program._override_composite_implicit_decomp)
+        )
         patch.setattr(torch._ops, "Callable", _NoTypes())
+        patch.setattr(fx.config, "do_not_emit_stack_traces", True, raising=False)
         yield
 
 
 @pytest.fixture(scope="session")
 def one_library_of_operators() -> Iterator[None]:
-    """List the exporter's operators once; torch does it anew for each file, for a third of its time."""
+    """List the exporter's operators and decompositions once; torch does it anew for each file, a third of the time."""
     library = pytest.importorskip("onnxscript._framework_apis.torch_2_5")
     registry = pytest.importorskip("torch.onnx._internal.exporter._registration").ONNXRegistry
+    decompositions = pytest.importorskip("torch.onnx._internal.exporter._decomp")
     listed = functools.cache(registry.from_torchlib)
+    tables: dict[frozenset[Any], dict[Any, Any]] = {}
 
     def from_torchlib(opset_version: int) -> Any:
         known = listed(opset_version)
@@ -201,9 +262,16 @@ def one_library_of_operators() -> Iterator[None]:
         own.functions = {name: list(functions) for name, functions in known.functions.items()}
         return own
 
+    def table(written: Any, right: Any = decompositions.create_onnx_friendly_decomposition_table) -> dict[Any, Any]:
+        key = frozenset(written)
+        if key not in tables:
+            tables[key] = right(written)
+        return dict(tables[key])
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(library, "get_torchlib_ops", functools.cache(library.get_torchlib_ops))
         patch.setattr(registry, "from_torchlib", staticmethod(from_torchlib))
+        patch.setattr(decompositions, "create_onnx_friendly_decomposition_table", table)
         yield
 
 

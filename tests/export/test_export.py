@@ -131,7 +131,7 @@ def test_every_possible_opset_is_written_and_proven(
 ) -> None:
     from vitq.export.runtimes import OpenVino
 
-    family = "attention" if opset in (OPSETS[0], OPSETS[-1]) else "plain"
+    family = "attention" if opset == OPSETS[-1] else "plain"  # every other test of attention writes the first
     model = family, "w4a4"  # no opset before 21 has the 4-bit integers of its weights
     result, path = exported(*model, target="openvino", export={"target": "onnxruntime", "opset": opset})
     assert result.integer_products == result.promised > 2

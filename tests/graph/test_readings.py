@@ -1,7 +1,7 @@
 """Sites that no product reads: inputs of norms, softmax and activation functions, operands of residual sums."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -61,22 +61,36 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", NORMS)
-def test_a_norm_reads_one_site_however_it_is_written(name: str) -> None:
-    graph = between(NORMS[name])
-    (site,) = [site for site in graph.sites.values() if not site.of_product]
-    assert site.role is Role.NORM_INPUT
-    assert graph.module.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)[0].name == site.node
+class Chain(nn.Module):
+    """Functions one after the other, each between two linears."""
+
+    def __init__(self, functions: Iterable[Callable[[torch.Tensor], torch.Tensor]]) -> None:
+        super().__init__()
+        self.functions = list(functions)
+        self.linears = nn.ModuleList(nn.Linear(8, 8) for _ in range(len(self.functions) + 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.linears[0](x)
+        for function, linear in zip(self.functions, self.linears[1:], strict=True):
+            x = linear(function(x))
+        return x
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_an_activation_function_reads_one_site_however_it_is_written(name: str) -> None:
-    graph = between(ACTIVATIONS[name])
-    (site,) = [site for site in graph.sites.values() if not site.of_product]
-    assert site.role is Role.ACTIVATION_INPUT
-    linear = next(node for node in graph.module.graph.nodes if node.name == site.node)
-    assert linear.target is torch.ops.aten.linear.default
-    assert set(site.consumers) == {user.name for user in linear.users}
+@pytest.fixture(scope="module")
+def chain() -> Graph:
+    """Every norm and activation function, captured together."""
+    return capture(Chain((NORMS | ACTIVATIONS).values()), X)
+
+
+@pytest.mark.parametrize("name", NORMS | ACTIVATIONS)
+def test_a_function_reads_one_site_however_it_is_written(chain: Graph, name: str) -> None:
+    linears = chain.module.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)
+    linear = linears[list(NORMS | ACTIVATIONS).index(name)]
+    (site,) = [site for site in chain.sites.values() if not site.of_product and site.node == linear.name]
+    assert site.role is (Role.NORM_INPUT if name in NORMS else Role.ACTIVATION_INPUT)
+    assert len(besides(chain)) == len(linears) - 1
+    if name in ACTIVATIONS:
+        assert set(site.consumers) == {user.name for user in linear.users}
 
 
 def test_a_softmax_is_read_before_its_mask() -> None:
