@@ -56,7 +56,6 @@ class CorrectBiases(Step):
                         run.events.warn("bias-skipped", f"the bias behind '{site.name}' stays as it is: {error}")
                         continue
                     (corrected if better else stayed).append(site.name)
-        graph.refresh()
         run.events.log("correct_biases", corrected=corrected, stayed=stayed)
 
 

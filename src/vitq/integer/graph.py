@@ -94,7 +94,8 @@ def integer_graph(graph: Graph, weights: Mapping[str, Quantizer]) -> IntegerGrap
             continue
         found = _integer(scene, node, readings.get(node, ()))
         if isinstance(found, str):
-            floating.append(Floating(str(node.target).split(".")[1], names.get(node.name, node.name), found))
+            operation = str(getattr(node.target, "__name__", node.target)).split(".")[0]
+            floating.append(Floating(operation, names.get(node.name, node.name), found))
             continue
         module.add_submodule(f"integer_{node.name}", found.operation)
         with module.graph.inserting_before(node):
