@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.markup import escape
 from torch import nn
 
 from vitq.arguments import TEXT, checked, whole
@@ -22,7 +23,7 @@ from vitq.errors import ArgumentError, ArtifactError, VitqError
 from vitq.evaluation import Metrics, measure
 from vitq.export.targets import OPSET, require_export
 from vitq.graph import Graph
-from vitq.integer import integer_graph
+from vitq.integer import IntegerGraph, integer_graph
 from vitq.models import LoadedModel, Preprocessing, settle
 from vitq.modes import in_own_modes
 from vitq.quantizers import Quantizer, use_compiled_kernels, worth_compiling
@@ -34,6 +35,18 @@ from vitq.run.inputs import load_source
 
 if TYPE_CHECKING:
     from vitq.export.export import Exported
+
+
+class IntegerModel(Checked):
+    """The integer executor of a model; ``operations`` says what works on integers, and by name what does not."""
+
+    def __init__(self, operations: IntegerGraph, shape: tuple[int, ...]) -> None:
+        super().__init__(operations.module, shape)
+        self.operations = operations
+
+    def extra_repr(self) -> str:
+        """Return what ``print(model)`` shows first."""
+        return str(self.operations)
 
 
 class QuantizedModel:
@@ -162,14 +175,14 @@ class QuantizedModel:
             )
 
     @in_own_modes
-    def integer(self) -> nn.Module:
-        """Return the model with products of int8 codes that add in int32; the rest is floating point.
+    def integer(self) -> IntegerModel:
+        """Return the model with products of int8 codes that add in int32; in scope full more than products.
 
-        It checks its input as the model itself does.
+        It checks its input as the model itself does; ``print`` says by name what stays in floating point, and why.
 
         Raises ExportError where no product has integer codes on both sides.
         """
-        return Checked(integer_graph(self.graph, self.weights).module, image_shape(self.graph)).eval()
+        return IntegerModel(integer_graph(self.graph, self.weights), image_shape(self.graph)).eval()
 
     @checked()
     @in_own_modes
@@ -199,7 +212,10 @@ class QuantizedModel:
         total = len(source) if limit is None else min(limit, len(source))
         fast = use_compiled_kernels(worth_compiling(total, preprocessing.input_size))
         with fast, Events(console=progress) as events, events.task("evaluate", total) as task:
-            model = self.integer() if integer else self
+            model: QuantizedModel | IntegerModel = self
+            if integer:
+                model = self.integer()
+                events.show(escape(str(model.operations)))
             return measure(model, batches, self.device, progress=task.advance, task=self.config.task)[0]
 
 

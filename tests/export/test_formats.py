@@ -31,15 +31,25 @@ def test_twin_activations_and_codebook_weights_are_proven_and_say_what_is_floati
     assert any("activations of twin" in note for note in result.notes) == bool(wide)
 
 
-def test_twin_values_within_eight_bits_run_in_integer_kernels(
-    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Any
+FEW_OCTAVES = {"base": torch.tensor(10.0), "shift": torch.tensor(0.0)}
+"""At 4 bits, 240 steps."""
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", ["twin", "adalog"])
+def test_values_within_eight_bits_run_in_integer_kernels(
+    quantized: Callable[..., Any], images: torch.Tensor, tmp_path: Any, target: str, name: str
 ) -> None:
-    model = quantized("plain", "w4a4", "rtn", TWIN, target="onnxruntime")
+    formats = {"insert.post_activation.format": "adalog"} if name == "adalog" else TWIN
+    model = quantized("plain", "w4a4", "rtn", formats, target=target)
     for quantizer in model.graph.quantizers.values():
-        if "ratio" in quantizer.parameter_names:
-            p = quantizer.parameters_dict()
+        p = quantizer.parameters_dict()
+        if "ratio" in p:
             quantizer.set_parameters(**{**p, "ratio": torch.tensor(4.0), "scale": 0.25 * p["scale"] * p["ratio"]})
-    result = model.export(tmp_path / "m.onnx", images, target="onnxruntime")
+        elif "base" in p:
+            quantizer.set_parameters(**{**p, **FEW_OCTAVES})
+        assert quantizer.has_integer_values
+    result = model.export(tmp_path / "m.onnx", images, target=target)
     assert result.integer_products == result.promised == 3
     assert max(proof.error for proof in result.segments) < 1e-5
     torch.testing.assert_close(model.integer()(images), model(images), rtol=1e-3, atol=1e-4)

@@ -88,6 +88,7 @@ def test_the_ideas() -> None:
     for name, (role, form) in formats.items():
         assert step(name, "insert")[role]["format"] == form, name
     assert step("fq-vit", "insert")["scope"] == "full"
+    assert [s.step_name for s in load_recipe("pwlq").steps] == ["insert", "calibrate", "correct_biases"]
     assert step("sase", "reconstruct")["evaluation"]["average"] > 0.9
     assert step("adaquant", "reconstruct")["schedule"] == ["layer"]
     assert step("qft", "reconstruct")["schedule"] == ["network"]

@@ -1,5 +1,6 @@
 """Choose every quantizer's first parameters: one statistics pass, many searches."""
 
+from vitq.calibrate.biases import CorrectBiases
 from vitq.calibrate.calibrate import Calibrate
 from vitq.calibrate.insert import Insert, SiteFormat
 from vitq.calibrate.plan import place, plan_formats
@@ -10,6 +11,7 @@ from vitq.run.placed import Placed
 __all__ = [
     "SCOPES",
     "Calibrate",
+    "CorrectBiases",
     "Insert",
     "Placed",
     "ScopeRow",

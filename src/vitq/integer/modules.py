@@ -1,4 +1,9 @@
-"""Products of int8 codes added in int32: a linear, a convolution, and the product of two activations."""
+"""Products of int8 codes added in int32: a linear, a convolution, and the product of two activations.
+
+Codes of more than 8 bits (twin ranges far apart, logarithms) are multiplied byte by byte; their sums have 64 bits.
+"""
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -11,6 +16,8 @@ Pair = tuple[int, int]
 
 OFFSET = 128
 """What turns uint8 codes into int8 ones."""
+BYTE = 255
+"""The largest step of 8 bits."""
 ROWS = 256
 """Rows at a time on a CPU: what is in between stays in its caches (benchmarks/deploy.md)."""
 
@@ -52,12 +59,19 @@ class IntegerLinear(nn.Module):
     def _multiply(self, x_TI: torch.Tensor, y_TO: torch.Tensor) -> None:
         """Write the product into ``y_TO``."""
         view = view_of(self.quantizer)
-        a_TI, zero = int8_codes(self.quantizer, view, x_TI)
+        places, zero = int8_codes(self.quantizer, view, x_TI)
+        total_TO = added(places, self._sums)
+        total_TO -= zero * self.sum_O.to(total_TO.dtype)
+        torch.mul(total_TO, view.scale * self.scale_O, out=y_TO)
+        if (rest := part_of_a_step(view)) is not None:
+            y_TO -= rest * view.scale * self.scale_O * self.sum_O
+
+    def _sums(self, a_TI: torch.Tensor) -> torch.Tensor:
+        """Return Σ a (w - z_w) of int8 codes."""
         total_TO = int_mm(a_TI, self.w_IO)
         if self.has_zeros:
             total_TO.addcmul_(a_TI.sum(1, keepdim=True, dtype=torch.int32), self.zero_O, value=-1)
-        total_TO -= zero * self.sum_O
-        torch.mul(total_TO, view.scale * self.scale_O, out=y_TO)
+        return total_TO
 
 
 class IntegerConvolution(nn.Module):
@@ -92,26 +106,66 @@ class IntegerProduct(nn.Module):
 
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """Return the product in float32."""
-        batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         left, right = view_of(self.left), view_of(self.right)
-        (a, zero_a), (b, zero_b) = int8_codes(self.left, left, a), int8_codes(self.right, right, b)
-        pairs = zip(a.expand(*batch, -1, -1).flatten(0, -3), b.expand(*batch, -1, -1).flatten(0, -3), strict=True)
-        products = [int_mm(a_MK.contiguous(), b_KN.contiguous()) for a_MK, b_KN in pairs]
-        total = torch.stack(products).reshape(*batch, a.shape[-2], b.shape[-1])
-        total -= zero_b * a.sum(-1, keepdim=True, dtype=torch.int32)
-        total -= zero_a * (b.sum(-2, keepdim=True, dtype=torch.int32) - a.shape[-1] * zero_b)
-        return total * (left.scale * right.scale)
+        (left_codes, zero_a), (right_codes, zero_b) = (
+            int8_codes(self.left, left, a),
+            int8_codes(self.right, right, b),
+        )
+        inner = a.shape[-1]
+        total = added(left_codes, lambda a: added(right_codes, lambda b: products(a, b)))
+        sum_a = added(left_codes, lambda a: a.sum(-1, keepdim=True, dtype=torch.int32)).to(total.dtype)
+        sum_b = added(right_codes, lambda b: b.sum(-2, keepdim=True, dtype=torch.int32)).to(total.dtype)
+        sum_b -= inner * zero_b
+        total -= zero_b * sum_a
+        total -= zero_a * sum_b
+        y, scale = total * (left.scale * right.scale), left.scale * right.scale
+        rest_a, rest_b = part_of_a_step(left), part_of_a_step(right)
+        if rest_a is not None:
+            y -= rest_a * scale * sum_b
+        if rest_b is not None:
+            less = 0 if rest_a is None else rest_a
+            y -= rest_b * scale * (sum_a - inner * (zero_a + less))
+        return y
 
 
-def int8_codes(quantizer: Quantizer, view: IntegerView, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return int8 codes in whole steps of one scale, and their zero point."""
+def products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return the int32 product of int8 a_…MK and b_…KN, matrix by matrix."""
+    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    pairs = zip(a.expand(*batch, -1, -1).flatten(0, -3), b.expand(*batch, -1, -1).flatten(0, -3), strict=True)
+    found = [int_mm(a_MK.contiguous(), b_KN.contiguous()) for a_MK, b_KN in pairs]
+    return torch.stack(found).reshape(*batch, a.shape[-2], b.shape[-1])
+
+
+def int8_codes(quantizer: Quantizer, view: IntegerView, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Return int8 codes in whole steps of one scale, byte by byte, the lowest first, and their whole zero point."""
     codes = view.spread(quantizer.encode(x))
-    return (codes ^ OFFSET).view(torch.int8), view.zero_point.to(torch.int32) - OFFSET  # highest bit flipped: 128 less
+    if codes.dtype is torch.uint8:
+        bytes_, zero = [codes], view.zero_point.round().to(torch.int32)
+    else:
+        count = -(-view.steps.bit_length() // 8)
+        bytes_ = [(codes >> 8 * place & 255).to(torch.uint8) for place in range(count)]
+        zero = view.zero_point.double().round().to(torch.int64)
+    offset = sum(OFFSET << 8 * place for place in range(len(bytes_)))  # highest bits flipped: 128 less in each byte
+    return [(codes ^ OFFSET).view(torch.int8) for codes in bytes_], zero - offset
+
+
+def added(places: list[torch.Tensor], sums: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Return what ``sums`` gives for a number from what it gives for its bytes."""
+    total = sums(places[0])
+    for place, codes in enumerate(places[1:], 1):
+        total = total.long().add_(sums(codes).long() << 8 * place)
+    return total
+
+
+def part_of_a_step(view: IntegerView) -> torch.Tensor | None:
+    """Return by what a zero point differs from a whole number; None where all are whole."""
+    rest = view.zero_point - view.zero_point.double().round()
+    return rest.float() if bool(rest.any()) else None
 
 
 def view_of(quantizer: Quantizer) -> IntegerView:
-    """Return a quantizer's integer view; ExportError where it has none."""
-    view = quantizer.integer_view()
+    """Return a quantizer's view in whole steps; ExportError where it has none."""
+    view = quantizer.whole_steps()
     if view is None:
         raise ExportError(f"site '{quantizer.site}': {quantizer.format} has no integer codes of one scale")
     return view

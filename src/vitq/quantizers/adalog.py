@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vitq.quantizers.codec import SCALE, Codec, Parameter, Parameters
+from vitq.quantizers.codec import SCALE, Codec, IntegerView, Parameter, Parameters
 from vitq.quantizers.format import Format
 from vitq.quantizers.registry import register_format
-from vitq.quantizers.scales import SMALLEST_SCALE, clamp_scale
+from vitq.quantizers.scales import OCTAVES, SMALLEST_SCALE, carrier, clamp_scale
 
 OCTAVE = 37
 """Bases are powers of 2^(1/37), a prime: the paper's r."""
@@ -34,7 +34,7 @@ class AdaLog(Codec):
     """
 
     lowering: ClassVar[str] = (
-        "shift of the other operand and a table; runtimes have no such kernel: float Log and Gather"
+        "whole multiples of a scale, int8 kernels if 8 bits and no shift up; else float Log and Gather"
     )
     parameters: ClassVar[tuple[Parameter, ...]] = (SCALE, Parameter("base", positive=True), Parameter("shift"))
     settings: ClassVar[Mapping[str, Sequence[float]]] = {"base": (10, 14, 19, 26, 37, 52, 74, 104, 138)}
@@ -46,10 +46,8 @@ class AdaLog(Codec):
 
     def dequantize(self, codes: Tensor, qmax: int, p: Parameters) -> Tensor:
         """Return s * 2^-octaves * (a rounded power in [1/2, 1]) - shift, and -shift for the last code."""
-        exponent = codes * p["base"]
-        octaves = (exponent / OCTAVE).floor()
-        power = torch.exp2((octaves * OCTAVE - exponent) / OCTAVE).mul_(2 * qmax).round_().div_(2 * qmax)
-        powers = torch.where(codes == qmax, 0.0, torch.exp2(-octaves) * power)
+        octaves, power = parts(codes, qmax, p["base"])
+        powers = torch.where(codes == qmax, 0.0, torch.exp2(-octaves) * power.div_(2 * qmax))
         return powers.mul_(clamp_scale(p["scale"])).sub_(p["shift"])
 
     def choose_qparams(
@@ -83,6 +81,27 @@ class AdaLog(Codec):
         moved += [{**start, "base": (start["base"] + move).clamp(least, most)} for move in MOVES]
         return {name: torch.cat([parameters[name] for parameters in moved]) for name in start}
 
+    def whole_steps(self, format: Format, p: Parameters) -> IntegerView | None:
+        """Return shifted powers as whole multiples of the least, or of 2^-32 of the largest, below which they are 0."""
+        qmax = format.qmax
+        last = parts(torch.full_like(p["base"], qmax - 1), qmax, p["base"])[0]
+        deepest = min(int(last.max()), OCTAVES)
+        steps = 2 * qmax * 2**deepest
+
+        def spread(codes: Tensor) -> Tensor:
+            octaves, power = parts(codes.float(), qmax, p["base"])
+            whole = torch.bitwise_left_shift(power.long(), (deepest - octaves.long()).clamp(min=0))
+            return torch.where((codes == qmax) | (octaves > deepest), 0, whole).to(carrier(steps))
+
+        unit = clamp_scale(p["scale"]) / steps
+        return IntegerView(unit, p["shift"] / unit, steps, spread)
+
+    def integer_view(self, format: Format, p: Parameters) -> IntegerView | None:
+        """Return these where 8 bits hold them and nothing is shifted up, as of probabilities with few octaves."""
+        view = self.whole_steps(format, p)
+        fits = view is not None and view.steps <= 255 and not bool(p["shift"].any())
+        return view if fits else None
+
     def resolution(self, x: Tensor, qmax: int, p: Parameters) -> Tensor:
         """Values above the lower end are a factor apart."""
         return (x + p["shift"]).abs() * (1 - torch.exp2(-p["base"] / OCTAVE))
@@ -93,3 +112,10 @@ class AdaLog(Codec):
         """Return that of the scale, with which values above the lower end grow."""
         shifted = {"scale": p["scale"]}
         return super().gradients(through, x + p["shift"], codes, values + p["shift"], inside, qmax, shifted)
+
+
+def parts(codes: Tensor, qmax: int, base: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many octaves each code lies below the scale, and the rest, in 1 / (2 qmax), as whole numbers."""
+    exponent = codes * base
+    octaves = (exponent / OCTAVE).floor()
+    return octaves, torch.exp2((octaves * OCTAVE - exponent) / OCTAVE).mul_(2 * qmax).round_()

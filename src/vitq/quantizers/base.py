@@ -63,13 +63,18 @@ class Quantizer(nn.Module):
         The scale has the broadcast shape: an operation says which of these it can take. Groups of inputs have a scale
         each inside one sum, so they have no such view.
         """
-        view = self._whole_steps()
+        view = self._integer_view()
         return view if view is not None and view.steps <= INTEGER_STEPS else None
+
+    def whole_steps(self) -> IntegerView | None:
+        """Return x̂ as scales times whole numbers of any width, which the reference executor multiplies, or None."""
+        whole = self.calibrated and not self._size
+        return self.codec.whole_steps(self.format, self.arguments()) if whole else None
 
     @property
     def too_wide(self) -> bool:
         """True where x̂ is one scale times whole numbers that 8 bits do not hold."""
-        view = self._whole_steps() if self.axis is None else None
+        view = self._integer_view() if self.axis is None else None
         return view is not None and view.steps > INTEGER_STEPS
 
     @property
@@ -171,7 +176,7 @@ class Quantizer(nn.Module):
         state = "calibrated" if self.calibrated else "not calibrated"
         return f"{self.site or 'no site'}, {self.format}, {state}"
 
-    def _whole_steps(self) -> IntegerView | None:
+    def _integer_view(self) -> IntegerView | None:
         whole = self.calibrated and not self._size
         return self.codec.integer_view(self.format, self.arguments()) if whole else None
 

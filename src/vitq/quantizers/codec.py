@@ -46,7 +46,8 @@ ZERO_POINT = Parameter("zero_point", learnt="codes")
 class IntegerView:
     """Values as scale * (code - zero_point), codes whole in [0, steps]: what an int8 kernel multiplies, if 8 bits hold.
 
-    ``spread`` turns the format's own uint8 codes into these; scale and zero point have the broadcast shape.
+    ``spread`` turns the format's own uint8 codes into these, uint8 where 8 bits hold them; scale and zero point have
+    the broadcast shape. Only the reference executor takes a zero point that is not whole.
     """
 
     scale: torch.Tensor
@@ -137,6 +138,10 @@ class Codec(ABC):
     def integer_view(self, format: Format, p: Parameters) -> IntegerView | None:
         """Return the values as whole steps of one scale; None where there is no such scale."""
         return None
+
+    def whole_steps(self, format: Format, p: Parameters) -> IntegerView | None:
+        """Return an integer view as wide as it takes: the reference executor multiplies it byte by byte."""
+        return self.integer_view(format, p)
 
     def resolution(self, x: torch.Tensor, qmax: int, p: Parameters) -> torch.Tensor:
         """Return how far neighbouring values are apart at the values x, in a shape that broadcasts against x."""

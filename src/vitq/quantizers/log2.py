@@ -5,10 +5,10 @@ from typing import ClassVar
 
 import torch
 
-from vitq.quantizers.codec import Codec, Parameters
+from vitq.quantizers.codec import Codec, IntegerView, Parameters
 from vitq.quantizers.format import Format
 from vitq.quantizers.registry import register_format
-from vitq.quantizers.scales import SMALLEST_SCALE, clamp_scale
+from vitq.quantizers.scales import OCTAVES, SMALLEST_SCALE, carrier, clamp_scale
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,30 @@ class Log2(Logarithm):
         """Return s * 2^-code."""
         return torch.exp2(-codes).mul_(clamp_scale(p["scale"]))
 
+    def last(self, qmax: int) -> int:
+        """Return the last code that means a power of two."""
+        return qmax
+
+    def whole_steps(self, format: Format, p: Parameters) -> IntegerView | None:
+        """Return powers of two as whole multiples of the least, or of 2^-32 of the largest, below which they are 0."""
+        last = min(self.last(format.qmax), OCTAVES)
+
+        def spread(codes: torch.Tensor) -> torch.Tensor:
+            powers = torch.bitwise_left_shift(1, (last - codes.long()).clamp(min=0))
+            return torch.where(codes > last, 0, powers).to(carrier(2**last))
+
+        scale = clamp_scale(p["scale"])
+        return IntegerView(scale * 2.0**-last, torch.zeros_like(scale), 2**last, spread)
+
 
 @register_format("log2_flush")
 @dataclass(frozen=True)
 class Log2Flush(Log2):
     """Log2 whose last code means 0 (AdaLog flushes beyond the last code, which needs one code more; vitq)."""
+
+    def last(self, qmax: int) -> int:
+        """Return the last code but one."""
+        return qmax - 1
 
     def dequantize(self, codes: torch.Tensor, qmax: int, p: Parameters) -> torch.Tensor:
         """Return s * 2^-code, and 0 for the last code."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from vitq.quantizers.codec import SCALE, Codec, IntegerView, Parameter, Parameters
 from vitq.quantizers.format import Format
 from vitq.quantizers.registry import register_format
-from vitq.quantizers.scales import clamp_scale
+from vitq.quantizers.scales import carrier, clamp_scale
 
 
 @register_format("matthew")
@@ -66,7 +66,9 @@ class Matthew(Codec):
     def integer_view(self, format: Format, p: Parameters) -> IntegerView | None:
         """Return the steps themselves."""
 
-        def spread(codes: Tensor) -> Tensor:
-            return torch.where(codes == 0, 0.0, codes + p["skipped"]).to(torch.uint8)
+        steps = int(format.qmax + p["skipped"].max())
 
-        return IntegerView(p["scale"], torch.zeros_like(p["scale"]), int(format.qmax + p["skipped"].max()), spread)
+        def spread(codes: Tensor) -> Tensor:
+            return torch.where(codes == 0, 0.0, codes + p["skipped"]).to(carrier(steps))
+
+        return IntegerView(p["scale"], torch.zeros_like(p["scale"]), steps, spread)

@@ -14,7 +14,7 @@ from vitq.quantizers.affine import affine_from_range
 from vitq.quantizers.codec import SCALE, ZERO_POINT, Codec, IntegerView, Parameter, Parameters
 from vitq.quantizers.format import Format
 from vitq.quantizers.registry import register_format
-from vitq.quantizers.scales import clamp_scale, free_range_qparams
+from vitq.quantizers.scales import carrier, clamp_scale, free_range_qparams
 
 RATIO = 4
 """How many times coarser the steps above the knee are."""
@@ -70,9 +70,10 @@ class Piecewise(Codec):
 
     def integer_view(self, format: Format, p: Parameters) -> IntegerView | None:
         """Return codes with four steps for each code above the knee: 8 bits hold them up to six bits."""
-        knee = format.qmax // 2
+        knee, kind = format.qmax // 2, carrier(steps(format.bits))
 
         def spread(codes: torch.Tensor) -> torch.Tensor:
-            return (codes + (RATIO - 1) * (codes.clamp(min=knee) - knee)).to(torch.uint8)
+            codes = codes.to(kind)
+            return codes + (RATIO - 1) * (codes.clamp(min=knee) - knee)
 
         return IntegerView(p["scale"], p["zero_point"].round(), steps(format.bits), spread)

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vitq.quantizers.codec import SCALE, Parameter, Parameters
+from vitq.quantizers.codec import SCALE, IntegerView, Parameter, Parameters
 from vitq.quantizers.format import Format
 from vitq.quantizers.log2 import Logarithm
 from vitq.quantizers.registry import register_format
-from vitq.quantizers.scales import clamp_scale
+from vitq.quantizers.scales import carrier, clamp_scale
 
 
 @register_format("shift_uniform_log2")
@@ -44,6 +44,21 @@ class ShiftUniformLog2(Logarithm):
         """Return the upper end as the scale."""
         chosen = super().choose_qparams(format, low, high)
         return {**chosen, "shift": torch.zeros_like(chosen["scale"]) + shift}
+
+    def whole_steps(self, format: Format, p: Parameters) -> IntegerView | None:
+        """Return powers of two less one in shifts, where these are powers of two as the searches give them."""
+        first, step = spacing(p["shift"], format.qmax)
+        down = -torch.log2(p["shift"])
+        if not bool((down == down.round()).all() and (down >= 0).all()):
+            return None
+        steps = 2 ** int(first.max().round() + down.max()) - 1
+
+        def spread(codes: Tensor) -> Tensor:
+            exponent = (first - codes * step).round() + down
+            return (torch.bitwise_left_shift(1, exponent.long()) - 1).to(carrier(steps))
+
+        scale = clamp_scale(p["scale"]) * p["shift"]
+        return IntegerView(scale, torch.zeros_like(scale), steps, spread)
 
     def resolution(self, x: Tensor, qmax: int, p: Parameters) -> Tensor:
         """Values and the shift together are a factor apart."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitq.errors import RecipeError
 from vitq.quantizers.codebook import Codebook
-from vitq.quantizers.codec import SCALE, Parameter, Parameters
+from vitq.quantizers.codec import SCALE, IntegerView, Parameter, Parameters
 from vitq.quantizers.format import Format
 from vitq.quantizers.registry import register_format
 from vitq.quantizers.scales import SMALLEST_SCALE, clamp_scale
@@ -18,6 +18,9 @@ from vitq.quantizers.subset_search import best_subset
 POWERS = tuple(2.0**-i for i in range(6))
 UNIVERSE = tuple(sorted({0.0, *POWERS, *(a + b for a, b in combinations(POWERS[1:], 2))}))
 """The 17 magnitudes that sums of at most two powers of two make, at most 1, down to 1/32."""
+
+WHOLE = 32
+"""All of them are whole multiples of 1 / WHOLE."""
 
 CLIPS = tuple(1.0 - 0.05 * i for i in range(15))
 """Scales that are tried, in parts of the largest value."""
@@ -86,6 +89,16 @@ class Subset(Codebook):
         universe_P = torch.tensor(UNIVERSE, device=values_GN.device)
         scale_G, levels_GL = best_subset(values_GN.abs(), weights_GN, universe_P, 2 ** (format.bits - 1), CLIPS)
         return {"scale": scale_G[None], "levels": levels_GL[None]}
+
+    def whole_steps(self, format: Format, p: Parameters) -> IntegerView | None:
+        """Return multiples of 1/32 of the scale, from -32 to 32."""
+        levels = signed(p["levels"]) * WHOLE
+
+        def spread(codes: Tensor) -> Tensor:
+            return (Codebook.dequantize(self, codes, format.qmax, {"table": levels}) + WHOLE).to(torch.uint8)
+
+        scale = clamp_scale(p["scale"])
+        return IntegerView(scale / WHOLE, torch.full_like(scale, WHOLE), 2 * WHOLE, spread)
 
     def resolution(self, x: Tensor, qmax: int, p: Parameters) -> Tensor:
         """Return the mean distance of neighbouring values."""

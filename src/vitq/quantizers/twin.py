@@ -14,7 +14,7 @@ from torch import Tensor
 from vitq.quantizers.codec import SCALE, Codec, IntegerView, Parameter, Parameters
 from vitq.quantizers.format import Format
 from vitq.quantizers.registry import register_format
-from vitq.quantizers.scales import LARGEST_SCALE, SMALLEST_SCALE, clamp_scale
+from vitq.quantizers.scales import LARGEST_SCALE, SMALLEST_SCALE, carrier, clamp_scale
 
 
 @register_format("twin")
@@ -73,7 +73,9 @@ class Twin(Codec):
         """Return whole steps of the scale, counted from the lowest value."""
         (low, _, top), unit = self.limits(format.qmax, p), {**p, "scale": torch.ones_like(p["scale"])}
 
-        def spread(codes: Tensor) -> Tensor:
-            return (self.dequantize(codes.float(), format.qmax, unit) - low).to(torch.uint8)
+        steps = int((top - low).max())
 
-        return IntegerView(p["scale"], p["zero"], int((top - low).max()), spread)
+        def spread(codes: Tensor) -> Tensor:
+            return (self.dequantize(codes.float(), format.qmax, unit) - low).to(carrier(steps))
+
+        return IntegerView(p["scale"], p["zero"], steps, spread)

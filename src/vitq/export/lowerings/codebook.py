@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitq.errors import ExportError
 from vitq.export.lowerings.lowering import Arguments, Codes, WeightLowering, carried, register_lowering
 from vitq.export.operators import op, to_int32, translated_by
 from vitq.quantizers import Quantizer
@@ -47,12 +48,17 @@ def without_table(quantizer: Quantizer) -> str:
     )
 
 
+def for_weights_alone(quantizer: Quantizer) -> str:
+    """Refuse activations, whose codes are made anew for each image."""
+    return f"'{quantizer.format.name}' is a format of weights alone; take affine for activations"
+
+
 TABLE = WeightLowering("lookup", codes_and_table, refuses=without_table)
 
 
-@register_lowering("codebook", "lookup", weight=TABLE)
-@register_lowering("pwlq", "lookup", weight=TABLE)
-@register_lowering("subset", "lookup", weight=TABLE)
+@register_lowering("codebook", "lookup", weight=TABLE, refuses=for_weights_alone)
+@register_lowering("pwlq", "lookup", weight=TABLE, refuses=for_weights_alone)
+@register_lowering("subset", "lookup", weight=TABLE, refuses=for_weights_alone)
 def codebook(quantizer: Quantizer, parameters: Mapping[str, Tensor]) -> Arguments:
-    """Activations have no table: plans refuse them."""
-    raise NotImplementedError
+    """Refuse activations: plans do so first."""
+    raise ExportError(f"site '{quantizer.site}': {for_weights_alone(quantizer)}")

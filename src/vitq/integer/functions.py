@@ -1,0 +1,123 @@
+"""What is no product, on integer codes: functions by a table, softmax, norms, and sums of two tensors.
+
+As everywhere in the executor a tensor between two operations holds values; each takes the codes of its input, works
+with whole numbers, and multiplies by scales at its end. Sums that int32 may not hold have 64 bits.
+"""
+
+import torch
+from torch import nn
+
+from vitq.integer.modules import view_of
+from vitq.quantizers import IntegerView, Quantizer
+
+FRACTION = 30
+"""Bits behind the point of a softmax's exponentials: 1 is 2^30."""
+WIDEST = 31
+"""Bits of what a residual sum adds."""
+
+
+class IntegerTable(nn.Module):
+    """y = the table's value at each code: an activation function of a tensor with one set of parameters."""
+
+    def __init__(self, quantizer: Quantizer, values: torch.Tensor) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+        self.register_buffer("values", values)
+
+    values: torch.Tensor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Look every code up."""
+        return self.values[self.quantizer.encode(x).long()]
+
+
+class IntegerSoftmax(nn.Module):
+    """y = e_i / Σ e, e the whole numbers 2^30 exp(-s (largest code - code)), which a table holds.
+
+    One scale, or one per head, and ``dim`` is behind the heads.
+    """
+
+    def __init__(self, quantizer: Quantizer, dim: int) -> None:
+        super().__init__()
+        self.quantizer, self.dim = quantizer, dim
+        view = view_of(quantizer)
+        self.entries = view.steps + 1
+        down = torch.arange(self.entries, device=view.scale.device).double()
+        table_HN = (-view.scale.double().reshape(-1, 1) * down).exp().mul(1 << FRACTION).round().long()
+        self.register_buffer("table", table_HN.flatten())
+        first = torch.arange(len(table_HN), device=view.scale.device) * self.entries
+        self.register_buffer("first", first.reshape(view.scale.shape))
+
+    table: torch.Tensor
+    first: torch.Tensor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return shares of one, in float32."""
+        codes = view_of(self.quantizer).spread(self.quantizer.encode(x)).long()
+        parts = self.table[codes.amax(self.dim, keepdim=True) - codes + self.first]
+        return (parts.double() / parts.sum(self.dim, keepdim=True)).float()
+
+
+class IntegerNorm(nn.Module):
+    """Layer and RMS norms with Σ n and Σ n² of whole numbers n, over the last ``dims`` axes.
+
+    With C numbers of a unit u, a layer norm is (C n - Σ n) / √(C Σ n² - (Σ n)² + ε C² / u²), and an RMS norm
+    C n / √(C Σ n² + ε C² / u²). Channels may have scales that are whole multiples of the least one, as power-of-two
+    factors make them.
+    """
+
+    def __init__(self, quantizer: Quantizer, dims: int, eps: float, *, centred: bool) -> None:
+        super().__init__()
+        self.quantizer, self.dims, self.eps, self.centred = quantizer, dims, eps, centred
+
+    def forward(self, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the norm in float32."""
+        view, axes = view_of(self.quantizer), tuple(range(-self.dims, 0))
+        unit, factor = units(view)
+        n = (view.spread(self.quantizer.encode(x)).long() - view.zero_point.round().long()) * factor
+        count = n[(0,) * (n.ndim - self.dims)].numel()
+        square = count * n.square().sum(axes, keepdim=True)
+        n = count * n
+        if self.centred:
+            total = n.sum(axes, keepdim=True) // count
+            square, n = square - total.square(), n - total
+        y = (n.double() / (square.double() + self.eps * count**2 / unit.double().square()).sqrt()).float()
+        y = y if weight is None else y * weight
+        return y if bias is None else y + bias
+
+
+class IntegerSum(nn.Module):
+    """y = u (m_a (a - z_a) + m_b (b - z_b)), m the scales in a unit u so small that sums have 31 bits."""
+
+    def __init__(self, left: Quantizer, right: Quantizer) -> None:
+        super().__init__()
+        self.left, self.right = left, right
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """Return the sum in float32."""
+        sides = [(quantizer, view_of(quantizer), x) for quantizer, x in ((self.left, a), (self.right, b))]
+        bits = 1 + max(view.steps.bit_length() for _, view, _ in sides)
+        unit = torch.maximum(*(view.scale.double() for _, view, _ in sides)) * 2.0 ** (bits - WIDEST)
+        total: torch.Tensor | int = 0
+        for quantizer, view, x in sides:
+            whole = view.spread(quantizer.encode(x)).long() - view.zero_point.round().long()
+            total = whole * (view.scale.double() / unit).round().long() + total
+        assert isinstance(total, torch.Tensor)
+        return (total * unit).float()
+
+
+def units(view: IntegerView) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the least scale, and by which whole number it makes each other one."""
+    unit = view.scale.min()
+    return unit, (view.scale / unit).round().long()
+
+
+def evenly_scaled(view: IntegerView) -> bool:
+    """Tell whether all scales are whole multiples of the least one."""
+    factor = view.scale / view.scale.min()
+    return bool((factor == factor.round()).all())
+
+
+def whole_zeros(*views: IntegerView) -> bool:
+    """Tell whether zero points are whole numbers."""
+    return all(bool((view.zero_point == view.zero_point.round()).all()) for view in views)

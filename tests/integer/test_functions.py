@@ -1,0 +1,132 @@
+"""What is no product, on integer codes: each operation is the one that it stands for, of the values of the codes."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import vitq
+from vitq.integer import IntegerProduct
+from vitq.integer.functions import IntegerNorm, IntegerSoftmax, IntegerSum, IntegerTable
+from vitq.quantizers import FORMATS, Format, Granularity, Quantizer, make_quantizer
+
+X = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(0))
+AXES = {"tensor": None, "channel": -1, "head": -3}
+
+
+def quantizer(name: str, bits: int = 8, granularity: str = "tensor", **parameters: Any) -> Quantizer:
+    """Return a quantizer of the range of X, with some parameters of its own."""
+    made = make_quantizer(Format(name, bits, Granularity(granularity)), AXES[granularity])
+    shape = {"tensor": (), "channel": (8,), "head": (3, 1, 1)}[granularity]
+    low, high = torch.full(shape, float(X.min())), torch.full(shape, float(X.max()))
+    chosen = made.codec.choose_qparams(made.format, low, high)
+    made.set_parameters(**{**chosen, **{key: torch.as_tensor(value) for key, value in parameters.items()}})
+    return made
+
+
+SCALES = 0.01 * torch.tensor([1.0, 2.0, 5.0]).reshape(3, 1, 1)
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+@pytest.mark.parametrize("name", ["affine", "twin", "log2", "adalog", "log_sqrt2"])
+def test_a_function_is_a_table_of_all_codes_of_any_format(name: str, bits: int) -> None:
+    own = quantizer(name, bits)
+    every = own.decode(torch.arange(2**bits, dtype=torch.uint8))
+    table = IntegerTable(own, nn.functional.gelu(every))
+    torch.testing.assert_close(table(X), nn.functional.gelu(own(X)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("granularity", "more"), [("tensor", {}), ("head", {"scale": SCALES})])
+def test_softmax_is_a_share_of_whole_exponentials(granularity: str, more: dict[str, Any]) -> None:
+    own = quantizer("affine", 8, granularity, **more)
+    torch.testing.assert_close(IntegerSoftmax(own, -1)(X), own(X).softmax(-1), rtol=1e-4, atol=1e-7)
+
+
+FACTORS = {"factor": torch.tensor([1.0, 2, 4, 8, 1, 2, 4, 8])}
+OUTLIERS = {"ratio": 16.0, "outlier": torch.tensor([0.0, 1, 0, 0, 0, 0, 1, 0])}
+NORMS: list[tuple[str, str, dict[str, Any]]] = [
+    ("affine", "tensor", {}),
+    ("power_of_two_factor", "channel", FACTORS),
+    ("outlier_channels", "channel", OUTLIERS),
+]
+
+
+@pytest.mark.parametrize(("name", "granularity", "more"), NORMS)
+def test_norms_are_of_whole_sums(name: str, granularity: str, more: dict[str, Any]) -> None:
+    own = quantizer(name, 6, granularity, **more)
+    weight, bias = torch.linspace(0.5, 2, 8), torch.linspace(-1, 1, 8)
+    wanted = nn.functional.layer_norm(own(X), (8,), weight, bias, 1e-3)
+    torch.testing.assert_close(IntegerNorm(own, 1, 1e-3, centred=True)(X, weight, bias), wanted, rtol=1e-5, atol=1e-5)
+    wanted = nn.functional.rms_norm(own(X), (8,), weight, 1e-3)
+    torch.testing.assert_close(IntegerNorm(own, 1, 1e-3, centred=False)(X, weight), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_sum_of_two_scales_is_whole_in_a_finer_one() -> None:
+    a, b = quantizer("affine", 8, scale=0.017), quantizer("power_of_two_factor", 4, "channel", **FACTORS)
+    torch.testing.assert_close(IntegerSum(a, b)(X, -X), a(X) + b(-X), rtol=1e-6, atol=2e-6)
+
+
+WIDE = ["twin", "twin_sign", "piecewise", "log2", "log2_flush", "adalog", "shift_uniform_log2", "matthew", "affine"]
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("name", WIDE)
+def test_values_of_more_than_eight_bits_are_multiplied_byte_by_byte(name: str, bits: int) -> None:
+    setting = {"ratio": 2.0**9} if name.startswith("twin") else {"skipped": 300.0} if name == "matthew" else {}
+    a, b = quantizer(name, bits, **setting), quantizer("affine", 8)
+    x = (4 * X).softmax(-1)
+    wanted = (a(x).double() @ b(X.mT).double()).float()
+    torch.testing.assert_close(IntegerProduct(a, b)(x, X.mT), wanted, rtol=1e-5, atol=1e-6)
+    turned = (b(X.mT).mT.double() @ a(x).mT.double()).float()
+    assert turned.shape == wanted.mT.shape
+    torch.testing.assert_close(
+        IntegerProduct(b, a)(X, x.mT), (b(X).double() @ a(x.mT).double()).float(), atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_whole_steps_are_the_values_or_there_are_none(name: str, bits: int) -> None:
+    if name == "subset" and bits > 4:
+        pytest.skip("it has 2 to 4 bits")
+    own = quantizer(name, bits)
+    view, codes = own.whole_steps(), torch.arange(2**bits, dtype=torch.uint8)
+    if view is None:
+        assert name in ("log_sqrt2", "codebook", "pwlq") and own.integer_view() is None
+        return
+    wholes = view.spread(codes)
+    assert (view.steps <= 255) == (wholes.dtype is torch.uint8) and int(wholes.min()) >= 0
+    assert int(wholes.max()) <= view.steps
+    values, exact = (wholes.double() - view.zero_point.double()) * view.scale.double(), own.decode(codes).double()
+    torch.testing.assert_close(values, exact, rtol=1e-5, atol=1e-6 * float(exact.abs().max()))
+
+
+IMAGES = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(4))
+FAST = {"calibrate.weights": "minmax", "calibrate.activations": "minmax"}
+
+
+@pytest.mark.parametrize(("recipe", "bits"), [("fq-vit", "w8a8"), ("mptq-vit", "w4a4")])
+def test_scope_full_works_on_integers_but_for_what_is_named(
+    one_block: nn.Module, recipe: str, bits: str, tmp_path: Any
+) -> None:
+    given = {**FAST, "insert.scope": "full"}
+    model = vitq.quantize(one_block, IMAGES, recipe=recipe, bits=bits, overrides=given, progress=False)
+    integer = model.integer()
+    counts = {kind: count for kind, count in integer.operations.counts.items() if count}
+    assert counts == {
+        "linears": 4,
+        "products of two activations": 2,
+        "norms": 2,
+        "softmaxes": 1,
+        "activation functions": 1,
+        "residual sums": 2,
+    }
+    left = {(entry.operation, entry.reason) for entry in integer.operations.floating}
+    assert left == {("conv2d", "the image has no codes"), ("mean", "it has no integer form here")}
+    assert "conv2d, the image has no codes: patch/input" in repr(integer)
+    expected = model(IMAGES)
+    error_B = (integer(IMAGES) - expected).norm(dim=1) / expected.norm(dim=1)
+    assert int((error_B < 1e-5).sum()) >= len(IMAGES) - 1, "one image may have a code that falls at a tie"
+    model.save(tmp_path / "run")
+    assert torch.equal(vitq.load(tmp_path / "run").integer()(IMAGES), integer(IMAGES))
