@@ -30,6 +30,12 @@ class OutputDistance:
         """Return the squared error of ``outputs`` relative to the reference's energy, averaged over outputs."""
         return float(self.task.error({**self.reference, **outputs}, self.reference))
 
+    def points(self, outputs: Outputs) -> float:
+        """Return the expected loss of the task's score in percent, NaN where there is none."""
+        finite = all(bool(torch.isfinite(y).all()) for y in outputs.values())
+        lost = self.task.expected_loss({**self.reference, **outputs}, self.reference) if finite else None
+        return float("nan") if lost is None else lost
+
     def probe(self, outputs_B: Outputs, images: slice, generator: torch.Generator) -> torch.Tensor:
         """Return the sum over ``images`` of log p(y), y drawn by the task from what the reference predicts.
 
