@@ -107,6 +107,20 @@ def test_what_is_lost_of_the_score_is_known_without_labels() -> None:
     assert Values("logits").expected_loss({"logits": one}, {"logits": one}) is None
 
 
+def test_the_loss_of_a_small_error_is_that_of_a_large_one_by_the_square() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target, error = (torch.randn(4000, 5, generator=generator) for _ in range(2))
+    distance = OutputDistance(Classes("logits"), {"logits": target})
+    small, large = ({"logits": target + size * error} for size in (0.003, 0.3))
+    measured = Classes("logits").expected_loss(large, {"logits": target})
+    assert measured is not None
+    assert distance.points(large) == pytest.approx(measured, rel=0.15)
+    assert distance.points(small) / distance(small) == pytest.approx(measured / distance(large), rel=0.15)
+    assert distance.points({}) == 0
+    assert np.isnan(distance.points({"logits": target / 0}))
+    assert np.isnan(OutputDistance(Values("logits"), {"logits": target}).points(large))
+
+
 @pytest.fixture(scope="module")
 def folder(attend: nn.Module, images: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trials of a model for ONNX Runtime."""

@@ -89,16 +89,14 @@ class Sensitivities:
         """Return how many percent of the task's score are lost for one unit of measure ``by``: their ratio in trials.
 
         Both grow with the square of a small error (a class changes with a probability as large as the error, and its
-        score differs by as much), so that one number says it. AllocationError where the task has no score. Source:
-        vitq.
+        score differs by as much), so that one number says it. AllocationError where the task has no score.
+        Source: vitq.
         """
         if self.points is None:
             raise AllocationError("within: the trials know no score to stay within; trials by 'output' of classes do")
         moved_SB = np.nan_to_num(self.measures[by], nan=0.0, posinf=0.0) * np.isfinite(self.points)
         if not moved_SB.sum() > 0 or not np.nansum(self.points) > 0:
-            raise AllocationError(
-                "within: no trial changed a class, so what a bound costs is unknown; take more images"
-            )
+            raise AllocationError("within: no trial changed a class, even with its error enlarged; take more images")
         return float(np.nansum(self.points) / moved_SB.sum())
 
     def _tied(self) -> tuple[tuple[int, ...], ...]:

@@ -87,6 +87,7 @@ def other_bytes(
     clone.remove(*(name for name, q in quantizers if refusal_of(clone.sites[name], q, profile)))
     held = {name: clone.quantizers[name] for name in widest if name in clone.quantizers}
     weights = freeze_weights(clone)
+    clone.to(torch.device("cpu"))
     content = build(clone, weights, example_BCHW, {}, profile.carrier)
     forms = {name: q.format if isinstance(q := held.get(name), Quantizer) else None for name in widest}
     return len(content) + METADATA - sum(file_bytes(costs.sites[name], form) for name, form in forms.items())

@@ -105,7 +105,8 @@ def prepared(
         library[width] = {
             name: q for name, q in clone.quantizers.items() if name in fitted and isinstance(q, Quantizer)
         }
-    allowed, others = dict[str, tuple[int, ...]](), None
+    allowed: dict[str, tuple[int, ...]] = {}
+    others: int | None = None
     if target is not None:
         profile = profile_of(target)
         allowed = carried_bits(graph, library, order, tuple(formats), profile)

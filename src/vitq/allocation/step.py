@@ -10,6 +10,7 @@ from vitq.allocate import SOLVERS, Search
 from vitq.allocate.problem import ACTIVATIONS, WEIGHTS
 from vitq.allocate.solvers.base import solve
 from vitq.allocation.prepare import calibration_of, fit, formats_at, measure, measurer, prepared
+from vitq.allocation.result import MEASURING
 from vitq.bits import FLOATING_POINT
 from vitq.calibrate.options import SiteBits
 from vitq.quantizers import Format
@@ -45,7 +46,7 @@ class Allocate(Step):
     def apply(self, run: "Run") -> None:
         """Give the quantizers of ``run.student`` their bits; AllocationError where none average the run's."""
         saved = run.restore(run.stage)
-        formats = formats_at(run, run.before, sorted(set(self.candidates)), "step 'allocate': the recipe before it")
+        formats = formats_at(run, run.before, sorted(set(self.candidates)), "what comes before")
         bits = self._chosen(run, formats) if saved is None else saved[1]["bits"]
         if saved is None:
             run.save(run.stage, {}, {"bits": bits})
@@ -72,5 +73,5 @@ class Allocate(Step):
         limits = {name: float(most) for name, most in averages.items() if most != FLOATING_POINT}
         keep = {pattern: entry.bits for pattern, entry in self.keep.items()}
         problem = found.problem(limits, by=self.by, pairs=self.pairs, keep=keep)
-        search = Search(measurer(ready, own, widths), self.trials, run.seed)
-        return problem.named(solve(problem, self.solver, search))
+        real = measurer(ready, own, widths) if self.solver in MEASURING else None
+        return problem.named(solve(problem, self.solver, Search(real, self.trials, run.seed)))
