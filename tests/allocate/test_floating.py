@@ -17,7 +17,6 @@ from vitq.allocate.problem import BIT_OPS, DISTANCE, WEIGHTS
 from vitq.allocate.solvers.base import solve
 from vitq.allocation.files import read_sensitivities
 from vitq.errors import AllocationError, ArgumentError
-from vitq.graph import capture
 from vitq.quantizers import FORMATS
 from vitq.tasks import Classes, Values
 
@@ -125,25 +124,19 @@ def test_the_loss_of_a_small_error_is_that_of_a_large_one_by_the_square() -> Non
 def folder(attend: nn.Module, images: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trials of a model for ONNX Runtime."""
     place = tmp_path_factory.mktemp("floating") / "attend"
-    vitq.allocate(attend, images, within=100, candidates=(2, 8), target="onnxruntime", out=place, **OPTIONS)
+    vitq.allocate(attend, images, within=100, candidates=(2,), target="onnxruntime", out=place, **OPTIONS)
     return place
 
 
-def test_trials_know_floating_point_and_the_loss(attend: nn.Module, images: torch.Tensor, folder: Path) -> None:
+def test_trials_know_floating_point_and_the_loss(folder: Path) -> None:
     found = read_sensitivities(folder)
-    assert found.bits == (2, 8, 32) and found.target == "onnxruntime" and found.points is not None
-    assert (found.measures["output"][:, 2] == 0).all() and (found.points[:, 2] == 0).all()
+    assert found.bits == (2, 32) and found.target == "onnxruntime" and found.points is not None
+    assert (found.measures["output"][:, 1] == 0).all() and (found.points[:, 1] == 0).all()
     weights = np.array([found.costs.sites[site].is_weight for site in found.sites])
     elements = np.array([found.costs.sites[site].elements for site in found.sites])
-    assert (found.bytes_SB[:, 2] == np.where(weights, 4 * elements, 0)).all()
-    graph = capture(attend, images)
-    reference = graph(images)
-    clone = graph.clone()
-    place = found.sites.index("head/weight")
-    path, tensor = clone.parameter(clone.sites["head/weight"].node)
-    distance = OutputDistance(Classes("logits"), {"logits": reference})
-    assert distance.points({"logits": reference}) == 0 and tensor.ndim == 2 and path
-    assert found.points[place, 0] >= 0
+    assert (found.bytes_SB[:, 1] == np.where(weights, 4 * elements, 0)).all()
+    assert (found.bytes_SB[weights, 0] < found.bytes_SB[weights, 1] / 7 + 257).all()
+    assert found.points.sum() > 0 and (found.points >= 0).all()
 
 
 def test_within_a_bound_some_linears_stay_in_floating_point(folder: Path) -> None:
@@ -159,7 +152,7 @@ def test_within_a_bound_some_linears_stay_in_floating_point(folder: Path) -> Non
         assert len(ends & floating) in (0, len(ends))
     assert part.table.bits_of(part.floating[0]) == 32 and part.label.startswith("mixed w")
     strict = vitq.allocate(str(folder), within=worst / 1000, progress=False)
-    assert set(strict.floating) >= set() and strict.costs[BIT_OPS] >= part.costs[BIT_OPS]
+    assert strict.costs[BIT_OPS] >= part.costs[BIT_OPS]
 
 
 def test_a_target_takes_away_what_it_does_not_carry(attend: nn.Module, images: torch.Tensor) -> None:
