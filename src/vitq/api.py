@@ -10,7 +10,8 @@ from torch import nn
 
 from vitq.allocation import Allocation
 from vitq.allocation.files import is_allocation
-from vitq.allocation.result import limits_of, require_choices
+from vitq.allocation.for_target import candidates_for
+from vitq.allocation.result import candidates_of, limits_of, require_choices
 from vitq.allocation.run import Request, allocate_anew, allocate_from
 from vitq.allocation.tables import Asked
 from vitq.arguments import BITS_OR_TABLE, MODEL, checked
@@ -189,14 +190,15 @@ def allocate(
     average_bits: float | str | AverageBits | None = None,
     size_mb: float | None = None,
     bit_ops: float | None = None,
+    within: float | None = None,
     solver: str = "program",
     by: str = "output",
     pairs: bool = False,
     keep: Mapping[str, int] | None = None,
-    candidates: Sequence[int] = (2, 3, 4, 5, 6, 8),
+    candidates: Sequence[int] | None = None,
     trials: int = 64,
     recipe: str | Path = "repq",
-    bits: str | Bits = "w4a4",
+    bits: str | Bits | None = None,
     budget: str = "quick",
     scope: str | None = None,
     target: str | None = None,
@@ -214,17 +216,25 @@ def allocate(
     """Choose the bits of every site so that a budget is met and the model's output moves least.
 
     Budgets, at least one: ``average_bits`` (4.5, or "w3a4.5"; weights by parameters, activations by elements, each at
-    most that), ``size_mb`` of the stored tensors, ``bit_ops`` per image. ``solver``: "program", "greedy",
+    most that), ``size_mb`` of the stored tensors, ``bit_ops`` per image; ``within`` percent of the score that may be
+    lost, by what is expected of the trials, with the fewest bit operations. ``solver``: "program", "greedy",
     "evolutionary" or "quantune"; the last two measure up to ``trials`` whole models. ``by``: which distance counts,
     "output", "feature" or "proxy" (quickest); ``pairs`` adds what sites of a block move together; ``keep`` gives sites
-    fixed bits of ``candidates``. Trials run on ``limit`` images with the calibration of ``recipe``, whose rewrites are
-    for ``bits``. With ``out`` all trials are kept there and gone on with after a kill; such a folder in place of
-    ``model`` answers another budget without images. Other arguments as in ``vitq.quantize``.
+    fixed bits of ``candidates``, which are 2, 3, 4, 5, 6 and 8 by default, where 32 leaves a site in floating point;
+    with ``within``, 32 joins them, and without another budget they are 8 and 32. Trials run on ``limit`` images with
+    the calibration of ``recipe``, whose rewrites are for ``bits``. With a ``target``, sites get what its runtime
+    carries, and the operands of a product are in floating point together. With ``out`` all trials are kept there and
+    gone on with after a kill; such a folder in place of ``model`` answers another budget without images. Other
+    arguments as in ``vitq.quantize``.
     Raises AllocationError for a budget that cannot be met, with the nearest that can.
     """
-    limits = limits_of(average_bits, size_mb, bit_ops)
-    require_choices(solver, by)
-    request = Request(limits, solver, by, pairs, keep or {}, tuple(candidates), trials)
+    limits = limits_of(average_bits, size_mb, bit_ops, within)
+    require_choices(solver, by, within)
+    widths = candidates_of(candidates, limits, within)
+    base = "w4a4" if min(widths) < 8 else "w8a8"
+    if target is not None:
+        widths = candidates_for(widths, profile_of(target))
+    request = Request(limits, solver, by, pairs, keep or {}, widths, trials, within, target)
     with Events(console=progress) as events:
         if isinstance(model, str) and is_allocation(Path(model)):
             if images is not None:
@@ -232,7 +242,7 @@ def allocate(
             return allocate_from(Path(model), request, seed, events)
         if images is None:
             raise ArgumentError("images are missing: trials run on some, unless model is a folder of an allocation")
-        wanted = bits if isinstance(bits, Bits) else Bits.parse(bits)
+        wanted = bits if isinstance(bits, Bits) else Bits.parse(bits or base)
         plan = recipe_for(recipe, budget, scope, target, overrides or {})
         place = choose_device(device)
         torch.manual_seed(seed)

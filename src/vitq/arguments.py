@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from vitq.artifact.artifact import Artifact
-from vitq.bits import AverageBits, Bits, BitTable
+from vitq.bits import FLOATING_POINT, AverageBits, Bits, BitTable
 from vitq.errors import ArgumentError, DataError, ModelError
 from vitq.models import LoadedModel, Preprocessing
 from vitq.recipes.bit_table import is_table, read_table
@@ -163,11 +163,18 @@ def _positive(value: Any) -> float:
 
 
 def _keep(value: Any) -> dict[str, int]:
-    return {_text(pattern): whole(2, 8).read(bits) for pattern, bits in _mapping(value).items()}
+    return {_text(pattern): _width(bits) for pattern, bits in _mapping(value).items()}
 
 
 def _candidates(value: Any) -> tuple[int, ...]:
-    return tuple(sorted(set(_several(whole(2, 8).read)(value))))
+    return tuple(sorted(set(_several(_width)(value))))
+
+
+def _width(value: Any) -> int:
+    bits = whole(2, FLOATING_POINT).read(value)
+    if 8 < bits < FLOATING_POINT:
+        raise ValueError
+    return bits
 
 
 def _device(value: Any) -> str:
@@ -238,7 +245,8 @@ RULES: dict[str, Rule] = {
     "average_bits": Rule("average bits such as 4.5 or 'w3a4.5'", _average_bits),
     "size_mb": Rule("a number of megabytes above 0", _positive),
     "bit_ops": Rule("a number of bit operations above 0", _positive),
-    "candidates": Rule("bit-widths, whole numbers from 2 to 8", _candidates),
+    "candidates": Rule("bit-widths, whole numbers from 2 to 8, or 32", _candidates),
+    "within": Rule("a share of the score in percent above 0", _positive),
     "keep": Rule("bits by globs over sites such as {'head/*': 8}", _keep),
     "solver": Rule("the name of a solver", _text),
     "by": Rule("'output', 'feature' or 'proxy'", _text),

@@ -94,6 +94,20 @@ def test_the_ideas() -> None:
     assert step("qft", "reconstruct")["schedule"] == ["network"]
 
 
+def test_recipes_of_mixed_bits_allocate_behind_calibration_and_before_they_learn() -> None:
+    behind = {"mptq-vit-mixed": [], "quantune": [], "adaquant-ip": ["reconstruct"], "q-limit": ["reconstruct"]}
+    for name, rest in behind.items():
+        names = [s.step_name for s in load_recipe(name).steps]
+        assert names[names.index("allocate") - 1 :] == ["calibrate", "allocate", *rest], name
+    solvers = {name: step(name, "allocate")["solver"] for name in behind}
+    assert list(solvers.values()) == ["greedy", "quantune", "program", "evolutionary"]
+    assert step("mptq-vit-mixed", "allocate")["candidates"] == [4, 5, 6, 7, 8]
+    assert step("mptq-vit-mixed", "insert")["scope"] == "full"
+    assert step("q-limit", "allocate")["pairs"] and min(step("q-limit", "allocate")["candidates"]) == 2
+    assert step("q-limit", "reconstruct")["noise"]["drop_activations"] == 0.5
+    assert step("adaquant-ip", "reconstruct")["schedule"] == ["layer"]
+
+
 def test_the_switches_of_pfcr() -> None:
     """The second reading of its two stages, and the number formats of probabilities (docs/methods.md)."""
     coarser = load_recipe("pfcr", overrides={"reconstruct.1.schedule": ["block", "2"]}).to_dict()["steps"]

@@ -111,11 +111,13 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
     return tuple(_size(size) for size in value(node).shape)
 
 
-def stored_bytes(site: SiteCost, form: Format, axis: int | None, shape: tuple[int, ...]) -> int:
+def stored_bytes(site: SiteCost, form: Format | None, axis: int | None, shape: tuple[int, ...]) -> int:
     """Return what an artifact stores for a site at ``form``: the packed codes of a weight, and all parameters.
 
-    ``shape``: of the site's tensor, for one image.
+    ``shape``: of the site's tensor, for one image. Without a form, in floating point, that is the weight itself.
     """
+    if form is None:
+        return site.elements * NUMBER_BYTES if site.is_weight else 0
     codes = packed_size(site.elements, form.bits) if site.is_weight else 0
     quantizer = make_quantizer(form, axis)
     numbers = sum(math.prod(quantizer.shape_of(parameter, shape)) for parameter in quantizer.codec.parameters)

@@ -16,13 +16,15 @@ Choice = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 WEIGHTS, ACTIVATIONS, SIZE, BIT_OPS = "average_weights", "average_activations", "size_bytes", "bit_ops"
+DISTANCE = "distance"
 LIMITS = {
     WEIGHTS: "average bits of weights",
     ACTIVATIONS: "average bits of activations",
     SIZE: "bytes of the stored tensors",
     BIT_OPS: "bit operations per image",
+    DISTANCE: "expected distance",
 }
-"""What can be limited, in words."""
+"""What can be limited, in words; where the distance is, the fewest bit operations are wanted instead of it."""
 TOLERANCE = 1e-9
 """Of a limit, relatively: what sums of floating-point numbers may be off."""
 
@@ -34,6 +36,7 @@ class Problem:
     ``allowed_SB`` says which bits a site may get; ``fixed_bits`` are those of operands that are no sites here;
     ``fixed_bytes`` are stored whatever is chosen. ``directions_SBD`` are unit vectors of the errors' effects on the
     output, of which pairs of one ``group`` (block) have a share in common: two errors add up as |√d u + √e v|².
+    Sites that are ``tied`` are all in floating point or none: the operands of products that a runtime does in integers.
     """
 
     sites: tuple[SiteCost, ...]
@@ -47,6 +50,7 @@ class Problem:
     limits: Mapping[str, float] = field(default_factory=dict)
     directions_SBD: Floats | None = None
     groups: tuple[str, ...] = ()
+    tied: tuple[tuple[int, ...], ...] = ()
 
     def within(self, limits: Mapping[str, float]) -> "Problem":
         """Return the problem with other limits."""
@@ -69,12 +73,27 @@ class Problem:
         return np.asarray(np.argmax(self.allowed_SB, axis=1), dtype=np.int64)
 
     @cached_property
+    def floating(self) -> int:
+        """Place of floating point among the candidates, -1 where it is none."""
+        return self.bits.index(FLOATING_POINT) if FLOATING_POINT in self.bits else -1
+
+    @cached_property
+    def partners(self) -> dict[int, tuple[int, ...]]:
+        """The sites that are tied to each, itself among them."""
+        return {site: group for group in self.tied for site in group}
+
+    def split(self, choice: Choice) -> list[str]:
+        """Return the first site of every group that ``choice`` has in floating point in part."""
+        high_S = choice == self.floating
+        return [self.sites[group[0]].name for group in self.tied if 0 < high_S[list(group)].sum() < len(group)]
+
+    @cached_property
     def widths_B(self) -> Floats:
         """The candidates as numbers."""
         return np.array(self.bits, dtype=np.float64)
 
     def linear(self, limit: str) -> tuple[Floats, float]:
-        """Return what each choice adds to a cost other than bit operations, and what is there without any."""
+        """Return what each choice adds to averages or bytes, and what is there without any."""
         return (self.bytes_SB, float(self.fixed_bytes)) if limit == SIZE else (self._averages[limit == WEIGHTS], 0.0)
 
     @cached_property
@@ -94,6 +113,8 @@ class Problem:
 
     def cost(self, limit: str, choice: Choice) -> float:
         """Return what ``choice`` costs."""
+        if limit == DISTANCE:
+            return self.distance(choice)
         if limit != BIT_OPS:
             cost_SB, constant = self.linear(limit)
             return float(cost_SB[np.arange(len(choice)), choice].sum()) + constant
@@ -110,7 +131,7 @@ class Problem:
 
     def costs(self, choice: Choice) -> dict[str, float]:
         """Return every cost of ``choice``."""
-        return {limit: self.cost(limit, choice) for limit in LIMITS}
+        return {limit: self.cost(limit, choice) for limit in LIMITS if limit != DISTANCE}
 
     def unmet(self, choice: Choice) -> list[str]:
         """Return the limits that ``choice`` exceeds."""
@@ -131,11 +152,11 @@ class Problem:
         return float(alone_S.sum()) + shared
 
     def require_feasible(self) -> None:
-        """Raise AllocationError, which names the nearest that can be had, where no choice is within the limits."""
-        least = self.lowest
-        if unmet := self.unmet(least):
+        """Raise AllocationError, which names the nearest that can be had, where a limit cannot be met by itself."""
+        ends = {name: self.highest if name == DISTANCE else self.lowest for name in self.limits}
+        if unmet := [name for name, end in ends.items() if name in self.unmet(end)]:
             lines = [
-                f"{LIMITS[name]} of at most {self.limits[name]:.9g}; the least is {self.cost(name, least):.9g}"
+                f"{LIMITS[name]} of at most {self.limits[name]:.9g}; the least is {self.cost(name, ends[name]):.9g}"
                 for name in unmet
             ]
             raise AllocationError(f"no bits from {self.bits[0]} to {self.bits[-1]} give {'; '.join(lines)}")

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from vitq.activations import CPU_CHUNK, Result, forward_many
+from vitq.bits import FLOATING_POINT
 from vitq.graph import Graph, Span
 from vitq.graph.edit import quantizer_target
 
@@ -43,9 +44,10 @@ class Simulation:
         self.place = {node.name: i for i, node in enumerate(graph.module.graph.nodes)}
 
     def set(self, bits: Mapping[str, int]) -> None:
-        """Switch the named sites to their bits and every other one off."""
+        """Switch the named sites to their bits and every other one off; 32 bits are off too."""
         for site, switch in self.switches.items():
-            switch.bits = bits.get(site)
+            width = bits.get(site)
+            switch.bits = None if width == FLOATING_POINT else width
 
     def choose(self, bits: Mapping[str, int]) -> None:
         """Switch to a whole choice: the sites that are not to be chosen are quantized as they are."""

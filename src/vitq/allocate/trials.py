@@ -9,6 +9,7 @@ import torch
 from vitq.allocate.distance import OutputDistance
 from vitq.allocate.fisher import projected, unit_gradients
 from vitq.allocate.simulation import Simulation
+from vitq.bits import FLOATING_POINT
 from vitq.errors import AllocationError
 from vitq.graph.outputs import Outputs, as_outputs
 from vitq.run.checkpoints import Checkpoints
@@ -17,14 +18,20 @@ from vitq.tasks import Task
 from vitq.tasks.distances import relative_square
 
 MEASURES = ("output", "feature", "proxy")
+MEASURED, POINTS = "measured", "points"
+"""Tensors of a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Trials:
-    """What the trials gave: per measure an array (sites, bits), and the probes (sites, bits, draws x images)."""
+    """What the trials gave: per measure an array (sites, bits), and the probes (sites, bits, draws x images).
+
+    ``points`` (sites, bits): the expected loss of the task's score in percent, None where it has none.
+    """
 
     measures: Mapping[str, np.ndarray]
     probes_SBD: np.ndarray
+    points: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ def run_trials(
             f"output '{branches[0]}' branches off where the proxy sees no error; take 'output' instead"
         )
     kept = {site: checkpoints.load(site) for site in sites}
-    found = {site: saved[0]["measured"] for site, saved in kept.items() if saved is not None}
+    found = {site: saved[0] for site, saved in kept.items() if saved is not None and POINTS in saved[0]}
     with events.task("trials", len(sites) * len(bits)) as bar:
         bar.advance(len(found) * len(bits))
         if len(found) < len(sites):
@@ -82,18 +89,22 @@ def run_trials(
                     trial, rows = trials[last], []
                     for width in bits:
                         simulation.set({site: width})
-                        rows.append(trial.measured())
+                        rows.append(trial.measured() if width != FLOATING_POINT else trial.nothing)
                         bar.advance(1, site=site)
-                    found[site] = torch.stack(rows)
-                    checkpoints.save(site, {"measured": found[site]})
+                    measured, points = (torch.stack(part) for part in zip(*rows, strict=True))
+                    found[site] = {MEASURED: measured, POINTS: points}
+                    checkpoints.save(site, found[site])
                 simulation.set({})
                 span = simulation.units[unit]
                 boundary = simulation.run(simulation.graph.segment(span.start, span.end), boundary, len(images_NCHW))[0]
     simulation.set({})
-    all_SBM = torch.stack([found[site] for site in sites]).double().numpy()
+    all_SBM = torch.stack([found[site][MEASURED] for site in sites]).double().numpy()
+    points_SB = torch.stack([found[site][POINTS] for site in sites]).double().numpy()
     wanted = ("proxy",) if proxy_only else MEASURES[:2] if branches else MEASURES
     return Trials(
-        {name: all_SBM[..., MEASURES.index(name)] for name in wanted}, all_SBM[..., len(MEASURES) :].astype(np.float64)
+        {name: all_SBM[..., MEASURES.index(name)] for name in wanted},
+        all_SBM[..., len(MEASURES) :].astype(np.float64),
+        None if np.isnan(points_SB).all() else points_SB,
     )
 
 
@@ -153,7 +164,7 @@ class _Trial:
         last: int,
         proxy_only: bool,
     ) -> None:
-        self.simulation, self.reference, self.last = simulation, reference, last
+        self.simulation, self.reference = simulation, reference
         self.boundary_N, self.images = boundary_N, images
         graph, start, end = simulation.graph, simulation.units[first].start, simulation.units[last].end
         nodes = {} if proxy_only else simulation.outputs_behind(start)
@@ -161,18 +172,31 @@ class _Trial:
         before = proxy_only or simulation.place[graph.feature] <= simulation.place[start]
         self.feature = () if before else (graph.feature,)
         self.module = graph.segment(start, end, (*self.feature, *nodes.values()))
+        self.gradients_DNE = reference.gradients[last].float()
         self.floating_N = simulation.run(graph.segment(start, end), boundary_N, images)[0]
 
-    def measured(self) -> torch.Tensor:
-        """Return the measures, then the probes; those that need the rest of the model are NaN without it."""
+    def measured(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the measures with the probes behind them, and the expected loss of the task's score in percent.
+
+        Those that need the rest of the model are NaN without it.
+        """
         end_N, *taps = self.simulation.run(self.module, self.boundary_N, self.images)
-        probes = projected(self.reference.gradients[self.last], end_N - self.floating_N)
-        output = feature = float("nan")
+        probes = projected(self.gradients_DNE, end_N - self.floating_N)
+        output = feature = points = float("nan")
         if self.names:
             feature_N, outputs_N = taps[: len(self.feature)], taps[len(self.feature) :]
             outputs = dict(zip(self.names, outputs_N, strict=True))
-            output = self.reference.distance(outputs)
+            output, points = self.reference.distance(outputs), self.reference.distance.points(outputs)
             moved = [float(relative_square(y, self.reference.feature_N)) for y in feature_N]
             feature = sum(moved) or self.reference.distance.error(outputs)
         proxy = 0.5 * float(probes.square().mean())
-        return torch.cat((torch.tensor([output, feature, proxy]), probes))
+        return torch.cat((torch.tensor([output, feature, proxy]), probes)), torch.tensor(points)
+
+    @property
+    def nothing(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What ``measured`` returns of a site in floating point, which moves nothing."""
+        measures = torch.zeros(len(MEASURES))
+        measures[:2] = 0.0 if self.names else float("nan")
+        probes = torch.zeros(self.gradients_DNE.shape[0] * self.gradients_DNE.shape[1])
+        points = self.reference.distance.points({}) if self.names else float("nan")
+        return torch.cat((measures, probes)), torch.tensor(points)

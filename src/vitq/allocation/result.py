@@ -1,6 +1,6 @@
 """What ``vitq.allocate`` returns: a bit table within limits, and the curve on which it is a point."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,13 +12,17 @@ from vitq.allocate.solvers.base import solve
 from vitq.allocate.trials import MEASURES
 from vitq.allocation.files import is_allocation, write_sensitivities
 from vitq.artifact.files import exists, read_file, write_files
-from vitq.bits import AverageBits, Bits, BitTable, mixed_label
+from vitq.bits import FLOATING_POINT, AverageBits, Bits, BitTable, mixed_label
 from vitq.errors import AllocationError, did_you_mean
 from vitq.recipes.bit_table import table_of, write_table
 from vitq.run.events import Events
 
+MEASURING = ("evolutionary", "quantune")
+"""Solvers of vitq that measure whole models; others get no model."""
 POINTS = 13
 """Budgets of a Pareto curve."""
+CANDIDATES = (2, 3, 4, 5, 6, 8)
+"""Bits to choose from, without others."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Allocation:
     curve: tuple[Point, ...]
     sensitivities: Sensitivities
     measured: float | None = None
+    by: str = "output"
 
     @property
     def costs(self) -> dict[str, float]:
@@ -57,8 +62,26 @@ class Allocation:
 
     @property
     def label(self) -> str:
-        """Short name, such as ``mixed w4.5a4``."""
-        return mixed_label(*self.point.averages)
+        """Short name by the averages of what is quantized, such as ``mixed w4.5a4``."""
+        costs = self.sensitivities.costs
+        bits = {site: width for site, width in self.bits.items() if width != FLOATING_POINT}
+        return mixed_label(costs.average(bits, weights=True), costs.average(bits, weights=False))
+
+    @property
+    def expected_loss(self) -> float | None:
+        """Percent of the task's score that the choice is expected to lose, None where the trials know of none.
+
+        By its expected distance, and by what trials lost for one unit of it.
+        """
+        try:
+            return self.point.distance * self.sensitivities.points_by(self.by)
+        except AllocationError:
+            return None
+
+    @property
+    def floating(self) -> tuple[str, ...]:
+        """The sites that could be quantized and stay in floating point."""
+        return tuple(site for site, width in self.bits.items() if width == FLOATING_POINT)
 
     @property
     def blocks(self) -> Mapping[str, str]:
@@ -85,11 +108,12 @@ def decide(
     by: str,
     pairs: bool,
     keep: Mapping[str, int],
+    within: float | None = None,
     search: Search,
     events: Events,
 ) -> Allocation:
     """Choose bits within ``limits``; AllocationError names the nearest that can be had where there are none."""
-    problem = found.problem(limits, by=by, pairs=pairs, keep=keep)
+    problem = found.problem(limits, by=by, pairs=pairs, keep=keep, within=within)
     measured = None
     if search.measure is None:
         choice = solve(problem, solver, search)
@@ -104,7 +128,7 @@ def decide(
     order = [name for name in found.costs.sites if name in problem.place]
     table = table_of({name: bits[name] for name in order}, base)
     curve = pareto(problem)
-    return Allocation(table, problem.named(choice), problem, solver, point(problem, choice), curve, found, measured)
+    return Allocation(table, problem.named(choice), problem, solver, point(problem, choice), curve, found, measured, by)
 
 
 def pareto(problem: Problem) -> tuple[Point, ...]:
@@ -130,8 +154,17 @@ def point(problem: Problem, choice: Choice) -> Point:
     return Point(round(costs[SIZE]), problem.distance(choice), averages)
 
 
+def candidates_of(given: Sequence[int] | None, limits: Mapping[str, float], within: float | None) -> tuple[int, ...]:
+    """Return the candidates, by default those of the budgets: 8 bits or floating point where the score is all."""
+    if given is not None:
+        if within is not None and FLOATING_POINT not in given:
+            return (*given, FLOATING_POINT)
+        return tuple(given)
+    return CANDIDATES if within is None else (*(CANDIDATES if limits else CANDIDATES[-1:]), FLOATING_POINT)
+
+
 def limits_of(
-    average: AverageBits | float | str | None, size_mb: float | None, bit_ops: float | None
+    average: AverageBits | float | str | None, size_mb: float | None, bit_ops: float | None, within: float | None = None
 ) -> dict[str, float]:
     """Return the limits that the arguments of ``vitq.allocate`` set; AllocationError without any."""
     given = average if isinstance(average, AverageBits) or average is None else AverageBits.parse(str(average))
@@ -142,16 +175,20 @@ def limits_of(
         BIT_OPS: bit_ops,
     }
     found = {name: limit for name, limit in limits.items() if limit is not None}
-    if not found:
-        raise AllocationError("no budget: give average bits, a size or bit operations")
+    if not found and within is None:
+        raise AllocationError("no budget: give average bits, a size, bit operations, or the loss to stay within")
     return found
 
 
-def require_choices(solver: str, by: str) -> None:
-    """Raise AllocationError, before any work, for a solver or a measure that does not exist."""
+def require_choices(solver: str, by: str, within: float | None = None) -> None:
+    """Raise AllocationError, before any work, for a solver or a measure that does not exist, or cannot do this."""
     for kind, name, known in (("solver", solver, list(SOLVERS)), ("measure", by, list(MEASURES))):
         if name not in known:
             raise AllocationError(f"{kind} '{name}' does not exist{did_you_mean(name, known)}")
+    if within is not None and solver in MEASURING:
+        raise AllocationError(f"solver {solver} looks for the least distance, which is limited: take program or greedy")
+    if within is not None and by == "proxy":
+        raise AllocationError("within needs what trials lose of the score, which 'proxy' does not measure: take output")
 
 
 def _choice(problem: Problem, bits: Mapping[str, int]) -> Choice:

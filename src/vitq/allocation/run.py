@@ -10,7 +10,7 @@ from vitq.allocate import Search, Sensitivities
 from vitq.allocate.problem import Choice
 from vitq.allocation.files import known_sensitivities, read_sensitivities, write_sensitivities
 from vitq.allocation.prepare import measure, measurer, prepare
-from vitq.allocation.result import Allocation, decide
+from vitq.allocation.result import MEASURING, Allocation, decide
 from vitq.artifact.origin import describe_run
 from vitq.bits import Bits
 from vitq.models import LoadedModel
@@ -19,9 +19,6 @@ from vitq.recipes.for_target import scopes_of
 from vitq.run.checkpoints import Checkpoints
 from vitq.run.events import Events
 from vitq.run.inputs import start_run
-
-MEASURING = ("evolutionary", "quantune")
-"""Solvers of vitq that measure whole models; others get no model."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,8 @@ class Request:
     keep: Mapping[str, int]
     candidates: tuple[int, ...]
     trials: int
+    within: float | None = None
+    target: str | None = None
 
 
 def allocate_from(folder: Path, request: Request, seed: int, events: Events) -> Allocation:
@@ -59,6 +58,7 @@ def allocate_anew(
         **describe_run(loaded, x_NCHW, plan.to_dict(), bits, "+".join(scopes_of(plan)), seed).model_dump(mode="json"),
         "candidates": list(request.candidates),
         "measures": "proxy" if request.by == "proxy" else "all",
+        **({} if request.target is None else {"target": request.target}),
     }
     found = None if folder is None or overwrite else known_sensitivities(folder, about)
     measuring = request.solver in MEASURING
@@ -67,9 +67,17 @@ def allocate_anew(
     checkpoints = None if folder is None else folder / "checkpoints"
     saved = Checkpoints(checkpoints, about, resume=not overwrite, overwrite=overwrite)
     run = start_run(loaded, x_NCHW, bits, plan.name, seed=seed, device=device, events=events, checkpoints=saved)
-    prepared = prepare(run, plan, request.candidates)
+    prepared = prepare(run, plan, request.candidates, request.target)
     if found is None:
-        found = measure(run, prepared, request.candidates, about, proxy_only=request.by == "proxy", checkpoints=saved)
+        found = measure(
+            run,
+            prepared,
+            request.candidates,
+            about,
+            proxy_only=request.by == "proxy",
+            checkpoints=saved,
+            target=request.target,
+        )
         if folder is not None:
             write_sensitivities(folder, found)
     real = measurer(prepared, run, request.candidates) if measuring else None
@@ -86,6 +94,7 @@ def _decided(
         by=request.by,
         pairs=request.pairs,
         keep=request.keep,
+        within=request.within,
         search=Search(real, request.trials, seed),
         events=events,
     )

@@ -42,6 +42,13 @@ def allocate(
     bit_ops: Annotated[
         float | None, typer.Option(help="Most bit operations per image: multiply-accumulates x bits x bits.")
     ] = None,
+    within: Annotated[
+        float | None,
+        typer.Option(
+            help="Most of the score to lose, in percent, with the fewest bit operations: "
+            "alone, which linears of a W8A8 model stay in floating point."
+        ),
+    ] = None,
     solver: Annotated[
         str,
         typer.Option(help="program, greedy, or evolutionary and quantune, which measure whole models."),
@@ -57,11 +64,22 @@ def allocate(
             metavar="GLOB=BITS", help="Give sites fixed bits, such as 'head/*=8'; may be given several times."
         ),
     ] = None,
-    candidates: Annotated[str, typer.Option(help="Bits to choose from, separated by commas.")] = "2,3,4,5,6,8",
+    candidates: Annotated[
+        str | None,
+        typer.Option(
+            help="Bits to choose from, separated by commas; 32 is floating point. Default: 2,3,4,5,6,8, "
+            "and 32 with --within; 8,32 with --within alone."
+        ),
+    ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Whole models that evolutionary and quantune measure.")] = 64,
     weights: Weights = None,
     recipe: Annotated[str, typer.Option(help="The recipe that calibrates, or a .yaml file of your own.")] = "repq",
-    bits: Annotated[str, typer.Option(help="Bits that the recipe's rewrites are made for.")] = "w4a4",
+    bits: Annotated[
+        str | None,
+        typer.Option(
+            help="Bits that the recipe's rewrites are made for. Default: w4a4; w8a8 for candidates of 8 bits."
+        ),
+    ] = None,
     scope: Annotated[
         str | None, typer.Option(help="Which tensors get bits: paper, deploy or full. Default: as in 'vitq quantize'.")
     ] = None,
@@ -90,7 +108,7 @@ def allocate(
 
     overrides = parse_assignments(override or [])
     kept = _kept(keep or [])
-    widths = _widths(candidates)
+    widths = None if candidates is None else _widths(candidates)
     known = is_allocation(Path(model))
     folder = Path(out or (model if known else default_out(model, recipe, "allocate")))
 
@@ -102,6 +120,7 @@ def allocate(
         average_bits=average_bits,
         size_mb=size_mb,
         bit_ops=bit_ops,
+        within=within,
         solver=solver,
         by=by,
         pairs=pairs,
@@ -136,6 +155,7 @@ def allocate(
                 "limits": dict(allocation.problem.limits),
                 "costs": allocation.costs,
                 "expected": allocation.point.distance,
+                "expected_loss": allocation.expected_loss,
                 "measured": allocation.measured,
                 "bits": dict(allocation.bits),
                 "curve": [asdict(point) for point in allocation.curve],

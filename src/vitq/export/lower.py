@@ -35,13 +35,14 @@ def refusals(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile) -
     for name, site in graph.sites.items():
         quantizer = weights.get(name) or graph.quantizers.get(name)
         if isinstance(quantizer, Quantizer):
-            reason = _refusal(site, quantizer, profile)
+            reason = refusal_of(site, quantizer, profile)
             if reason:
                 lines.append(f"{name}: {reason}")
     return lines
 
 
-def _refusal(site: Site, quantizer: Quantizer, profile: Profile) -> str:
+def refusal_of(site: Site, quantizer: Quantizer, profile: Profile) -> str:
+    """Return why ``profile`` cannot carry a site's quantizer; nothing where it can."""
     form = quantizer.format
     if reason := refusal(quantizer, site.is_weight):
         return reason

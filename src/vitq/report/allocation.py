@@ -13,7 +13,7 @@ from rich.bar import Bar
 from rich.console import Group
 from rich.table import Table
 
-from vitq.allocate.problem import LIMITS
+from vitq.allocate.problem import DISTANCE, LIMITS
 from vitq.artifact.files import exists, read_file, shown, write_files
 from vitq.errors import ArtifactError
 from vitq.report.heat import heat_rows, heat_table
@@ -40,10 +40,15 @@ def allocation_tables(allocation: "Allocation") -> Group:
     """Return the budgets, the bits over depth, and the Pareto curve with the chosen point."""
     costs, problem = allocation.costs, allocation.problem
     budget = _table("Budget", ("", "limit", "chosen"))
-    for name, words in LIMITS.items():
+    for name, cost in costs.items():
         limit = problem.limits.get(name)
-        budget.add_row(words, "" if limit is None else f"{limit:,.6g}", f"{costs[name]:,.6g}")
-    budget.add_row("expected distance", "", number(allocation.point.distance))
+        budget.add_row(LIMITS[name], "" if limit is None else f"{limit:,.6g}", f"{cost:,.6g}")
+    bound = problem.limits.get(DISTANCE)
+    budget.add_row(LIMITS[DISTANCE], "" if bound is None else number(bound), number(allocation.point.distance))
+    if allocation.expected_loss is not None:
+        budget.add_row("expected loss of the score, in percent", "", number(allocation.expected_loss))
+    if allocation.floating:
+        budget.add_row("sites in floating point", "", f"{len(allocation.floating)} of {len(allocation.bits)}")
     if allocation.measured is not None:
         budget.add_row("measured distance", "", number(allocation.measured))
     curve = _table("Expected distance against size", ("average bits", "size", "distance", ""))
@@ -77,8 +82,8 @@ def render_allocation(allocation: "Allocation") -> str:
         label=allocation.label,
         solver=allocation.solver,
         lines=[
-            (words, f"{limits[name]:,.6g}" if name in limits else "", f"{costs[name]:,.6g}")
-            for name, words in LIMITS.items()
+            (LIMITS[name], f"{limits[name]:,.6g}" if name in limits else "", f"{cost:,.6g}")
+            for name, cost in costs.items()
         ],
         expected=number(allocation.point.distance),
         measured=None if allocation.measured is None else number(allocation.measured),

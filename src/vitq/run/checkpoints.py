@@ -6,6 +6,7 @@ A checkpoint is a line with vitq's mark and the SHA-256 of the rest, a line of J
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -49,7 +50,7 @@ class Checkpoints:
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
-        self.path = path
+        self.path, self._prefix = path, ""
         if path is None:
             return
         wanted: dict[str, Any] = json.loads(json.dumps(fingerprint or {}, sort_keys=True))
@@ -66,8 +67,15 @@ class Checkpoints:
         """Tell whether ``path`` holds the checkpoints of a run that has not ended."""
         return exists(path / FINGERPRINT)
 
+    def under(self, prefix: str) -> "Checkpoints":
+        """Return the same checkpoints, with keys that begin with ``prefix``."""
+        own = copy(self)
+        own._prefix = self._prefix + prefix
+        return own
+
     def load(self, key: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """Return (tensors, facts) saved under ``key``, None if there are none; ResumeError where they are damaged."""
+        key = self._prefix + key
         if self.path is None or not exists(self.path / _name(key)):
             return None
         path = self.path / _name(key)
@@ -91,6 +99,7 @@ class Checkpoints:
         """Save a finished piece of work at once and atomically: a kill leaves the old file or the new one."""
         if self.path is None:
             return
+        key = self._prefix + key
         on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         header = {"key": key, "run": self._run, "facts": dict(facts or {})}
         body = json.dumps(header).encode() + b"\n" + save(on_cpu)

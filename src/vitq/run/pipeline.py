@@ -31,6 +31,7 @@ def apply_steps(run: Run, steps: Sequence[Step]) -> None:
     for number, step in enumerate(steps):
         run.stage = f"{number:02d}-{step.step_name}"
         run.placed_ahead = partial(_placed_by, run, steps[number + 1 :])
+        run.before = tuple(steps[:number])
         run.rehearse = partial(_rehearse, steps[number + 1 :])
         run.events.log("step", name=step.step_name, number=number)
         with _named(run, step):

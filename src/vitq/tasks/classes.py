@@ -45,6 +45,18 @@ class Classes(Task):
         ]
         return torch.stack(terms).sum() if len(terms) > 1 else terms[0]
 
+    def expected_loss(self, outputs: Outputs, reference: Outputs) -> float | None:
+        """Return the loss of top-1 if labels are distributed as the reference predicts, in percent. Source: vitq.
+
+        That is the mean of p(a) - p(b): p the reference's probabilities, a and b the likeliest classes of both models.
+        """
+        target_NK, logits_NK = reference[self.primary].float(), outputs[self.primary].float()
+        if target_NK.shape[-1] == 1:
+            target_NK, logits_NK = (torch.cat((y, -y), -1) / 2 for y in (target_NK, logits_NK))
+        p_NK = target_NK.softmax(-1)
+        lost_N = p_NK.amax(-1) - p_NK.gather(-1, logits_NK.argmax(-1, keepdim=True))[:, 0]
+        return 100 * float(lost_N.mean())
+
     def draw(self, reference: Outputs, generator: torch.Generator) -> Outputs:
         """Draw a class (N, 1) from the prediction of each image."""
         logits_NK = reference.get(self.primary)

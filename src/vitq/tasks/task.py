@@ -45,6 +45,13 @@ class Task(ABC):
         """Return the squared error relative to the reference's energy, averaged over outputs: it judges training."""
         return torch.stack([relative_square(outputs[name], target) for name, target in reference.items()]).mean()
 
+    def expected_loss(self, outputs: Outputs, reference: Outputs) -> float | None:
+        """Return how much of its score a model is expected to lose against the reference's, in percent, by no label.
+
+        None where the task has no score that the reference alone foresees: by default.
+        """
+        return None
+
     def draw(self, reference: Outputs, generator: torch.Generator) -> Outputs:
         """Draw what the reference predicts, one for each image: for the Fisher, which needs labels.
 

@@ -64,4 +64,6 @@ def solve(problem: Problem, solver: str, search: Search) -> Choice:
     choice = SOLVERS[solver](problem, search)
     if unmet := problem.unmet(choice):
         raise AllocationError(f"solver '{solver}' exceeds {', '.join(unmet)}; it has to keep every limit")
+    if parts := problem.split(choice):
+        raise AllocationError(f"solver '{solver}' leaves one operand of a product in floating point: '{parts[0]}'")
     return choice

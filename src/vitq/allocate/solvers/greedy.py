@@ -2,8 +2,12 @@
 
 import numpy as np
 
-from vitq.allocate.problem import Choice, Problem
+from vitq.allocate.problem import ACTIVATIONS, BIT_OPS, DISTANCE, LIMITS, SIZE, WEIGHTS, Choice, Problem
 from vitq.allocate.solvers.base import Search, register_solver
+from vitq.errors import AllocationError
+
+LINEAR = (WEIGHTS, ACTIVATIONS, SIZE)
+"""Costs to which every site adds for itself."""
 
 LOOKED_AT = 10
 """Moves that are scored anew before one is taken."""
@@ -15,28 +19,41 @@ def greedy(problem: Problem, search: Search) -> Choice:
 
     ΔC is the saved share of what exceeds its limit, ΔL the growth of the expected distance (arXiv 2401.14895; its
     metric is not public: this reading and that scores are renewed lazily, the ten best before each move, are vitq's).
-    The path does not depend on the budget, so a smaller one never gives a site more bits.
+    The path does not depend on the budget, so a smaller one never gives a site more bits. Where the distance is
+    limited, sites are lowered as long as it holds, ΔC in bit operations. Sites that are tied leave floating point
+    together.
     """
-    choice, lowest = problem.highest.copy(), problem.lowest
-    start = {limit: problem.cost(limit, choice) for limit in problem.limits}
-    score_S = np.full(len(choice), -np.inf)
-    state = _State(problem, choice)
-    unmet = problem.unmet(choice)
-    stale = True
+    state = _State(problem, problem.highest.copy())
+    start = {limit: problem.cost(limit, state.choice) for limit in (*problem.limits, BIT_OPS)}
+    bound = problem.limits.get(DISTANCE)
+    score_S, stale, unmet = np.full(len(state.choice), -np.inf), True, _unmet(problem, state.choice)
     while unmet:
         if stale:
-            score_S = np.array([state.score(site, unmet, start) for site in range(len(choice))])
+            score_S = np.array([state.score(site, unmet, start) for site in range(len(score_S))])
             stale = False
         best = np.argsort(-score_S, kind="stable")[:LOOKED_AT]
         for site in best:
-            score_S[site] = state.score(int(site), unmet, start)
+            if score_S[site] > -np.inf:
+                score_S[site] = state.score(int(site), unmet, start)
         site = int(best[np.argmax(score_S[best])])
-        assert score_S[site] > -np.inf, "feasible problems have a move left"
-        state.lower(site)
-        score_S[site] = state.score(site, unmet, start) if choice[site] > lowest[site] else -np.inf
-        still = problem.unmet(choice)
+        if score_S[site] == -np.inf:
+            break
+        if bound is not None and problem.distance(state.after(site)) > bound:
+            score_S[site] = -np.inf  # and so it stays: what others move only grows
+            continue
+        state.choice = state.after(site)
+        score_S[site] = state.score(site, unmet, start)
+        still = _unmet(problem, state.choice)
         stale, unmet = still != unmet, still
-    return choice
+    if missed := problem.unmet(state.choice):
+        nearest = "; ".join(f"{LIMITS[name]} is {problem.cost(name, state.choice):.9g}" for name in missed)
+        raise AllocationError(f"greedy finds no bits within all limits: {nearest}; take solver program")
+    return state.choice
+
+
+def _unmet(problem: Problem, choice: Choice) -> list[str]:
+    """Return what is to be lowered: the limits that do not hold, or bit operations where the distance is limited."""
+    return [BIT_OPS] if DISTANCE in problem.limits else problem.unmet(choice)
 
 
 class _State:
@@ -45,7 +62,7 @@ class _State:
     def __init__(self, problem: Problem, choice: Choice) -> None:
         self.problem, self.choice = problem, choice
         self.least = float(problem.distance_SB.max()) * 1e-9 + 1e-30
-        self.linear = {limit: problem.linear(limit)[0] for limit in problem.limits if limit != "bit_ops"}
+        self.linear = {limit: problem.linear(limit)[0] for limit in problem.limits if limit in LINEAR}
         self.readers: dict[int, list[tuple[int, int | float]]] = {}
         for product in problem.products:
             left, right = problem.operands(product)
@@ -58,19 +75,37 @@ class _State:
         lower = np.flatnonzero(self.problem.allowed_SB[site, : self.choice[site]])
         return int(lower[-1]) if len(lower) else None
 
-    def lower(self, site: int) -> None:
-        """Make the move."""
-        place = self.below(site)
-        assert place is not None
-        self.choice[site] = place
+    def after(self, site: int) -> Choice:
+        """Return the choice after the next move of ``site``, and of what is tied to it where it leaves floating point.
+
+        The same choice where there is none.
+        """
+        moved = self.choice.copy()
+        if self.choice[site] == self.problem.floating:
+            for other in self.problem.partners.get(site, (site,)):
+                moved[other] = moved[other] if (place := self.below(other)) is None else place
+        elif (place := self.below(site)) is not None:
+            moved[site] = place
+        return moved
 
     def score(self, site: int, unmet: list[str], start: dict[str, float]) -> float:
         """Return Ω of lowering ``site``, -inf where it cannot be lowered or saves nothing that is wanted."""
         place = self.below(site)
         if place is None:
             return -np.inf
+        if self.choice[site] == self.problem.floating and len(self.problem.partners.get(site, ())) > 1:
+            return self._together(site, unmet, start)
         saved = sum(self._saved(site, place, limit) / max(start[limit], 1e-30) for limit in unmet)
         return saved / max(self._lost(site, place), self.least) if saved > 0 else -np.inf
+
+    def _together(self, site: int, unmet: list[str], start: dict[str, float]) -> float:
+        problem, moved = self.problem, self.after(site)
+        saved = sum(
+            (problem.cost(limit, self.choice) - problem.cost(limit, moved)) / max(start[limit], 1e-30)
+            for limit in unmet
+        )
+        lost = problem.distance(moved) - problem.distance(self.choice)
+        return saved / max(lost, self.least) if saved > 0 else -np.inf
 
     def _saved(self, site: int, place: int, limit: str) -> float:
         old = int(self.choice[site])

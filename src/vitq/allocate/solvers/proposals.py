@@ -31,19 +31,24 @@ def repaired(problem: Problem, choice: Choice, rng: np.random.Generator) -> Choi
     places = np.arange(len(problem.bits))
     far_SB = np.where(problem.allowed_SB, np.abs(places - choice[:, None]), len(places) + 1)
     choice = np.argmin(far_SB, axis=1)
+    for group in problem.tied:
+        high = [site for site in group if choice[site] == problem.floating]
+        if len(high) < len(group):
+            choice[high] = [_next(problem, site, problem.floating, -1) for site in high]
     lowest, highest = problem.lowest, problem.highest
     unmet = problem.unmet(choice)
     for site in rng.permutation(len(choice)).repeat(len(places)):
         if not unmet:
             break
         if choice[site] > lowest[site] and any(_costs(problem, limit, int(site)) for limit in unmet):
-            choice[site] = _next(problem, int(site), int(choice[site]), -1)
+            for other in problem.partners.get(site, (site,)) if choice[site] == problem.floating else (site,):
+                choice[other] = _next(problem, int(other), int(choice[other]), -1)
             unmet = problem.unmet(choice)
     for site in rng.permutation(len(choice)):
         if choice[site] < highest[site]:
             before = choice[site]
             choice[site] = _next(problem, int(site), int(before), 1)
-            if problem.unmet(choice):
+            if problem.unmet(choice) or (choice[site] == problem.floating and site in problem.partners):
                 choice[site] = before
     return choice
 
