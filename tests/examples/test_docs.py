@@ -41,7 +41,7 @@ from vitq.run.step import STEPS
 from vitq.tasks import TASKS, task_for
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
 REGISTRIES: tuple[Registry[Any], ...] = (
     STEPS,
     FORMATS,

@@ -12,7 +12,7 @@ Pair = tuple[int, int]
 OFFSET = 128
 """What turns uint8 codes into int8 ones."""
 ROWS = 256
-"""Rows at a time on a CPU: what is in between stays in its caches (benchmarks/deploy.md)."""
+"""Rows at a time on a CPU: what is in between stays in its caches (docs/research-notes.md)."""
 
 
 class IntegerLinear(nn.Module):
