@@ -18,8 +18,8 @@ from chart import Chart
 from command import append, each, rows, run_or_table, vitq
 
 RESULTS = Path(__file__).parent / "results" / "mgrq.jsonl"
-PEERS = RESULTS.with_name("peers.jsonl")
-VIEWS = {view.__name__: view for view in (tables.recipes, tables.calibration, tables.time)}
+PEERS, FILES = RESULTS.with_name("peers.jsonl"), RESULTS.with_name("deploy.jsonl")
+VIEWS = {view.__name__: view for view in (tables.recipes, tables.settings)}
 MODELS = ("deit_tiny_patch16_224", "vit_tiny_patch16_224")
 KEYS = ("model", "recipe", "tag", "bits", "budget", "seed")
 
@@ -62,7 +62,7 @@ def run(chosen: argparse.Namespace) -> None:
 
 def table(chosen: argparse.Namespace) -> None:
     """Print one view of the results as Markdown."""
-    print(VIEWS[chosen.view](rows(chosen.results), rows(PEERS)))
+    print(VIEWS[chosen.view](rows(chosen.results), rows(PEERS), rows(FILES)))
 
 
 def figure(chosen: argparse.Namespace) -> Chart:

@@ -40,8 +40,9 @@ def lines_of(rows: list[Row], model: str) -> list[tuple[str, ...]]:
     return lines
 
 
-def recipes(rows: list[Row], peers: list[Row]) -> str:
+def recipes(rows: list[Row], peers: list[Row], files: list[Row]) -> str:
     """Return top-1 by recipe and bits, peers measured on the same images below them."""
+    del files
     lines = []
     for model in MODELS:
         lines += lines_of(rows, model)
@@ -51,32 +52,27 @@ def recipes(rows: list[Row], peers: list[Row]) -> str:
     return grid(("model", "recipe", *(bits.upper() for bits in BITS), "minutes", "peak GiB"), lines)
 
 
-def calibration(rows: list[Row], peers: list[Row]) -> str:
-    """Return what each way of quantizing loses, takes and weighs: means over both models."""
+def settings(rows: list[Row], peers: list[Row], files: list[Row]) -> str:
+    """Return what each setting loses, takes and weighs; W4A8 is known as a file alone, so it has no minutes."""
     del peers
     lines = []
-    ways = (("w8a8", "rtn"), ("w8a8", "repq"), ("w6a6", "repq"), ("w4a4", "repq"), ("w4a4", "mgrq"), ("w3a3", "mgrq"))
+    ways = ("w8a8", "repq"), ("w6a6", "repq"), ("w4a8", "repq"), ("w4a4", "repq"), ("w4a4", "mgrq"), ("w3a3", "mgrq")
     for bits, recipe in ways:
         own = {model: chosen(rows, model, bits, recipe=recipe, tag=QUICK) for model in MODELS}
+        as_file = {m: [r for r in files if in_onnxruntime(r, m, bits)] for m in MODELS}
         seconds = [row["seconds"] for group in own.values() for row in group]
-        size = statistics.mean(row["size_bytes"] for group in own.values() for row in group) / 1e6
-        minutes = " to ".join(dict.fromkeys(number(x / 60) for x in (min(seconds), max(seconds))))
-        lines.append((bits.upper(), f"`{recipe}`", *(mean(group) for group in own.values()), minutes, number(size)))
-    return grid(("bits", "recipe", *(model_name(model) for model in MODELS), "minutes", "MB"), lines)
+        minutes = " to ".join(dict.fromkeys(number(x / 60) for x in (min(seconds), max(seconds)))) if seconds else "–"
+        tops = [mean(own[model] or as_file[model]) for model in MODELS]
+        speed = [f"{row['ratios']['16']:.2f}" for row in as_file[MODELS[0]]] or ["–"]
+        size = [number(row["size_bytes"] / 1e6) for row in as_file[MODELS[0]] or own[MODELS[0]]][0]
+        lines.append((bits.upper(), f"`{recipe}`", minutes, *tops, size, speed[0]))
+    names = (f"{model_name(model)}, top-1" for model in MODELS)
+    return grid(("bits", "recipe", "minutes", *names, "MB", "times as fast as float32"), lines)
 
 
-def time(rows: list[Row], peers: list[Row]) -> str:
-    """Return minutes and memory of the quick budget."""
-    del peers
-    lines = [
-        (
-            *(model_name(row["model"]), row["bits"].upper(), number(row["seconds"] / 60)),
-            number(row["peak_memory_bytes"] / 2**30),
-        )
-        for row in rows
-        if row["recipe"] == "mgrq" and row["tag"] == QUICK
-    ]
-    return grid(("model", "bits", "minutes", "peak GiB"), lines)
+def in_onnxruntime(row: Row, model: str, bits: str) -> bool:
+    """Whether a row is of such a file in ONNX Runtime on the machine with AMX."""
+    return (row["model"], row["name"], row["runtime"]) == (model, bits, "onnxruntime") and "amx" in row["machine"]
 
 
 def size_chart(rows: list[Row], peers: list[Row]) -> Chart:

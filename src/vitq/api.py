@@ -99,7 +99,7 @@ def quantize(
             space, loaded, x_NCHW, plan, taken, validation, seed=seed, device=place, events=events, began=began
         )
         if recipe == AUTO and chosen == CALIBRATION:
-            events.show(escape(fewer_bits(result.artifact.graph, result.metrics.size_bytes)))
+            events.show(escape(fewer_bits(result.artifact)))
         return result
 
 
