@@ -36,8 +36,8 @@ def quantize(
     recipe: Annotated[
         str,
         typer.Option(
-            help="auto, a recipe's name ('vitq recipes' lists them) or a .yaml file of your own. auto calibrates (repq) "
-            "at 6 bits and more, for target onnxruntime where no scope is given, and trains (mgrq) below."
+            help="auto, a recipe's name ('vitq recipes' lists them) or a .yaml file of your own. auto calibrates "
+            "(repq) at 6 bits and more, for target onnxruntime where no scope is given, and trains (mgrq) below."
         ),
     ] = "auto",
     bits: Annotated[
@@ -88,7 +88,7 @@ def quantize(
 
     Example: vitq quantize deit_tiny_patch16_224 --images photos/ --out runs/deit
 
-    Without more it is calibrated to 8 bits for ONNX Runtime, in about a minute, and says what 4 bits would cost and take.
+    Without more it is calibrated to 8 bits for ONNX Runtime, in about a minute, and says what 4 bits would cost.
     """
     from vitq.bits import Bits
     from vitq.recipes import parse_assignments
