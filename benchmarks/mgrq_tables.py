@@ -64,7 +64,7 @@ def settings(rows: list[Row], peers: list[Row], files: list[Row]) -> str:
         minutes = " to ".join(dict.fromkeys(number(x / 60) for x in (min(seconds), max(seconds)))) if seconds else "–"
         tops = [mean(own[model] or as_file[model]) for model in MODELS]
         speed = [f"{row['ratios']['16']:.2f}" for row in as_file[MODELS[0]]] or ["–"]
-        size = [number(row["size_bytes"] / 1e6) for row in as_file[MODELS[0]] or own[MODELS[0]]][0]
+        size = next(number(row["size_bytes"] / 1e6) for row in as_file[MODELS[0]] or own[MODELS[0]])
         lines.append((bits.upper(), f"`{recipe}`", minutes, *tops, size, speed[0]))
     names = (f"{model_name(model)}, top-1" for model in MODELS)
     return grid(("bits", "recipe", "minutes", *names, "MB", "times as fast as float32"), lines)

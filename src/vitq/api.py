@@ -76,8 +76,8 @@ def quantize(
     calibration, at 6 bits and more, and "mgrq", training, below. ``scope`` is "paper", "deploy" or "full", by default
     the recipe's ("paper" where it has none); ``target`` calibrates for a target of ``QuantizedModel.export``, whose
     default scope is "deploy". A run at 6 bits and more that leaves recipe, scope and target open is for "onnxruntime".
-    ``overrides`` changes recipe options ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is checkpointed there, its artifact saved, and
-    ``resume`` continues it after a kill; ``overwrite`` replaces what ``out`` holds.
+    ``overrides`` changes recipe options ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is
+    checkpointed there and its artifact saved; ``resume`` continues it after a kill, ``overwrite`` replaces what it holds.
     Raises a VitqError that names what is wrong with model, images, recipe or folder.
     """
     began = time.monotonic()
