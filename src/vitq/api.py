@@ -77,7 +77,7 @@ def quantize(
     the recipe's ("paper" where it has none); ``target`` calibrates for a target of ``QuantizedModel.export``, whose
     default scope is "deploy". A run at 6 bits and more that leaves recipe, scope and target open is for "onnxruntime".
     ``overrides`` changes recipe options ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is
-    checkpointed there and its artifact saved; ``resume`` continues it after a kill, ``overwrite`` replaces what it holds.
+    checkpointed there and its artifact saved; ``resume`` goes on after a kill, ``overwrite`` replaces what is there.
     Raises a VitqError that names what is wrong with model, images, recipe or folder.
     """
     began = time.monotonic()
