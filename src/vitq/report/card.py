@@ -28,8 +28,8 @@ def model_card(artifact: Artifact, repository: str = "PATH") -> str:
             "---",
             f"# {name}, {config.bits}",
             "",
-            f"Quantized by vitq {config.versions['vitq']}: recipe `{recipe}`, scope `{config.scope}`, seed {config.seed}, "
-            f"{config.calibration['images']} calibration images without labels.",
+            f"Quantized by vitq {config.versions['vitq']}: recipe `{recipe}`, scope `{config.scope}`, "
+            f"seed {config.seed}, {config.calibration['images']} calibration images without labels.",
             "",
             "| | floating point | quantized |",
             "|---|---|---|",
