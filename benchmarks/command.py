@@ -1,16 +1,22 @@
-"""What the benchmark scripts share: vitq's command line, and their own."""
+"""What the benchmark scripts share: vitq's command line, their own, and what every row says about its making."""
 
 import argparse
 import fcntl
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from chart import Chart, keep
+
 Row = dict[str, Any]
+PACKAGES = ("vitq", "torch", "timm", "onnxruntime", "openvino", "nncf")
+"""Packages whose versions a row holds, where they are installed."""
 
 
 def vitq(*arguments: str) -> dict[str, Any]:
@@ -27,8 +33,22 @@ def rows(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def making() -> Row:
+    """Return what a row says about its making: day, machine and versions."""
+    from vitq.cli.doctor.machine import processor
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {"date": time.strftime("%Y-%m-%d"), "machine": processor().value, "versions": versions}
+
+
 def append(path: Path, row: Row) -> None:
-    """Write a row to a results file; several threads and processes may."""
+    """Write a row with its ``making`` to a results file; several threads and processes may."""
+    row = {**making(), **row}
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -49,24 +69,38 @@ def each(cells: Sequence[Row], work: Callable[[Row], object], jobs: int) -> None
 
 
 Verb = Callable[[argparse.Namespace], None]
+Options = Callable[[argparse.ArgumentParser], None]
+
+
+def no_options(parser: argparse.ArgumentParser) -> None:
+    """Add nothing."""
 
 
 def run_or_table(
     about: str | None,
-    options: Callable[[argparse.ArgumentParser], None],
+    options: Options,
     run: Verb,
     table: Verb,
     results: Path | None = None,
+    views: Options = no_options,
+    figure: Callable[[argparse.Namespace], Chart] | None = None,
 ) -> None:
-    """Read a command line of two verbs and call one: ``run``, which takes ``options``, or ``table``.
+    """Read a command line and call its verb: ``run``, which takes ``options``, ``table`` or ``figure``.
 
-    Where ``results`` is given, both take ``--results``, which is that file by default.
+    Where ``results`` is given, each takes ``--results``, which is that file by default. ``views`` adds what ``table``
+    and ``figure`` take. ``figure`` draws its chart, unless the file of that name was drawn from the same numbers, and
+    prints the line of Markdown that shows it.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(required=True)
     runner, printer = verbs.add_parser("run", help="measure"), verbs.add_parser("table", help="print the tables")
-    options(runner)
-    for verb, call in ((runner, run), (printer, table)):
+    calls: list[tuple[argparse.ArgumentParser, Verb, Options]] = [(runner, run, options), (printer, table, views)]
+    if figure is not None:
+        drawer = verbs.add_parser("figure", help="draw the figure")
+        drawer.add_argument("--check", action="store_true", help="draw nothing: end with 1 where the file is old")
+        calls.append((drawer, lambda chosen: print(keep(figure(chosen), draw_anew=not chosen.check)), views))
+    for verb, call, its_options in calls:
+        its_options(verb)
         verb.set_defaults(call=call)
         if results is not None:
             verb.add_argument("--results", type=Path, default=results, metavar="FILE")

@@ -2,7 +2,7 @@
 
     python benchmarks/deploy.py run --data ../shared/data --runs /tmp/runs
     python benchmarks/deploy.py run --data ../shared/data --runs /tmp/runs --random --models vit_base_patch16_224
-    python benchmarks/deploy.py table
+    python benchmarks/deploy.py table --view openvino
 
 Every model is quantized at each bit-width for a target into the folder of --runs (what is there already is taken), then
 all files run interleaved in one process; rows go to a JSONL file. With ``--random`` weights are random: speed only.
@@ -12,18 +12,23 @@ The ceiling is what the best int8 matrix product alone (ceiling.py) reaches righ
 import argparse
 from pathlib import Path
 
-from ceiling import ceiling
+import deploy_tables as tables
+from chart import Chart
 from command import append, rows, run_or_table, vitq
 
-import vitq as library
-from vitq.cli.doctor.machine import processor
-from vitq.graph.ops import LINEAR, is_op, value
-
 RESULTS = Path(__file__).parent / "results" / "deploy.jsonl"
+ATTENTION = RESULTS.with_name("attention.jsonl")
+VIEWS = {
+    **{view.__name__: view for view in (tables.full, tables.onnxruntime, tables.openvino, tables.bits)},
+    **{view.__name__: view for view in (tables.ceiling, tables.attention, tables.readme)},
+}
 
 
 def operations(run: Path) -> float:
     """Return the operations of a model's linears for one image, in 1e9."""
+    import vitq as library
+    from vitq.graph.ops import LINEAR, is_op, value
+
     total = 0
     for node in library.load(run).graph.module.graph.nodes:
         if is_op(node, LINEAR):
@@ -34,6 +39,8 @@ def operations(run: Path) -> float:
 
 def run(chosen: argparse.Namespace) -> None:
     """Quantize and measure every model."""
+    from ceiling import ceiling
+
     calibration, validation = chosen.data / "imagenet-calibration", chosen.data / "imagenet-validation"
     for model in chosen.models:
         weights = "random" if chosen.random else str(chosen.data / "weights" / f"{model}.safetensors")
@@ -49,7 +56,7 @@ def run(chosen: argparse.Namespace) -> None:
             continue
         judged = [] if chosen.random else ["--validation", str(validation)]
         sizes = [x for batch in chosen.batches for x in ("--batch", str(batch))]
-        more = ("--threads", str(chosen.threads), "--rounds", str(chosen.rounds))
+        more = ("--threads", str(chosen.threads), "--rounds", str(chosen.rounds), "--cpu", chosen.cpu)
         source = ("--floating", model, "--weights", weights)
         result = vitq("bench", *map(str, runs), "--images", str(calibration), *judged, *more, *sizes, *source)
         about = {
@@ -57,7 +64,11 @@ def run(chosen: argparse.Namespace) -> None:
             "random": chosen.random,
             "threads": chosen.threads,
             "target": chosen.target,
-            "machine": processor().value,
+            "recipe": chosen.recipe,
+            "limit": chosen.limit,
+            "rounds": chosen.rounds,
+            "cpu": chosen.cpu,
+            "seed": 0,
             "linear_gop": operations(runs[0]),
             "ceiling_gops": ceiling(chosen.threads),
         }
@@ -67,30 +78,28 @@ def run(chosen: argparse.Namespace) -> None:
 
 
 def table(chosen: argparse.Namespace) -> None:
-    """Print the results as Markdown."""
+    """Print one view of the results as Markdown."""
+    print(VIEWS[chosen.view](rows(ATTENTION if chosen.view == "attention" else chosen.results)))
+
+
+def figure(chosen: argparse.Namespace) -> Chart:
+    """Return the chart of a view."""
     found = rows(chosen.results)
-    for group in dict.fromkeys((row["model"], row["threads"], row["machine"]) for row in found):
-        mine = [row for row in found if (row["model"], row["threads"], row["machine"]) == group]
-        ceiling_gops, linear_gop = mine[0]["ceiling_gops"], mine[0]["linear_gop"]
-        batches = list(mine[0]["milliseconds"])
-        floors = {batch: 1e3 * int(batch) * linear_gop / ceiling_gops for batch in batches}
-        floor = ", ".join(f"{spent:.1f} ms at batch {batch}" for batch, spent in floors.items())
-        print(f"\n### {group[0]}, {group[1]} thread(s), {group[2]}\n")
-        print(f"The linears alone at the int8 ceiling of {ceiling_gops:.0f} GOPS: {floor}.\n")
-        headers = [
-            *(f"batch {b}, ms (times float32)" for b in batches),
-            "of the ceiling, %",
-            *("top-1 of the file", "MB", "memory, MiB", "integer products"),
-        ]
-        print(f"| runtime | model | {' | '.join(headers)} |\n|---|---|{'---|' * len(headers)}")
-        for row in mine:
-            times = [f"{row['milliseconds'][b]:.1f} ({row['ratios'][b]:.2f})" for b in batches]
-            shares = [f"{100 * floors[b] / row['milliseconds'][b]:.0f}" for b in batches]
-            share = " / ".join(shares) if row["integer_products"] else "–"
-            top1 = "–" if row["top1"] is None else f"{row['top1']:.1f}"
-            size, memory = f"{row['size_bytes'] / 1e6:.1f}", f"{row['memory_bytes'] / 2**20:.0f}"
-            cells = [row["runtime"], row["name"], *times, share, top1, size, memory, str(row["integer_products"])]
-            print(f"| {' | '.join(cells)} |")
+    if chosen.view == "bits":
+        return tables.bits_chart(found)
+    if chosen.view == "onnxruntime":
+        peers = {"float32": "float32", tables.OWN: "ONNX Runtime's int8"}
+        return tables.ratios(found, "onnxruntime", "w8a8", peers, "deploy-onnxruntime", "W8A8 in ONNX Runtime")
+    if chosen.view == "openvino":
+        peers = {"bfloat16": "bfloat16", tables.NNCF16: "NNCF's int8 + bfloat16"}
+        title = "W8A8 + bfloat16 in OpenVINO"
+        return tables.ratios(found, "openvino", "w8a8 + bfloat16", peers, "deploy-openvino", title)
+    raise SystemExit(f"--view {chosen.view} has no figure; bits, onnxruntime and openvino have")
+
+
+def views(parser: argparse.ArgumentParser) -> None:
+    """Add what ``table`` and ``figure`` take."""
+    parser.add_argument("--view", choices=list(VIEWS), default="full")
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -106,8 +115,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--cpu", default="any", help="any or vnni, as of vitq export")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16])
 
 
 if __name__ == "__main__":
-    run_or_table(__doc__, options, run, table, RESULTS)
+    run_or_table(__doc__, options, run, table, RESULTS, views, figure)

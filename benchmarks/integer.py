@@ -68,7 +68,8 @@ def run(chosen: argparse.Namespace) -> None:
         }
         for batch in chosen.batch:
             found = medians(models, x_NCHW[:batch], chosen.rounds)
-            row = {"model": model, "device": name, "batch": batch, "torch": torch.__version__, "milliseconds": found}
+            row = {"model": model, "device": name, "batch": batch, "recipe": "rtn", "seed": 0, "rounds": chosen.rounds}
+            row |= {"torch": torch.__version__, "milliseconds": found}
             append(chosen.results, row)
             print(json.dumps(row), flush=True)
 

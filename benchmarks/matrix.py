@@ -24,7 +24,9 @@ from typing import Any
 
 import torch
 import yaml
+from chart import Chart, Series
 from command import append, rows, run_or_table
+from grid import grid, model_name
 
 from vitq.activations import forward_all
 from vitq.bits import Bits
@@ -186,19 +188,34 @@ def run(chosen: argparse.Namespace) -> None:
 
 def table(chosen: argparse.Namespace) -> None:
     """Print the results as Markdown: top-1 (± deviation, seeds), held-out KL and feature error, minutes (device)."""
-    measured = rows(chosen.results)
+    measured = [row for row in rows(chosen.results) if asked(row, chosen)]
     columns = [c for c in product(MODELS, ("w4a4", "w3a3")) if any((r["model"], r["bits"]) == c for r in measured)]
-    heads = [f"{model.split('_')[0]} {bits.upper()}" for model, bits in columns]
+    heads = [f"{model_name(model)} {bits.upper()}" for model, bits in columns]
     for steps, train in sorted({(row["steps"], row["train"]) for row in measured}):
         own = [row for row in measured if (row["steps"], row["train"]) == (steps, train)]
-        print(f"\n{steps} steps a block in total, {train} images; top-1 in % / KL / error of the final feature\n")
-        print(f"| variant | {' | '.join(heads)} | minutes |\n|---|{'---|' * len(columns)}---|")
-        for variant in dict.fromkeys(row["variant"] for row in own):
-            mine = [row for row in own if row["variant"] == variant]
-            cells = [_cell([r for r in mine if (r["model"], r["bits"]) == c]) for c in columns]
-            minutes = statistics.median(row["seconds"] for row in mine) / 60
-            devices = ", ".join(sorted({row["device"] for row in mine}))
-            print(f"| {variant} | {' | '.join(cells)} | {minutes:.1f} ({devices}) |")
+        print(f"\n{steps} steps a block in total, {train} images; top-1 in % / KL / error of the final feature:\n")
+        lines = []
+        for variant in chosen.variants or dict.fromkeys(row["variant"] for row in own):
+            if mine := [row for row in own if row["variant"] == variant]:
+                cells = [_cell([r for r in mine if (r["model"], r["bits"]) == c]) for c in columns]
+                minutes = statistics.median(row["seconds"] for row in mine) / 60
+                devices = ", ".join(sorted({row["device"] for row in mine}))
+                lines.append((variant, *cells, f"{minutes:.1f} ({devices})"))
+        print(grid(("variant", *heads, "minutes"), lines))
+
+
+def figure(chosen: argparse.Namespace) -> Chart:
+    """Return bars of the held-out KL of each variant, seed 0, for each model, at one bit-width and number of steps."""
+    found = [row for row in rows(chosen.results) if asked(row, chosen) and row["seed"] == 0]
+    if len({(row["bits"], row["steps"], row["train"]) for row in found}) != 1 or chosen.name is None:
+        raise SystemExit("a figure has a --name, and one of --at-bits, --at-steps and --at-train")
+    names = tuple(chosen.variants)
+    kl = {(row["variant"], row["model"]): round(row["kl"], 3) for row in found}
+    series = tuple(
+        Series(model_name(m), tuple(n.replace(", ", ",\n") for n in names), tuple(kl[n, m] for n in names))
+        for m in MODELS
+    )
+    return Chart(chosen.name, f"Held-out KL, {found[0]['bits'].upper()}", "", "KL to floating point", series)
 
 
 def _cell(group: list[dict[str, Any]]) -> str:
@@ -207,6 +224,26 @@ def _cell(group: list[dict[str, Any]]) -> str:
     top1, kl, error = ([row[key] for row in group] for key in ("top1", "kl", "feature_error"))
     spread = f" ± {statistics.stdev(top1):.1f} ({len(top1)})" if len(top1) > 1 else ""
     return f"{statistics.mean(top1):.1f}{spread} / {statistics.mean(kl):.3f} / {statistics.mean(error):.3f}"
+
+
+def asked(row: dict[str, Any], chosen: argparse.Namespace) -> bool:
+    """Whether a row is one of those that the command line asks for."""
+    wanted = (
+        ("variant", chosen.variants),
+        ("bits", chosen.at_bits),
+        ("steps", chosen.at_steps),
+        ("train", chosen.at_train),
+    )
+    return all(not values or row[key] in values for key, values in wanted)
+
+
+def views(parser: argparse.ArgumentParser) -> None:
+    """Add what ``table`` and ``figure`` take."""
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help="in this order; all by default")
+    parser.add_argument("--at-bits", nargs="+", metavar="W4A4")
+    parser.add_argument("--at-steps", nargs="+", type=int)
+    parser.add_argument("--at-train", nargs="+", type=int)
+    parser.add_argument("--name", help="of the figure's file")
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -228,4 +265,4 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    run_or_table(__doc__, options, run, table, RESULTS)
+    run_or_table(__doc__, options, run, table, RESULTS, views, figure)

@@ -8,16 +8,18 @@ its own. `--tag` names a variant that `--set` makes (the ablation). `--jobs` cel
 """
 
 import argparse
-import statistics
 import tempfile
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import mgrq_tables as tables
+from chart import Chart
 from command import append, each, rows, run_or_table, vitq
 
 RESULTS = Path(__file__).parent / "results" / "mgrq.jsonl"
+PEERS, FILES = RESULTS.with_name("peers.jsonl"), RESULTS.with_name("deploy.jsonl")
+VIEWS = {view.__name__: view for view in (tables.recipes, tables.settings)}
 MODELS = ("deit_tiny_patch16_224", "vit_tiny_patch16_224")
 KEYS = ("model", "recipe", "tag", "bits", "budget", "seed")
 
@@ -59,30 +61,18 @@ def run(chosen: argparse.Namespace) -> None:
 
 
 def table(chosen: argparse.Namespace) -> None:
-    """Print the results as Markdown: mean top-1 over seeds (spread, number of seeds), minutes, peak memory."""
-    measured = rows(chosen.results)
-    for model in MODELS:
-        bits = sorted({r["bits"] for r in measured if r["model"] == model}, reverse=True)
-        groups: dict[tuple[str, str, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-        for row in measured:
-            if row["model"] == model:
-                groups[row["recipe"], row["tag"], row["budget"]][row["bits"]].append(row)
-        print(f"\n### {model}\n\n| recipe | {' | '.join(b.upper() for b in bits)} | minutes | peak GiB |")
-        print("|---|" + "---|" * (len(bits) + 2))
-        for (recipe, tag, _budget), by_bits in groups.items():
-            cells = [_cell(by_bits[b]) for b in bits]
-            flat = [row for group in by_bits.values() for row in group]
-            minutes = statistics.median(r["seconds"] for r in flat) / 60
-            peak = max(r["peak_memory_bytes"] for r in flat) / 2**30
-            print(f"| {recipe} {tag} | {' | '.join(cells)} | {minutes:.1f} | {peak:.1f} |")
+    """Print one view of the results as Markdown."""
+    print(VIEWS[chosen.view](rows(chosen.results), rows(PEERS), rows(FILES)))
 
 
-def _cell(group: list[dict[str, Any]]) -> str:
-    if not group:
-        return "–"
-    scores = [row["top1"] for row in group]
-    spread = f" ± {statistics.stdev(scores):.1f} ({len(scores)} seeds)" if len(scores) > 1 else ""
-    return f"{statistics.mean(scores):.1f}{spread}"
+def figure(chosen: argparse.Namespace) -> Chart:
+    """Return top-1 over the size of an artifact."""
+    return tables.size_chart(rows(chosen.results), rows(PEERS))
+
+
+def views(parser: argparse.ArgumentParser) -> None:
+    """Add what ``table`` and ``figure`` take."""
+    parser.add_argument("--view", choices=list(VIEWS), default="recipes")
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -100,4 +90,4 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    run_or_table(__doc__, options, run, table, RESULTS)
+    run_or_table(__doc__, options, run, table, RESULTS, views, figure)

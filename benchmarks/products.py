@@ -1,18 +1,23 @@
 """What 8-bit weights cost and how exact they are on this CPU: one product as int8, uint8, 7 bits and float32.
 
-python benchmarks/products.py        prints the rows of "8-bit weights" in deploy.md, as Markdown
+OMP_NUM_THREADS=1 python benchmarks/products.py run --rounds 41
+python benchmarks/products.py table
 """
 
 import argparse
 import statistics
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
+from command import append, rows, run_or_table
+from grid import grid, machine_name
 from onnx import TensorProto, helper, numpy_helper
 
 from vitq.export.runtimes import SESSIONS, Session, compile_content
 
+RESULTS = Path(__file__).parent / "results" / "products.jsonl"
 TOKENS, SIZES, BATCHES = 197, ((192, 192), (192, 768), (768, 192)), (1, 16)
 ZERO, SPREAD = 114, 40.0
 """Zero point of the activations, and standard deviation of all codes."""
@@ -71,18 +76,15 @@ def medians(sessions: dict[str, Session], x: torch.Tensor, rounds: int) -> dict[
     return {kind: statistics.median(own[1:]) for kind, own in times.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
-    heads = " | ".join(f"{i} x {o}" for i, o in SIZES)
-    print(f"| runtime | weights | integer kernel | relative error | {heads} |\n|---|---|---|---|{'---|' * len(SIZES)}")
+def run(chosen: argparse.Namespace) -> None:
+    """Measure every kind of weights in both runtimes."""
     for runtime in SESSIONS:
-        rows: dict[str, list[str]] = {kind: [] for kind in (*KINDS, "float32")}
-        errors: dict[str, list[float]] = {kind: [] for kind in rows}
+        kinds = (*KINDS, "float32")
+        errors: dict[str, list[float]] = {kind: [] for kind in kinds}
+        ratios: dict[str, dict[str, dict[str, float]]] = {kind: {} for kind in kinds}
         integer: dict[str, bool] = {}
         for size in SIZES:
-            files = {kind: product(size, kind) for kind in rows}
+            files = {kind: product(size, kind) for kind in kinds}
             sessions = {kind: compile_content(runtime, content, 1) for kind, (content, _) in files.items()}
             x = {batch: torch.from_numpy(images(batch, size[0])) for batch in BATCHES}
             for kind, (_, values) in files.items():
@@ -90,13 +92,33 @@ def main() -> None:
                 got = sessions[kind](x[1])[0].double().numpy()
                 errors[kind].append(float(np.linalg.norm(got - exact) / np.linalg.norm(exact)))
                 integer[kind] = sessions[kind].integer_products() > 0
-            times = [medians(sessions, x[batch], rounds) for batch in BATCHES]
-            for kind in rows:
-                rows[kind].append(" / ".join(f"{own[kind] / own['int8']:.2f}" for own in times))
-        for kind, ratios in rows.items():
-            kernel = "yes" if integer[kind] else "no"
-            print(f"| {runtime} | {kind} | {kernel} | {max(errors[kind]):.1e} | {' | '.join(ratios)} |")
+            times = {str(batch): medians(sessions, x[batch], chosen.rounds) for batch in BATCHES}
+            for kind in kinds:
+                ratios[kind][" x ".join(map(str, size))] = {b: own[kind] / own["int8"] for b, own in times.items()}
+        for kind in kinds:
+            row = {"runtime": runtime, "weights": kind, "integer": integer[kind], "error": max(errors[kind])}
+            row |= {"ratios": ratios[kind], "threads": 1, "rounds": chosen.rounds, "seed": 0}
+            append(chosen.results, row)
+
+
+def table(chosen: argparse.Namespace) -> None:
+    """Print the results as Markdown: errors, and times as a share of int8's at each batch size."""
+    found = rows(chosen.results)
+    lines = []
+    for row in found:
+        shares = [" / ".join(f"{x:.2f}" for x in by_batch.values()) for by_batch in row["ratios"].values()]
+        kernel = "yes" if row["integer"] else "no"
+        lines.append(
+            (machine_name(row["machine"]), row["runtime"], row["weights"], kernel, f"{row['error']:.0e}", *shares)
+        )
+    heads = ("machine", "runtime", "weights", "integer kernel", "relative error", *found[0]["ratios"])
+    print(grid(heads, lines))
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what ``run`` takes."""
+    parser.add_argument("--rounds", type=int, default=15)
 
 
 if __name__ == "__main__":
-    main()
+    run_or_table(__doc__, options, run, table, RESULTS)

@@ -131,7 +131,7 @@ def small_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("artifact") / "small"
-    vitq.quantize(Small(), torch.randn(16, 3, 8, 8), recipe="rtn", out=folder, progress=False)
+    vitq.quantize(Small(), torch.randn(16, 3, 8, 8), recipe="rtn", bits="w4a4", out=folder, progress=False)
     return folder
 
 

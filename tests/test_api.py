@@ -37,7 +37,7 @@ def quantize(vit: nn.Module, images: torch.Tensor) -> Callable[..., vitq.Quantiz
         overrides = QUICK if recipe not in ("rtn", "repq") else {}
         if recipe == "oas":
             overrides = {**QUICK, "reconstruct.choose.steps": 2, "reconstruct.choose.held_out": 8}
-        options = {"overrides": overrides, "progress": False, **options}
+        options = {"bits": "w4a4", "overrides": overrides, "progress": False, **options}
         return vitq.quantize(vit, images, recipe=recipe, **options)
 
     return run
@@ -50,7 +50,7 @@ FILES = ("config.json", "graph.json", "model.safetensors", "metrics.json")
 def whole(vit: nn.Module, images: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a learnt artifact of seed 3 that was written in one go."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    vitq.quantize(vit, images, recipe="mgrq", overrides=QUICK, out=folder, seed=3, progress=False)
+    vitq.quantize(vit, images, recipe="mgrq", bits="w4a4", overrides=QUICK, out=folder, seed=3, progress=False)
     return {file: (folder / file).read_bytes() for file in FILES}
 
 

@@ -58,7 +58,7 @@ def images() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def model(vit: nn.Module, images: torch.Tensor) -> vitq.QuantizedModel:
-    return vitq.quantize(vit, images, recipe="qdrop", overrides=QUICK, progress=False)
+    return vitq.quantize(vit, images, recipe="qdrop", bits="w4a4", overrides=QUICK, progress=False)
 
 
 @contextmanager
@@ -103,7 +103,9 @@ def verbs(vit: nn.Module, images: torch.Tensor, model: vitq.QuantizedModel, fold
     small = {"reconstruct.choose.steps": 0, "reconstruct.choose.among": ["block"]}
     small |= {"reconstruct.choose.outlier_quantiles": [], "reconstruct.choose.held_out": 2}
     return {
-        "quantize": lambda: vitq.quantize(vit, images, recipe="qdrop", overrides=QUICK, progress=False)(images),
+        "quantize": lambda: vitq.quantize(vit, images, recipe="qdrop", bits="w4a4", overrides=QUICK, progress=False)(
+            images
+        ),
         "granularity": lambda: vitq.granularity(vit, images, overrides=small, progress=False).scores["block"],
         "evaluate": lambda: vitq.evaluate(vit, (images, labels), preprocessing=size, progress=False),
         "call": lambda: model(images),
@@ -120,7 +122,7 @@ def verbs(vit: nn.Module, images: torch.Tensor, model: vitq.QuantizedModel, fold
 
 def exported(vit: nn.Module, images: torch.Tensor, folder: Path) -> bytes:
     """Export to a target that does not run here: quick, and the whole file is built."""
-    model = vitq.quantize(vit, images, recipe="rtn", target="tensorrt", progress=False)
+    model = vitq.quantize(vit, images, recipe="rtn", bits="w4a4", target="tensorrt", progress=False)
     return model.export(folder / "m.onnx", images, target="tensorrt", limit=4, force=True).path.read_bytes()
 
 
@@ -171,7 +173,7 @@ def test_a_verb_that_fails_leaves_the_callers_modes_too(vit: nn.Module, model: v
     with odd_modes():
         before = state()
         with pytest.raises(VitqError):
-            vitq.quantize(vit, broken, recipe="rtn", progress=False)
+            vitq.quantize(vit, broken, recipe="rtn", bits="w4a4", progress=False)
         with pytest.raises(VitqError):
             vitq.load("nowhere")
         with pytest.raises(VitqError):
@@ -184,7 +186,7 @@ def test_a_model_made_in_inference_mode_is_trained(
 ) -> None:
     with torch.inference_mode():
         made, seen = copy.deepcopy(vit), images.clone()
-        got = vitq.quantize(made, seen, recipe="qdrop", overrides=QUICK, progress=False)(seen)
+        got = vitq.quantize(made, seen, recipe="qdrop", bits="w4a4", overrides=QUICK, progress=False)(seen)
     assert torch.equal(got, model(images))
 
 
@@ -203,7 +205,7 @@ def test_verbs_of_two_threads_give_what_one_gives(
     results: list[torch.Tensor] = []
 
     def run() -> None:
-        results.append(vitq.quantize(vit, images, recipe="qdrop", overrides=QUICK, progress=False)(images))
+        results.append(vitq.quantize(vit, images, recipe="qdrop", bits="w4a4", overrides=QUICK, progress=False)(images))
 
     threads = [threading.Thread(target=run) for _ in range(2)]
     for thread in threads:

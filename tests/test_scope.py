@@ -49,16 +49,18 @@ def test_a_recipe_that_inserts_nothing_runs_and_says_so(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.Flatten(), nn.Linear(32, 5)).eval()
     images = torch.randn(4, 3, 8, 8)
-    quantized = vitq.quantize(model, images, recipe=tmp_path / "own.yaml", out=tmp_path / "run", progress=False)
+    quantized = vitq.quantize(
+        model, images, recipe=tmp_path / "own.yaml", bits="w4a4", out=tmp_path / "run", progress=False
+    )
     assert quantized.config.scope == "none"
     assert torch.allclose(vitq.load(tmp_path / "run")(images), model(images), atol=1e-5)
     assert any(name == "nothing-quantized" for name, _ in quantized.metrics.warnings)
     with pytest.raises(RecipeError, match="no step 'insert'"):
-        vitq.quantize(model, images, recipe=tmp_path / "own.yaml", scope="deploy", progress=False)
+        vitq.quantize(model, images, recipe=tmp_path / "own.yaml", bits="w4a4", scope="deploy", progress=False)
 
 
 def test_a_model_without_anything_to_quantize_is_refused() -> None:
     images = torch.randn(4, 3, 8, 8)
     model = nn.Sequential(nn.Flatten(), nn.LayerNorm(192))
     with pytest.raises(ModelError, match="nothing to quantize"):
-        vitq.quantize(model, images, recipe="rtn", progress=False)
+        vitq.quantize(model, images, recipe="rtn", bits="w4a4", progress=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.markup import escape
 from torch import nn
 
 from vitq.allocation import Allocation
@@ -27,8 +28,10 @@ from vitq.models import LoadedModel, Preprocessing
 from vitq.modes import in_own_modes
 from vitq.quantization import quantize_in
 from vitq.recipes import load_recipe
+from vitq.recipes.auto import AUTO, CALIBRATION, choose
 from vitq.recipes.for_target import recipe_for
 from vitq.reconstruct import Choice, Reconstruct
+from vitq.report.fewer_bits import fewer_bits
 from vitq.run.events import Events
 from vitq.run.inputs import load_source, load_with_images, start_run
 from vitq.run.pipeline import apply_steps
@@ -46,8 +49,8 @@ def quantize(
     model: str | nn.Module | LoadedModel,
     images: Any,
     *,
-    recipe: str | Path = "mgrq",
-    bits: str | Path | Bits | BitTable = "w4a4",
+    recipe: str | Path = AUTO,
+    bits: str | Path | Bits | BitTable = "w8a8",
     budget: str = "quick",
     scope: str | None = None,
     target: str | None = None,
@@ -70,19 +73,21 @@ def quantize(
     ``model`` is a timm name, a Hugging Face id or folder, or a module x_BCHW -> logits_BK, which is not changed; it may
     return other tensors too, or several, which are kept by name.
     ``images`` is a folder, an ``.npz``, a preprocessed tensor x_NCHW or an iterable; ``validation`` likewise, with
-    labels. ``bits`` reads "w4a4", or is a bit table or its .yaml file (``vitq.allocate``); ``scope`` is "paper",
-    "deploy" or "full", by default the recipe's ("paper" where it has none); ``target`` calibrates for a target of
-    ``QuantizedModel.export``, whose default scope is "deploy"; ``overrides`` changes recipe options
-    ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is checkpointed there, its artifact saved, and
-    ``resume`` continues it after a kill; ``overwrite`` replaces what ``out`` holds.
+    labels. ``bits`` reads "w4a4", or is a bit table or its .yaml file (``vitq.allocate``); ``recipe`` "auto" is "repq",
+    calibration, at 6 bits and more, and "mgrq", training, below. ``scope`` is "paper", "deploy" or "full", by default
+    the recipe's ("paper" where it has none); ``target`` calibrates for a target of ``QuantizedModel.export``, whose
+    default scope is "deploy". A run at 6 bits and more that leaves recipe, scope and target open is for "onnxruntime".
+    ``overrides`` changes recipe options ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is
+    checkpointed there and its artifact saved; ``resume`` goes on after a kill, ``overwrite`` replaces what is there.
     Raises a VitqError that names what is wrong with model, images, recipe or folder.
     """
     began = time.monotonic()
     asked = Asked.of(BITS_OR_TABLE.read(bits))
     if (resume or overwrite) and out is None:
         raise ArgumentError("resume and overwrite are about a folder of a run; name it with out")
+    chosen, target = choose(recipe, asked.table or asked.bits, scope, target, overrides or {})
     taken = asked if target is None else asked.narrowed(profile_of(target))
-    plan = recipe_for(recipe, budget, scope, target, {**taken.overrides, **(overrides or {})})
+    plan = recipe_for(chosen, budget, scope, target, {**taken.overrides, **(overrides or {})})
     place = choose_device(device)
     torch.manual_seed(seed)
     with open_workspace(out, resume, overwrite) as space, Events(space.log, console=progress) as events:
@@ -91,9 +96,12 @@ def quantize(
         loaded, x_NCHW = load_with_images(
             model, images, weights, num_classes, preprocessing, limit=limit, views=views, seed=seed, events=events
         )
-        return quantize_in(
+        result = quantize_in(
             space, loaded, x_NCHW, plan, taken, validation, seed=seed, device=place, events=events, began=began
         )
+        if recipe == AUTO and chosen == CALIBRATION:
+            events.show(escape(fewer_bits(result.artifact)))
+        return result
 
 
 @checked(target=MODEL)

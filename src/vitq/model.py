@@ -27,6 +27,7 @@ from vitq.integer import IntegerGraph, integer_graph
 from vitq.models import LoadedModel, Preprocessing, settle
 from vitq.modes import in_own_modes
 from vitq.quantizers import Quantizer, use_compiled_kernels, worth_compiling
+from vitq.report.card import model_card
 from vitq.report.html import write_report
 from vitq.run.batch import Checked, image_shape, run_checked
 from vitq.run.checkpoints import Checkpoints, require_same
@@ -105,6 +106,10 @@ class QuantizedModel:
     def scope_table(self) -> tuple[ScopeRow, ...]:
         """Return what is quantized, to which format, by role."""
         return tuple(scope_rows(self.graph, self.weights))
+
+    def card(self) -> str:
+        """Return a model card, Markdown with the metadata that model hubs read, made of the run's metrics."""
+        return model_card(self.artifact)
 
     @checked()
     @in_own_modes

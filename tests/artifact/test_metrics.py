@@ -48,7 +48,9 @@ def test_what_is_written_is_what_is_read(folder: Path) -> None:
 def test_costs_stand_beside_the_artifact_and_are_known_to_the_run_that_had_them(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(48, 1))
-    model = vitq.quantize(net, torch.randn(8, 3, 4, 4), recipe="rtn", limit=8, progress=False, out=tmp_path / "run")
+    model = vitq.quantize(
+        net, torch.randn(8, 3, 4, 4), recipe="rtn", bits="w4a4", limit=8, progress=False, out=tmp_path / "run"
+    )
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     costs = json.loads((tmp_path / "run" / "run.json").read_text())
     assert set(costs) == {*COSTS} and not set(metrics) & {*COSTS}

@@ -52,10 +52,10 @@ def test_every_option_reaches_the_python_interface(vitq_cli: Any, api: Any) -> N
 def test_defaults(vitq_cli: Any, api: Any) -> None:
     assert vitq_cli(*RUN).exit_code == 0
     options = api.calls[0][2]
-    assert options["out"] == Path("runs/deit_tiny_patch16_224-mgrq-w4a4")
+    assert options["out"] == Path("runs/deit_tiny_patch16_224-repq-w8a8")
     assert (options["recipe"], options["bits"], options["budget"], options["scope"]) == (
-        "mgrq",
-        "w4a4",
+        "auto",
+        "w8a8",
         "quick",
         None,
     )

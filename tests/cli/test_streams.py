@@ -67,7 +67,7 @@ def test_a_run_whose_reader_is_gone_saves_its_model(tmp_path: Path, monkeypatch:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.Flatten(), nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 5))
     images = torch.randn(8, 3, 8, 8)
-    expected = vitq.quantize(model, images, recipe="rtn", out=tmp_path / "run", progress=True)(images)
+    expected = vitq.quantize(model, images, recipe="rtn", bits="w4a4", out=tmp_path / "run", progress=True)(images)
     assert torch.equal(vitq.load(tmp_path / "run")(images), expected)
 
 

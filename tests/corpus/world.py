@@ -56,7 +56,7 @@ class World:
     @cached_property
     def model(self) -> vitq.QuantizedModel:
         torch.manual_seed(0)
-        return vitq.quantize(Tiny(), IMAGES_NCHW, recipe="rtn", progress=False)
+        return vitq.quantize(Tiny(), IMAGES_NCHW, recipe="rtn", bits="w4a4", progress=False)
 
     @cached_property
     def artifact(self) -> Mapping[str, bytes]:

@@ -41,7 +41,7 @@ from vitq.run.step import STEPS
 from vitq.tasks import TASKS, task_for
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
 REGISTRIES: tuple[Registry[Any], ...] = (
     STEPS,
     FORMATS,
@@ -342,7 +342,7 @@ def test_the_export_page_names_every_target_and_opset() -> None:
 
 def test_every_recipe_is_in_the_overview_and_explained() -> None:
     for recipe in list_recipes():
-        assert f"| `{recipe.name}` |" in page("README.md")
+        assert f"| `{recipe.name}` |" in page("docs/recipes.md")
         assert f"## `{recipe.name}`" in page("docs/methods.md")
 
 

@@ -3,11 +3,11 @@
 import hashlib
 import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
 import torch
 
+from vitq._version import __version__
 from vitq.artifact.schema import ArtifactConfig
 from vitq.bits import Bits
 from vitq.models import LoadedModel
@@ -25,7 +25,7 @@ def describe_run(
         recipe=dict(recipe),
         seed=seed,
         calibration={"images": len(x_NCHW), "sha256": hashlib.sha256(x_NCHW.numpy().tobytes()).hexdigest()},
-        versions={"vitq": version("vitq"), "torch": torch.__version__, "python": platform.python_version()},
+        versions={"vitq": __version__, "torch": torch.__version__, "python": platform.python_version()},
         sites={},
         task=loaded.task,
     )

@@ -46,7 +46,7 @@ def _paper() -> Roles:
 def _deploy() -> Roles:
     """Attention products stay in floating point.
 
-    Integer ones are slower in OpenVINO and gain ONNX Runtime little (benchmarks/deploy.md).
+    Integer ones are slower in OpenVINO and gain ONNX Runtime little (benchmarks/attention.md).
     """
     return OPERANDS
 

@@ -2,11 +2,11 @@
 
 import sys
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, TextIO, cast
 
 import typer
 
+from vitq._version import __version__
 from vitq.cli.allocate import allocate
 from vitq.cli.bench import bench
 from vitq.cli.console import note
@@ -33,7 +33,6 @@ app = typer.Typer(
     name="vitq",
     help=HELP,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -42,10 +41,7 @@ app = typer.Typer(
 def _print_version(wanted: bool) -> None:
     if not wanted:
         return
-    try:
-        typer.echo(f"vitq {version('vitq')}")
-    except PackageNotFoundError:
-        typer.echo("vitq (not installed)")
+    typer.echo(f"vitq {__version__}")
     raise typer.Exit
 
 

@@ -36,7 +36,7 @@ def build(
         onnx.checker.check_model(proto, full_check=True)
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the exported graph is not valid ONNX, please report it: {error}") from error
-    del proto.graph.value_info[:]  # with these shapes ONNX Runtime is slower (benchmarks/deploy.md)
+    del proto.graph.value_info[:]  # with these shapes ONNX Runtime is slower (docs/research-notes.md)
     content: bytes = proto.SerializeToString()
     return content
 

@@ -1,6 +1,6 @@
 """Linears whose result is taken apart at once, as queries, keys and values are: each part can be a linear of its own.
 
-The parts then need no copy to be told apart: the same logits, somewhat faster (benchmarks/deploy.md).
+The parts then need no copy to be told apart: the same logits, somewhat faster (docs/research-notes.md).
 """
 
 from collections.abc import Collection, Sequence

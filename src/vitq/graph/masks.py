@@ -15,7 +15,7 @@ def deepen_masks(module: fx.GraphModule) -> None:
     exp(-100), what Swin's mask leaves of a pair that it hides, is a subnormal float32, and CPUs multiply those several
     times slower. No probability changes by more than 1e-30 where the scores lie within 18 of each other. Constants
     have any shape; one that hides a whole row (its last dimension), is a parameter, or is also read elsewhere stays as
-    it is. Source: vitq, measured in benchmarks/deploy.md.
+    it is. Source: vitq, measured in docs/research-notes.md.
     """
     readers: dict[str, list[fx.Node]] = {}
     for node in module.graph.nodes:

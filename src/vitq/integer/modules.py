@@ -19,7 +19,7 @@ OFFSET = 128
 BYTE = 255
 """The largest step of 8 bits."""
 ROWS = 256
-"""Rows at a time on a CPU: what is in between stays in its caches (benchmarks/deploy.md)."""
+"""Rows at a time on a CPU: what is in between stays in its caches (docs/research-notes.md)."""
 
 
 class IntegerLinear(nn.Module):

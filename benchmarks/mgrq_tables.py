@@ -1,0 +1,92 @@
+"""Tables and the chart of recipes on real models, each one question, from the rows of mgrq.py."""
+
+import statistics
+
+from chart import Chart, Series
+from grid import NAMES, grid, model_name, number
+
+Row = dict
+MODELS = list(NAMES)[:2]
+BITS = ("w8a8", "w6a6", "w4a4", "w3a3")
+QUICK = ""
+"""Tag of rows with the steps of the quick budget."""
+
+
+def mean(rows: list[Row]) -> str:
+    """Return the mean top-1 of rows that differ in their seed, with its deviation and their number."""
+    if not rows:
+        return "–"
+    scores = [row["top1"] for row in rows]
+    spread = f" ± {statistics.stdev(scores):.1f} ({len(scores)})" if len(scores) > 1 else ""
+    return f"{statistics.mean(scores):.1f}{spread}"
+
+
+def chosen(rows: list[Row], model: str, bits: str, **same: str) -> list[Row]:
+    """Return the rows of a model and bits with these values."""
+    wanted = {"model": model, "bits": bits, **same}
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def lines_of(rows: list[Row], model: str) -> list[tuple[str, ...]]:
+    """Return a line for each recipe and tag, by bits."""
+    lines, order = [], "rtn repq brecq qdrop pd-quant mgrq"
+    groups = sorted({(row["recipe"], row["tag"]) for row in rows}, key=lambda group: (order.find(group[0]), group[1]))
+    for recipe, tag in groups:
+        own = [row for row in rows if (row["recipe"], row["tag"], row["model"]) == (recipe, tag, model)]
+        minutes = statistics.median(row["seconds"] for row in own) / 60
+        peak = max(row["peak_memory_bytes"] for row in own) / 2**30
+        cells = [mean([row for row in own if row["bits"] == bits]) for bits in BITS]
+        lines.append((model_name(model), f"`{recipe}` {tag}".strip(), *cells, number(minutes), number(peak)))
+    return lines
+
+
+def recipes(rows: list[Row], peers: list[Row], files: list[Row]) -> str:
+    """Return top-1 by recipe and bits, peers measured on the same images below them."""
+    del files
+    lines = []
+    for model in MODELS:
+        lines += lines_of(rows, model)
+        for method in dict.fromkeys(row["method"] for row in peers if row["model"] == model):
+            cells = [mean(chosen(peers, model, bits, method=method)) for bits in BITS]
+            lines.append((model_name(model), f"*{method}*, peer", *cells, "–", "–"))
+    return grid(("model", "recipe", *(bits.upper() for bits in BITS), "minutes", "peak GiB"), lines)
+
+
+def settings(rows: list[Row], peers: list[Row], files: list[Row]) -> str:
+    """Return what each setting loses, takes and weighs; W4A8 is known as a file alone, so it has no minutes."""
+    del peers
+    lines = []
+    ways = ("w8a8", "repq"), ("w6a6", "repq"), ("w4a8", "repq"), ("w4a4", "repq"), ("w4a4", "mgrq"), ("w3a3", "mgrq")
+    for bits, recipe in ways:
+        own = {model: chosen(rows, model, bits, recipe=recipe, tag=QUICK) for model in MODELS}
+        as_file = {m: [r for r in files if in_onnxruntime(r, m, bits)] for m in MODELS}
+        seconds = [row["seconds"] for group in own.values() for row in group]
+        minutes = " to ".join(dict.fromkeys(number(x / 60) for x in (min(seconds), max(seconds)))) if seconds else "–"
+        tops = [mean(own[model] or as_file[model]) for model in MODELS]
+        speed = [f"{row['ratios']['16']:.2f}" for row in as_file[MODELS[0]]] or ["–"]
+        size = next(number(row["size_bytes"] / 1e6) for row in as_file[MODELS[0]] or own[MODELS[0]])
+        lines.append((bits.upper(), f"`{recipe}`", minutes, *tops, size, speed[0]))
+    names = (f"{model_name(model)}, top-1" for model in MODELS)
+    return grid(("bits", "recipe", "minutes", *names, "MB", "times as fast as float32"), lines)
+
+
+def in_onnxruntime(row: Row, model: str, bits: str) -> bool:
+    """Whether a row is of such a file in ONNX Runtime on the machine with AMX."""
+    return (row["model"], row["name"], row["runtime"]) == (model, bits, "onnxruntime") and "amx" in row["machine"]
+
+
+def size_chart(rows: list[Row], peers: list[Row]) -> Chart:
+    """Return top-1 of DeiT-Tiny over the size of an artifact, by recipe, peers at the size of the same bits."""
+    model, series = MODELS[0], []
+    sizes = {bits: round(chosen(rows, model, bits, recipe="repq")[0]["size_bytes"] / 1e6, 1) for bits in BITS}
+    for recipe, tag in (("rtn", ""), ("repq", ""), ("brecq", "100"), ("qdrop", "100"), ("mgrq", "100"), ("mgrq", "")):
+        own = {bits: chosen(rows, model, bits, recipe=recipe, tag=tag) for bits in reversed(BITS)}
+        y = {bits: round(statistics.mean(r["top1"] for r in group), 1) for bits, group in own.items() if group}
+        label = f"{recipe} {tag}".strip() if tag or recipe != "mgrq" else "mgrq, quick"
+        series.append(Series(label, tuple(sizes[bits] for bits in y), tuple(y.values()), "o", "-"))
+    for number_of, method in enumerate(dict.fromkeys(row["method"] for row in peers if row["model"] == model)):
+        found = [row for row in peers if (row["method"], row["model"]) == (method, model)]
+        x = tuple(sizes[row["bits"]] for row in found)
+        series.append(Series(f"peer: {method}", x, tuple(row["top1"] for row in found), "x+*^s"[number_of]))
+    title = "DeiT-Tiny: top-1 over size, W3A3, W4A4, W6A6, W8A8 (dashed: float32)"
+    return Chart("accuracy-size", title, "MB of the artifact", "top-1, %", tuple(series), "points", mark=84.1)
