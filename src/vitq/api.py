@@ -50,6 +50,7 @@ def quantize(
     budget: str = "quick",
     scope: str | None = None,
     target: str | None = None,
+    task: str | None = None,
     weights: str | Path | None = None,
     num_classes: int | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
@@ -71,7 +72,8 @@ def quantize(
     ``images`` is a folder, an ``.npz``, a preprocessed tensor x_NCHW or an iterable; ``validation`` likewise, with
     labels. ``bits`` reads "w4a4", or is a bit table or its .yaml file (``vitq.allocate``); ``scope`` is "paper",
     "deploy" or "full", by default the recipe's ("paper" where it has none); ``target`` calibrates for a target of
-    ``QuantizedModel.export``, whose default scope is "deploy"; ``overrides`` changes recipe options
+    ``QuantizedModel.export``, whose default scope is "deploy"; ``task`` says what the outputs mean, where that is not
+    certain (docs/tasks.md); ``overrides`` changes recipe options
     ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is checkpointed there, its artifact saved, and
     ``resume`` continues it after a kill; ``overwrite`` replaces what ``out`` holds.
     Raises a VitqError that names what is wrong with model, images, recipe or folder.
@@ -88,7 +90,16 @@ def quantize(
         if taken.bits != asked.bits:
             events.warn("bits-for-target", f"{asked.bits} is {taken.bits} for {target}: {NARROWER}")
         loaded, x_NCHW = load_with_images(
-            model, images, weights, num_classes, preprocessing, limit=limit, views=views, seed=seed, events=events
+            model,
+            images,
+            weights,
+            num_classes,
+            preprocessing,
+            limit=limit,
+            views=views,
+            seed=seed,
+            events=events,
+            task=task,
         )
         return quantize_in(
             space, loaded, x_NCHW, plan, taken, validation, seed=seed, device=place, events=events, began=began
@@ -101,6 +112,7 @@ def evaluate(
     target: str | Path | nn.Module | LoadedModel,
     images: Any,
     *,
+    task: str | None = None,
     weights: str | Path | None = None,
     num_classes: int | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
@@ -110,9 +122,9 @@ def evaluate(
     device: str = "auto",
     progress: bool = True,
 ) -> Metrics:
-    """Return top-1 and top-5 in percent of an artifact folder or of a floating-point model on labelled images.
+    """Return what an artifact folder or a floating-point model scores on labelled images, by its task.
 
-    ``integer`` runs an artifact's linears in integer arithmetic instead of simulating it.
+    ``task`` names another task than the one that was found (docs/tasks.md). ``integer`` runs an artifact's linears in integer arithmetic instead of simulating it.
     """
     place = choose_device(device)
     if isinstance(target, str | Path) and is_artifact(Path(target)):
@@ -120,10 +132,10 @@ def evaluate(
         if ignored := [name for name, value in given.items() if value is not None]:
             raise ArgumentError(f"'{target}' is an artifact, which has its own {' and '.join(ignored)}: leave them out")
         model = load(target, place)
-        return model.evaluate(images, limit=limit, batch_size=batch_size, integer=integer, progress=progress)
+        return model.evaluate(images, limit=limit, batch_size=batch_size, integer=integer, task=task, progress=progress)
     if integer:
         raise ArtifactError(f"{target} is no artifact, so it has no integer codes to run; quantize it first")
-    loaded = load_source(str(target) if isinstance(target, Path) else target, weights, num_classes, preprocessing)
+    loaded = load_source(str(target) if isinstance(target, Path) else target, weights, num_classes, preprocessing, task)
     with Events(console=progress) as events:
         return measure_loaded(
             loaded, images, place, events, take_size=preprocessing is None, limit=limit, batch_size=batch_size
@@ -149,6 +161,7 @@ def granularity(
     recipe: str | Path = "oas",
     bits: str | Bits = "w3a3",
     budget: str = "quick",
+    task: str | None = None,
     weights: str | Path | None = None,
     num_classes: int | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
@@ -171,7 +184,7 @@ def granularity(
     torch.manual_seed(seed)
     with Events(console=progress) as events:
         loaded, x_NCHW = load_with_images(
-            model, images, weights, num_classes, preprocessing, limit=limit, seed=seed, events=events
+            model, images, weights, num_classes, preprocessing, limit=limit, seed=seed, events=events, task=task
         )
         run = start_run(loaded, x_NCHW, wanted, plan.name, seed=seed, device=place, events=events)
         apply_steps(run, plan.steps[:last])
@@ -200,6 +213,7 @@ def allocate(
     budget: str = "quick",
     scope: str | None = None,
     target: str | None = None,
+    task: str | None = None,
     weights: str | Path | None = None,
     num_classes: int | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
@@ -237,7 +251,7 @@ def allocate(
         place = choose_device(device)
         torch.manual_seed(seed)
         loaded, x_NCHW = load_with_images(
-            model, images, weights, num_classes, preprocessing, limit=limit, seed=seed, events=events
+            model, images, weights, num_classes, preprocessing, limit=limit, seed=seed, events=events, task=task
         )
         folder = None if out is None else Path(out)
         return allocate_anew(loaded, x_NCHW, plan, wanted, request, folder, overwrite, seed, place, events)
@@ -258,12 +272,14 @@ def bench(
     limit: int = 64,
     cpu: str = "any",
     baselines: bool = True,
+    task: str | None = None,
     progress: bool = True,
 ) -> list["Measured"]:
     """Measure artifacts of one model as exported files, beside floating point and the runtimes' own int8.
 
     ``runs`` are folders of artifacts or quantized models, one, several, or by name. ``limit`` of ``images`` are run,
-    and are the calibration data of the ``baselines``, the runtimes' own; labelled ``validation`` adds accuracy.
+    and are the calibration data of the ``baselines``, the runtimes' own; labelled ``validation`` adds what the
+    task scores (``task`` as in ``evaluate``).
     ``floating`` (with ``weights``) is the model that the first one was made of, as float32; without it that is the
     first one's graph, not quantized. ``batch`` are batch sizes; medians are of ``rounds`` interleaved repetitions;
     ``cpu`` as in ``QuantizedModel.export``. Raises ArtifactError for what is no artifact, ExportError for what cannot
@@ -293,5 +309,6 @@ def bench(
             labelled=labelled,
             floating=None if floating is None else load_source(floating, weights, classes, None),
             cpu=cpu,
+            task=task,
             events=events,
         )

@@ -52,10 +52,11 @@ class RunMetrics(BaseModel):
         description="of outputs that are no classes: cosine between them and the original's; of the worst",
     )
     fp_scores: Mapping[str, float] | None = Field(
-        default=None, description="what the original scores, by name, where its task is none of vitq's own"
+        default=None, description="what the original scores, by name, beside top-1 and top-5"
     )
     scores: Mapping[str, float] | None = Field(
-        default=None, description="what the quantized model scores, by name, where its task is none of vitq's own"
+        default=None,
+        description="what the quantized model scores, by name, beside top-1 and top-5; also how it agrees with the original, where a task says more",
     )
     outputs: Mapping[str, Mapping[str, float]] | None = Field(
         default=None,

@@ -17,6 +17,7 @@ from vitq.cli.options import (
     Quiet,
     Seed,
     Target,
+    Task,
     Weights,
     preprocessing_from,
 )
@@ -56,6 +57,7 @@ def quantize(
         ),
     ] = None,
     target: Target = None,
+    task: Task = None,
     limit: Annotated[int, typer.Option(min=1, help="How many calibration images to draw.")] = 1000,
     views: Annotated[
         int, typer.Option(min=1, help="Views of each calibration image; those after the first are augmented.")
@@ -107,6 +109,7 @@ def quantize(
         budget=budget,
         scope=scope,
         target=target,
+        task=task,
         weights=weights,
         num_classes=num_classes,
         preprocessing=preprocessing_from(crop_pct),

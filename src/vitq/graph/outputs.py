@@ -39,6 +39,11 @@ def named_outputs(outputs: Any, leaf: type = torch.Tensor) -> dict[str, Any]:
     return {ONLY: next(iter(found.values()))} if len(found) == 1 else found
 
 
+def own_names(outputs: Any) -> tuple[str, ...]:
+    """Return the names that the model itself gives its outputs, also to a single one; a bare tensor has none: ""."""
+    return tuple(_name(path) if path else "" for path, _ in _leaves(outputs, torch.Tensor))
+
+
 def as_outputs(result: torch.Tensor | Outputs) -> Outputs:
     """Return by name what a graph gave."""
     return {ONLY: result} if isinstance(result, torch.Tensor) else result

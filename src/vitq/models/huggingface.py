@@ -1,7 +1,8 @@
-"""Hugging Face image classifiers: by hub id or local folder, wrapped to take a tensor and give logits."""
+"""Hugging Face models of images: by hub id or local folder, wrapped to take a tensor and give their outputs."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vitq.errors import ModelError
+from vitq.models.heads import Head, head_for, keeps_form, seeing_part, squashed
 from vitq.models.hub import download, reading
 from vitq.models.loaded import LoadedModel
 from vitq.models.preprocessing import Preprocessing
@@ -47,12 +49,16 @@ class LogitsOf(nn.Module):
 
 
 def load_huggingface(
-    name: str, weights: Path | str | None, num_classes: int | None, given: Preprocessing | None = None
+    name: str,
+    weights: Path | str | None,
+    num_classes: int | None,
+    given: Preprocessing | None = None,
+    task: str | None = None,
 ) -> LoadedModel:
-    """Load the classifier at a hub id or in a local folder with ``config.json``.
+    """Load the model at a hub id or in a local folder with ``config.json``, with the head that it was saved with.
 
-    ``given`` replaces the preprocessing of its image processor, which is then not asked. Raises ModelError
-    when transformers is missing, the model is no image classifier, its head is untrained, or its processor does
+    ``task`` asks for another head (``vitq.models.heads``). ``given`` replaces the preprocessing of its image processor, which is then not asked. Raises ModelError
+    when transformers is missing, the model is none of images, its head is untrained, or its processor does
     what ``Preprocessing`` cannot say.
     """
     transformers = _transformers(name)
@@ -62,16 +68,16 @@ def load_huggingface(
         config = transformers.AutoConfig.from_pretrained(
             name, trust_remote_code=False, **(changes if weights is not None else {})
         )
+        head = head_for(config, task, name)
         if weights is None:
-            model, report = transformers.AutoModelForImageClassification.from_pretrained(
-                name, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-            )
-            _check_trained(name, report)
+            model, report = _trained(getattr(transformers, head.auto), name, head)
+            _check_trained(name, report, head.words)
         else:
-            model = transformers.AutoModelForImageClassification.from_config(config, trust_remote_code=False)
-        classes = int(config.num_labels)
-    preprocessing, bgr = _preprocessing(transformers, name, config, given)
-    if num_classes is not None and classes != num_classes:
+            model = getattr(transformers, head.auto).from_config(config, trust_remote_code=False)
+        model = seeing_part(model) if head.auto == "AutoModel" else model
+        classes = int(config.num_labels) if head.has_classes else None
+    preprocessing, bgr = _preprocessing(transformers, name, config, given, head)
+    if classes is not None and num_classes is not None and classes != num_classes:
         raise ModelError(f"'{name}' has {classes} classes, not {num_classes}; pass weights=FILE for another head")
 
     source: dict[str, Any] = {"kind": "huggingface", "name": Path(name).name if local else name}
@@ -83,8 +89,16 @@ def load_huggingface(
     return LoadedModel(LogitsOf(model, bgr=bgr), preprocessing, source["name"], source, classes)
 
 
+def _trained(auto: Any, name: str, head: Head) -> tuple[nn.Module, Mapping[str, Any]]:
+    """Return the model with its weights, and what did not fit."""
+    if head.auto == "AutoBackbone":  # its door knows no other options
+        return auto.from_pretrained(name), {}
+    model, report = auto.from_pretrained(name, dtype=torch.float32, output_loading_info=True, trust_remote_code=False)
+    return model, report
+
+
 def _preprocessing(
-    transformers: Any, name: str, config: Any, given: Preprocessing | None
+    transformers: Any, name: str, config: Any, given: Preprocessing | None, head: Head
 ) -> tuple[Preprocessing, bool]:
     """What the image processor does, compared with itself, and whether it gives BGR."""
     has_file = any((Path(name) / file).exists() for file in PROCESSOR_FILES)
@@ -99,6 +113,8 @@ def _preprocessing(
         return given or assumed_preprocessing(config), False
     values = processor_values(processor)
     bgr = swaps_channels(values)
+    if given is None and head.may_squash and keeps_form(values):
+        return replace(processor_preprocessing(squashed(values, config)), assumed=True), bgr
     if given is None:
         given = processor_preprocessing(values)
         compare(processor, given, bgr)
@@ -123,12 +139,12 @@ def _transformers(name: str) -> Any:
     return transformers
 
 
-def _check_trained(name: str, report: Mapping[str, Any]) -> None:
+def _check_trained(name: str, report: Mapping[str, Any], words: str) -> None:
     untrained = sorted(str(key) for key in report.get("missing_keys", ())) + sorted(
         str(key) for key in report.get("mismatched_keys", ())
     )
     if untrained:
         raise ModelError(
-            f"'{name}' has no trained weights for {', '.join(untrained[:5])}: it is not a finished image "
-            "classifier; choose a fine-tuned one or pass weights=FILE (--weights FILE)"
+            f"'{name}' has no trained weights for {', '.join(untrained[:5])}: it is not a finished {words}; choose a "
+            "fine-tuned one, pass weights=FILE (--weights FILE), or name another task (--task features)"
         )

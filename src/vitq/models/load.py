@@ -25,14 +25,15 @@ def load_model(
     weights: Path | str | None = None,
     num_classes: int | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    task: str | None = None,
 ) -> LoadedModel:
-    """Load a classifier in eval mode and float32 on the CPU; a given ``nn.Module`` is copied and never
+    """Load a model of images in eval mode and float32 on the CPU; a given ``nn.Module`` is copied and never
     changed.
 
     ``spec`` is a timm name (also ``timm/...`` and ``hf-hub:...``), a Hugging Face id ``owner/name``, a local
     folder with ``config.json``, or a module, which is taken out of DataParallel, AveragedModel and
     ``torch.compile``. ``weights`` is a file, ``"random"`` (seeded; for speed tests), or None for the pretrained
-    ones. ``preprocessing`` replaces the model's own, or the values of it that a mapping names. Raises ModelError
+    ones; ``task`` the one for which a Hugging Face model gets its head. ``preprocessing`` replaces the model's own, or the values of it that a mapping names. Raises ModelError
     when the model or its weights cannot be used.
     """
     _check_arguments(spec, weights, num_classes)
@@ -40,7 +41,7 @@ def load_model(
     if isinstance(spec, nn.Module):
         loaded = _copy_of_module(spec, weights, num_classes)
     else:
-        loaded = _load_named(str(spec), weights, num_classes, given)
+        loaded = _load_named(str(spec), weights, num_classes, given, task)
 
     module = loaded.module.float().cpu().eval()
     check_finite(module, f"'{loaded.name}'")
@@ -50,23 +51,23 @@ def load_model(
 
 
 def _load_named(
-    spec: str, weights: Path | str | None, num_classes: int | None, given: Preprocessing | None
+    spec: str, weights: Path | str | None, num_classes: int | None, given: Preprocessing | None, task: str | None
 ) -> LoadedModel:
     try:
         folder = Path(spec).is_dir()
     except (OSError, ValueError):  # a name that is too long, or holds NUL
         raise ModelError(f"model '{spec[:80]}' is neither a name nor a folder") from None
     if folder:
-        return _load_folder(Path(spec), weights, num_classes, given)
+        return _load_folder(Path(spec), weights, num_classes, given, task)
     if "/" in spec and not spec.startswith(("timm/", "hf-hub:", "hf_hub:")):
         if spec.count("/") > 1 or spec[0] in "/.~":
             raise ModelError(f"there is no folder '{spec}', and a Hugging Face id has the form owner/name")
-        return load_huggingface(spec, weights, num_classes, given)
+        return load_huggingface(spec, weights, num_classes, given, task)
     return load_timm(spec, weights, num_classes)
 
 
 def _load_folder(
-    folder: Path, weights: Path | str | None, num_classes: int | None, given: Preprocessing | None
+    folder: Path, weights: Path | str | None, num_classes: int | None, given: Preprocessing | None, task: str | None
 ) -> LoadedModel:
     try:
         config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -80,7 +81,7 @@ def _load_folder(
     _check_no_artifact(folder, config)
     if "architecture" in config and "model_type" not in config:
         return load_timm_folder(folder, weights, num_classes)
-    return load_huggingface(str(folder), weights, num_classes, given)
+    return load_huggingface(str(folder), weights, num_classes, given, task)
 
 
 def _check_no_artifact(folder: Path, config: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vitq.export.targets import NOT_RUN, Cpu
-from vitq.report.units import memory, number, percent, size
+from vitq.report.units import label, memory, number, percent, score, size
 
 if TYPE_CHECKING:
     from vitq.bench.bench import Measured
@@ -65,7 +65,8 @@ def bench_table(rows: Sequence["Measured"], threads: int) -> Table:
     table.add_column("runtime", no_wrap=True)
     table.add_column("model", no_wrap=True)
     batches = list(rows[0].milliseconds) if rows else []
-    for header in (*(f"batch {batch}" for batch in batches), "top-1", "file", "memory", "integer products"):
+    metric = next((name for row in rows for name in row.scores), "top1")
+    for header in (*(f"batch {batch}" for batch in batches), label(metric), "file", "memory", "integer products"):
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows:
         times = [f"{row.milliseconds[batch]:.1f} ({row.ratios[batch]:.2f})" for batch in batches]
@@ -73,7 +74,7 @@ def bench_table(rows: Sequence["Measured"], threads: int) -> Table:
             row.runtime,
             escape(row.name),
             *times,
-            percent(row.top1),
+            score(metric, row.scores.get(metric)),
             size(row.size_bytes),
             memory(row.memory_bytes),
             str(row.integer_products),
