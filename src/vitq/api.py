@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from vitq.devices import choose_device
 from vitq.errors import ArgumentError, ArtifactError, RecipeError
 from vitq.evaluation import Metrics, measure_loaded
 from vitq.export.targets import NARROWER, cpu_of, profile_of, require_export
+from vitq.inside import quantize_inside
 from vitq.model import QuantizedModel, load
 from vitq.models import LoadedModel, Preprocessing
 from vitq.modes import in_own_modes
@@ -63,6 +65,7 @@ def quantize(
     resume: bool = False,
     overwrite: bool = False,
     validation: Any = None,
+    inside: str | None = None,
     progress: bool = True,
 ) -> QuantizedModel:
     """Quantize a pretrained vision transformer with a few hundred unlabeled images.
@@ -75,10 +78,33 @@ def quantize(
     ``QuantizedModel.export``, whose default scope is "deploy"; ``task`` says what the outputs mean, where that is not
     certain (docs/tasks.md); ``overrides`` changes recipe options
     ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is checkpointed there, its artifact saved, and
-    ``resume`` continues it after a kill; ``overwrite`` replaces what ``out`` holds.
+    ``resume`` continues it after a kill; ``overwrite`` replaces what ``out`` holds. With ``inside``, the path of a part
+    of a larger model, that part is quantized on what it receives, and a module to put in its place is returned
+    (docs/tasks.md).
     Raises a VitqError that names what is wrong with model, images, recipe or folder.
     """
     began = time.monotonic()
+    if inside is not None:
+        if weights is not None or num_classes is not None or validation is not None:
+            raise ArgumentError("weights, num_classes and validation are of whole models; leave them out with inside")
+        made: Any = quantize_inside(
+            model,
+            images,
+            inside,
+            partial(
+                quantize, recipe=recipe, bits=bits, budget=budget, scope=scope, target=target, views=views,
+                overrides=overrides, seed=seed, device=device, out=out, resume=resume, overwrite=overwrite,
+                progress=progress,
+            ),  # fmt: skip
+            preprocessing=preprocessing,
+            limit=limit,
+            seed=seed,
+            out=out,
+            progress=progress,
+            task=task,
+        )  # fmt: skip
+        placed: QuantizedModel = made  # it has all that a quantized model has
+        return placed
     asked = Asked.of(BITS_OR_TABLE.read(bits))
     if (resume or overwrite) and out is None:
         raise ArgumentError("resume and overwrite are about a folder of a run; name it with out")

@@ -257,6 +257,7 @@ RULES: dict[str, Rule] = {
     "budget": Rule("'quick', 'full' or another budget of the recipe", _text),
     "scope": Rule("'paper', 'deploy' or 'full'", _text),
     "target": Rule("the name of a target of 'vitq export'", _text),
+    "inside": Rule("the path of a part of the model, such as 'vision_model'", _text),
     "task": Rule("the name of a task, such as 'dense', or a registered class of tasks", _task),
     "weights": Rule("a file, or 'random'", _weights),
     "num_classes": whole(1, 1_000_000),

@@ -79,6 +79,13 @@ def quantize(
     device: Device = "auto",
     num_classes: NumClasses = None,
     crop_pct: CropPct = None,
+    inside: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Quantize only this part of a Hugging Face model, such as vision_model, on what it receives.",
+        ),
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -122,6 +129,7 @@ def quantize(
         resume=resume,
         overwrite=overwrite,
         validation=validation,
+        inside=inside,
         progress=not quiet,
     )
     if as_json:

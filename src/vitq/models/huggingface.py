@@ -1,5 +1,6 @@
 """Hugging Face models of images: by hub id or local folder, wrapped to take a tensor and give their outputs."""
 
+import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vitq.errors import ModelError
-from vitq.models.heads import Head, head_for, keeps_form, seeing_part, squashed
+from vitq.models.heads import HEADS, Head, head_for, keeps_form, seeing_part, squashed
 from vitq.models.hub import download, reading
 from vitq.models.loaded import LoadedModel
 from vitq.models.preprocessing import Preprocessing
@@ -87,6 +88,29 @@ def load_huggingface(
     elif weights is not None:
         source |= load_weights(model, Path(weights))
     return LoadedModel(LogitsOf(model, bgr=bgr), preprocessing, source["name"], source, classes)
+
+
+def load_huggingface_whole(name: str) -> tuple[nn.Module, Preprocessing]:
+    """Load a model of the class that it was saved as; ModelError where transformers has no such class."""
+    transformers = _transformers(name)
+    local = Path(name).is_dir()
+    with reading(f"folder '{name}'") if local else download(f"'{name}' is no folder here and"):
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        saved = next(iter(getattr(config, "architectures", None) or ()), None)
+        kind = getattr(transformers, saved, None) if isinstance(saved, str) else None
+        if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+            raise ModelError(f"'{name}' was saved as {saved!r}, which transformers does not have; give it as a module")
+        model = kind.from_pretrained(name, dtype=torch.float32)
+    return model.eval(), _preprocessing(transformers, name, config, None, HEADS[1])[0]
+
+
+def run_on_images(model: nn.Module, x_BCHW: Tensor) -> Any:
+    """Run a model on images alone; one of Hugging Face that takes words too on what it makes of images."""
+    transformers = sys.modules.get("transformers")
+    if transformers is None or not isinstance(model, transformers.PreTrainedModel):
+        return model(x_BCHW)
+    features = getattr(model, "get_image_features", None)
+    return model(pixel_values=x_BCHW) if features is None else features(pixel_values=x_BCHW)
 
 
 def _trained(auto: Any, name: str, head: Head) -> tuple[nn.Module, Mapping[str, Any]]:

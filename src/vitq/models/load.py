@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from vitq.errors import ModelError
-from vitq.models.huggingface import LogitsOf, assumed_preprocessing, load_huggingface
+from vitq.models.huggingface import LogitsOf, assumed_preprocessing, load_huggingface, load_huggingface_whole
 from vitq.models.loaded import LoadedModel
 from vitq.models.modules import not_a_model, plain_copy
 from vitq.models.preprocessing import Preprocessing
@@ -50,6 +50,20 @@ def load_model(
     return replace(loaded, module=module, source=source, preprocessing=own)
 
 
+def load_whole(spec: str) -> tuple[nn.Module, Preprocessing]:
+    """Load a model of which a part is to be quantized, in eval mode, and the preprocessing of its images.
+
+    Of Hugging Face it is of the class that it was saved as, whatever else than images it takes.
+    """
+    _check_arguments(spec, None, None)
+    folder = Path(spec)
+    of_timm = "/" not in spec if not folder.is_dir() else "architecture" in _folder_config(folder)
+    if of_timm or spec.startswith(("timm/", "hf-hub:", "hf_hub:")):
+        loaded = load_model(spec)
+        return loaded.module, loaded.preprocessing
+    return load_huggingface_whole(spec)
+
+
 def _load_named(
     spec: str, weights: Path | str | None, num_classes: int | None, given: Preprocessing | None, task: str | None
 ) -> LoadedModel:
@@ -69,6 +83,14 @@ def _load_named(
 def _load_folder(
     folder: Path, weights: Path | str | None, num_classes: int | None, given: Preprocessing | None, task: str | None
 ) -> LoadedModel:
+    config = _folder_config(folder)
+    _check_no_artifact(folder, config)
+    if "architecture" in config and "model_type" not in config:
+        return load_timm_folder(folder, weights, num_classes)
+    return load_huggingface(str(folder), weights, num_classes, given, task)
+
+
+def _folder_config(folder: Path) -> dict[str, Any]:
     try:
         config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -78,10 +100,7 @@ def _load_folder(
             f"folder '{folder}': config.json holds {json.dumps(config)[:40]}, not the configuration of a timm or "
             "Hugging Face model"
         )
-    _check_no_artifact(folder, config)
-    if "architecture" in config and "model_type" not in config:
-        return load_timm_folder(folder, weights, num_classes)
-    return load_huggingface(str(folder), weights, num_classes, given, task)
+    return config
 
 
 def _check_no_artifact(folder: Path, config: Mapping[str, Any]) -> None:

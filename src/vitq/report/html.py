@@ -17,7 +17,7 @@ from vitq.calibrate import scope_rows
 from vitq.quantizers import Quantizer
 from vitq.recipes.document import write_yaml
 from vitq.report.heat import Row, heat_rows, is_mixed
-from vitq.report.tables import nearness_lines
+from vitq.report.tables import nearness_lines, whole_lines
 from vitq.report.units import duration, label, memory, number, percent, score, size
 
 TEMPLATE = "report.html.j2"
@@ -110,6 +110,7 @@ def result_lines(metrics: RunMetrics, bits: str) -> list[Line]:
     for name, after in (metrics.scores or {}).items():
         lines.append(Line(label(name), score(name, (metrics.fp_scores or {}).get(name)), score(name, after)))
     lines += [Line(line, "", value) for line, value in nearness_lines(metrics)]
+    lines += [Line(line, "", value) for line, value in whole_lines(metrics)]
     if metrics.mean_segment_error is not None:
         lines.append(Line("mean segment error", "", number(metrics.mean_segment_error)))
     if metrics.size_bytes is not None:

@@ -59,6 +59,8 @@ def closing_table(artifact: Artifact) -> Table:
         table.add_row(escape(label(name)), score(name, (metrics.fp_scores or {}).get(name)), score(name, after))
     for line, value in nearness_lines(metrics):
         table.add_row(escape(line), "", value)
+    for line, value in whole_lines(metrics):
+        table.add_row(escape(line), "", value)
     if not outputs or metrics.agreement is not None:
         table.add_row("agreement with floating point", "", agreement(metrics.agreement, metrics.images))
     table.add_row("mean segment error", "", number(metrics.mean_segment_error))
@@ -84,6 +86,21 @@ def nearness_lines(metrics: RunMetrics) -> list[tuple[str, str]]:
             (f"cosine of {name} with floating point", f"{found['cosine']:.4f}"),
         )
     ]
+
+
+def whole_lines(metrics: RunMetrics) -> list[tuple[str, str]]:
+    """Return how near the outputs of the whole are to the original's, where a part of it was quantized."""
+    return [
+        (
+            f"whole model, {name}: {WORDS_OF_WHOLE.get(word, word)}",
+            percent(value) if word == "agreement" else number(value),
+        )
+        for name, found in (metrics.whole or {}).items()
+        for word, value in found.items()
+    ]
+
+
+WORDS_OF_WHOLE = {"relative_error": "relative error"}
 
 
 def comparison_table(artifacts: Mapping[str, Artifact], title: str = "") -> Table:
