@@ -93,7 +93,7 @@ def test_a_function_may_feed_the_whole_and_images_of_every_verb_do(batches: list
             yield model(torch.stack(batch), words=3)
 
     options: dict[str, Any] = {"recipe": "rtn", "bits": "w8a8", "progress": False, "inside": "tower", "limit": 12}
-    for images in (feed, torch.stack(sum(batches, []))):
+    for images in (feed, torch.stack([x for batch in batches for x in batch])):
         made: Any = vitq.quantize(Whole(), images, **options)
         assert list(made.metrics.whole) == ["output"] and made.metrics.whole["output"]["cosine"] > 0.99
         assert len(made.images_NCHW) == 12

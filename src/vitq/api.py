@@ -87,22 +87,23 @@ def quantize(
     if inside is not None:
         if weights is not None or num_classes is not None or validation is not None:
             raise ArgumentError("weights, num_classes and validation are of whole models; leave them out with inside")
+        options: dict[str, Any] = {
+            "recipe": recipe, "bits": bits, "budget": budget, "scope": scope, "target": target, "views": views,
+            "overrides": overrides, "seed": seed, "device": device, "out": out, "resume": resume,
+            "overwrite": overwrite, "progress": progress,
+        }  # fmt: skip
         made: Any = quantize_inside(
             model,
             images,
             inside,
-            partial(
-                quantize, recipe=recipe, bits=bits, budget=budget, scope=scope, target=target, views=views,
-                overrides=overrides, seed=seed, device=device, out=out, resume=resume, overwrite=overwrite,
-                progress=progress,
-            ),  # fmt: skip
+            partial(quantize, **options),
             preprocessing=preprocessing,
             limit=limit,
             seed=seed,
             out=out,
             progress=progress,
             task=task,
-        )  # fmt: skip
+        )
         placed: QuantizedModel = made  # it has all that a quantized model has
         return placed
     asked = Asked.of(BITS_OR_TABLE.read(bits))
@@ -150,7 +151,8 @@ def evaluate(
 ) -> Metrics:
     """Return what an artifact folder or a floating-point model scores on labelled images, by its task.
 
-    ``task`` names another task than the one that was found (docs/tasks.md). ``integer`` runs an artifact's linears in integer arithmetic instead of simulating it.
+    ``task`` names another task than the one that was found (docs/tasks.md). ``integer`` runs an artifact's linears in
+    integer arithmetic instead of simulating it.
     """
     place = choose_device(device)
     if isinstance(target, str | Path) and is_artifact(Path(target)):

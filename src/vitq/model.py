@@ -185,8 +185,8 @@ class QuantizedModel:
     ) -> Metrics:
         """Return what the task scores on labelled images: a folder, ``.npz``, COCO json or (x_NCHW, labels_N) pair.
 
-        ``task`` names another one than the model's. ``integer`` measures ``self.integer()`` instead of the simulation. Raises DataError where images or labels
-        cannot be used.
+        ``task`` names another one than the model's. ``integer`` measures ``self.integer()`` instead of the simulation.
+        Raises DataError where images or labels cannot be used.
         """
         source = open_images(images)
         preprocessing = Preprocessing.from_dict(self.config.preprocessing)

@@ -56,7 +56,8 @@ class RunMetrics(BaseModel):
     )
     scores: Mapping[str, float] | None = Field(
         default=None,
-        description="what the quantized model scores, by name, beside top-1 and top-5; also how it agrees with the original, where a task says more",
+        description="what the quantized model scores, by name, beside top-1 and top-5; also how it agrees with the "
+        "original, where a task says more",
     )
     outputs: Mapping[str, Mapping[str, float]] | None = Field(
         default=None,

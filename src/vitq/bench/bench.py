@@ -123,8 +123,8 @@ def bench(
 
     ``x_NCHW`` are preprocessed images, also the calibration data of the baselines. ``floating`` is the model that the
     first artifact was made of; without it float32 is that artifact's graph without quantizers, with its weights.
-    ``cpu``: as in ``export``; ``task`` names another one than the first artifact's. Raises ExportError for a model that cannot be exported, for another ``floating``, and for
-    a name of ``artifacts`` that another row has.
+    ``cpu``: as in ``export``; ``task`` names another one than the first artifact's. Raises ExportError for a model that
+    cannot be exported, for another ``floating``, and for a name of ``artifacts`` that another row has.
     """
     if taken := sorted(RESERVED & artifacts.keys()):
         raise ExportError(f"a model cannot be named '{taken[0]}' here: that is the name of another row; choose another")

@@ -30,7 +30,7 @@ def evaluate(
         str,
         typer.Option(
             metavar="DIR",
-            help="Labelled images: a folder (labels.csv, class folders, images and masks), a COCO .json or a .npz file.",
+            help="Labelled images: a folder (labels.csv, class folders, images and masks), COCO .json or .npz file.",
         ),
     ],
     task: Task = None,

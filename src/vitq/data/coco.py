@@ -42,8 +42,8 @@ def open_coco(path: Path, labels: bool = True) -> ImageSource:
         raise
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(
-            f"{where}: no COCO json of boxes ({type(error).__name__}: {shown(error)}); it has 'images' (id, file_name), "
-            "'categories' (id) and 'annotations' (image_id, category_id, bbox)"
+            f"{where}: no COCO json of boxes ({type(error).__name__}: {shown(error)}); it has 'images' "
+            "(id, file_name), 'categories' (id) and 'annotations' (image_id, category_id, bbox)"
         ) from error
     root = _root(path, names, where)
     items = tuple(

@@ -46,8 +46,8 @@ def open_folder(folder: Path, labels: bool = True) -> ImageSource:
         if table.is_symlink() or (table.exists() and not table.is_dir()):
             rows = read_table(table, labels)
             return ImageSource("labels.csv", tuple(_item(folder / name, name, label) for name, label in rows))
-        if labels and (table := coco_in(folder)) is not None:
-            return open_coco(table)
+        if labels and (boxes := coco_in(folder)) is not None:
+            return open_coco(boxes)
         pictures = _pictures(folder)
         subfolders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         if pictures:

@@ -22,15 +22,17 @@ class Grid:
 
     def taken(self, values_HW: np.ndarray, outside: float) -> np.ndarray:
         """Return the values of a map of the picture at the model's pixels, nearest ones."""
-        found = values_HW[self.rows_HW.clip(min=0), self.columns_HW.clip(min=0)]
-        return np.where(self.rows_HW >= 0, found, np.asarray(outside, found.dtype))
+        found: np.ndarray = values_HW[self.rows_HW.clip(min=0), self.columns_HW.clip(min=0)]
+        taken_HW: np.ndarray = np.where(self.rows_HW >= 0, found, np.asarray(outside, found.dtype))
+        return taken_HW
 
     def placed(self, boxes_M4: np.ndarray) -> np.ndarray:
         """Return boxes (left, top, right, bottom) in pixels of the picture as shares of the model's input, 0 to 1."""
         height, width = self.rows_HW.shape
         x, y = _line(self.columns_HW.max(0)), _line(self.rows_HW.max(1))
         placed = np.stack([(boxes_M4[:, i] - line[1]) / line[0] for i, line in enumerate((x, y, x, y))], 1)
-        return (placed / np.array([width, height, width, height])).clip(0, 1)
+        shares_M4: np.ndarray = (placed / np.array([width, height, width, height])).clip(0, 1)
+        return shares_M4
 
 
 @lru_cache(maxsize=8)

@@ -26,12 +26,12 @@ ImagesLike = str | Path | Tensor | np.ndarray | ImageSource | Iterable[Any]
 def open_images(source: ImagesLike | Any, *, labels: bool = True, limit: int | None = None) -> ImageSource:
     """Open images of any of these kinds, without decoding them yet.
 
-    A folder with ``labels.csv`` (``filename,label``), a folder of class folders (sorted names give the
-    indices), of ``images`` and ``masks``, a flat folder, a COCO ``.json`` or the folder that it lies in, an ``.npz`` (``images`` (N, H, W, C) or (N, H, W) uint8, optional ``labels``
-    (N,)), a preprocessed tensor or float array (N, C, H, W), a pair of such a batch and labels (N,), or any data set,
-    loader or iterable of entries, whose image ``vitq.data.entries.rows_of`` finds. Without ``labels`` they are ignored
-    whatever they are, and what can be read only from its start is read until there are ``limit`` images. Raises
-    DataError when there is nothing usable.
+    A folder with ``labels.csv`` (``filename,label``), a folder of class folders (sorted names give the indices), of
+    ``images`` and ``masks``, a flat folder, a COCO ``.json`` or the folder that it lies in, an ``.npz`` (``images`` (N,
+    H, W, C) or (N, H, W) uint8, optional ``labels`` (N,)), a preprocessed tensor or float array (N, C, H, W), a pair of
+    such a batch and labels (N,), or any data set, loader or iterable of entries, whose image
+    ``vitq.data.entries.rows_of`` finds. Without ``labels`` they are ignored whatever they are, and what can be read
+    only from its start is read until there are ``limit`` images. Raises DataError when there is nothing usable.
     """
     opened = source if isinstance(source, ImageSource) else _open(source, labels, limit)
     if not opened.items:

@@ -58,9 +58,9 @@ def load_huggingface(
 ) -> LoadedModel:
     """Load the model at a hub id or in a local folder with ``config.json``, with the head that it was saved with.
 
-    ``task`` asks for another head (``vitq.models.heads``). ``given`` replaces the preprocessing of its image processor, which is then not asked. Raises ModelError
-    when transformers is missing, the model is none of images, its head is untrained, or its processor does
-    what ``Preprocessing`` cannot say.
+    ``task`` asks for another head (``vitq.models.heads``). ``given`` replaces the preprocessing of its image processor,
+    which is then not asked. Raises ModelError when transformers is missing, the model is none of images, its head is
+    untrained, or its processor does what ``Preprocessing`` cannot say.
     """
     transformers = _transformers(name)
     local = Path(name).is_dir()
@@ -97,10 +97,10 @@ def load_huggingface_whole(name: str) -> tuple[nn.Module, Preprocessing]:
     with reading(f"folder '{name}'") if local else download(f"'{name}' is no folder here and"):
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         saved = next(iter(getattr(config, "architectures", None) or ()), None)
-        kind = getattr(transformers, saved, None) if isinstance(saved, str) else None
+        kind: Any = getattr(transformers, saved, None) if isinstance(saved, str) else None
         if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
             raise ModelError(f"'{name}' was saved as {saved!r}, which transformers does not have; give it as a module")
-        model = kind.from_pretrained(name, dtype=torch.float32)
+        model: nn.Module = cast(Any, kind).from_pretrained(name, dtype=torch.float32)
     return model.eval(), _preprocessing(transformers, name, config, None, HEADS[1])[0]
 
 

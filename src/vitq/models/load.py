@@ -30,11 +30,11 @@ def load_model(
     """Load a model of images in eval mode and float32 on the CPU; a given ``nn.Module`` is copied and never
     changed.
 
-    ``spec`` is a timm name (also ``timm/...`` and ``hf-hub:...``), a Hugging Face id ``owner/name``, a local
-    folder with ``config.json``, or a module, which is taken out of DataParallel, AveragedModel and
-    ``torch.compile``. ``weights`` is a file, ``"random"`` (seeded; for speed tests), or None for the pretrained
-    ones; ``task`` the one for which a Hugging Face model gets its head. ``preprocessing`` replaces the model's own, or the values of it that a mapping names. Raises ModelError
-    when the model or its weights cannot be used.
+    ``spec`` is a timm name (also ``timm/...`` and ``hf-hub:...``), a Hugging Face id ``owner/name``, a local folder
+    with ``config.json``, or a module, which is taken out of DataParallel, AveragedModel and ``torch.compile``.
+    ``weights`` is a file, ``"random"`` (seeded; for speed tests), or None for the pretrained ones; ``task`` the one for
+    which a Hugging Face model gets its head. ``preprocessing`` replaces the model's own, or the values of it that a
+    mapping names. Raises ModelError when the model or its weights cannot be used.
     """
     _check_arguments(spec, weights, num_classes)
     given = Preprocessing.whole(preprocessing)

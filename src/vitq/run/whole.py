@@ -30,7 +30,8 @@ class Call:
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any], path: str) -> "Call":
         """Return the call with these arguments; ModelError where not just one is a batch of images."""
-        named: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
+        named: dict[int | str, Any] = dict(enumerate(args))
+        named.update(kwargs.items())
         tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
         places = [key for key, x in tensors.items() if x.ndim == IMAGE_AXES and x.is_floating_point()]
         if len(places) != 1 or len(tensors) != 1:

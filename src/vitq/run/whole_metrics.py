@@ -19,9 +19,9 @@ MATCHED = 0.5
 def compare_wholes(before: Sequence[Any], after: Sequence[Any]) -> dict[str, dict[str, float]]:
     """Return, by the name of an output, how near its values are over all runs.
 
-    ``relative_error`` and ``cosine`` of floats whose shape is the same; ``agreement``, in percent, of whole numbers that
-    are equal; of detections (``boxes`` and ``labels``, as torchvision's detectors give them) the share that the other
-    side has too, under ``boxes``. Places in a list of images are taken together.
+    ``relative_error`` and ``cosine`` of floats whose shape is the same; ``agreement``, in percent, of whole numbers
+    that are equal; of detections (``boxes`` and ``labels``, as torchvision's detectors give them) the share that the
+    other side has too, under ``boxes``. Places in a list of images are taken together.
     """
     floats: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     whole: dict[str, list[Tensor]] = defaultdict(list)

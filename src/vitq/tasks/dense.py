@@ -12,6 +12,8 @@ from vitq.tasks.distances import divergence, nearness, relative_square
 from vitq.tasks.maps import depth_errors, iou_at_half, mean_iou
 from vitq.tasks.task import Shapes, Task, register_task
 
+NAMES: tuple[str, ...] = ("logits", "out", "predicted_depth")
+"""Names of outputs that count first."""
 IGNORED = 255
 """Class of a pixel that does not count, in a model of at most 255 classes; so is what lies outside of the picture."""
 EIGHT_BITS = torch.int16
@@ -35,7 +37,7 @@ class Dense(Task):
     def fit(cls, shapes: Shapes) -> Self | None:
         """Fit a model that returns a map."""
         maps = {name: shape for name, shape in shapes.items() if len(shape) in (2, 3)}
-        names = [n for n in ("logits", "out", "predicted_depth") if n in maps] or list(maps)
+        names = [name for name in NAMES if name in maps] or list(maps)
         if not names:
             return None
         shape = maps[names[0]]
@@ -90,7 +92,7 @@ class Dense(Task):
         return torch.stack(terms).sum(0)
 
     def summary(self, outputs: Outputs) -> Outputs:
-        """Return the likeliest class of each pixel (N, 1, H, W), -1 where logits are not finite; numbers as they are."""
+        """Return the likeliest class of each pixel (N, 1, H, W), -1 where logits are not finite; numbers stay."""
         return {name: _likeliest(y) if self._is_classes(name) else y for name, y in outputs.items()}
 
     def summary_at(self, outputs: Outputs, size: tuple[int, int]) -> Outputs:

@@ -38,7 +38,7 @@ def mean_precision(scores_NQK: torch.Tensor, corners_NQ4: torch.Tensor, labels_N
 
 
 def _dataset(labels_NM7: torch.Tensor, seen_NM: torch.Tensor, column: int, classes: int) -> dict[str, Any]:
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image, (rows_M7, seen_M) in enumerate(zip(labels_NM7.double(), seen_NM, strict=True)):
         for row in rows_M7[seen_M].tolist():
             left, top, right, bottom = (SIDE * value for value in row[2:6])

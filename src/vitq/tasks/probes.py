@@ -67,4 +67,5 @@ def _predicted(fit_NC: torch.Tensor, labels_N: torch.Tensor, test_MC: torch.Tens
     share = y.mean(0)
     kernel_NN = x @ x.T + PENALTY * len(x) * torch.eye(len(x), dtype=x.dtype)  # as many unknowns as images
     weight_CK = x.T @ torch.linalg.solve(kernel_NN, y - share)
-    return ((test_MC - mean) / deviation @ weight_CK + share).argmax(1)
+    logits_MK: torch.Tensor = (test_MC - mean) / deviation @ weight_CK + share
+    return logits_MK.argmax(1)
