@@ -63,7 +63,8 @@ def quantize_inside(
     made.artifact = replace(made.artifact, metrics=made.metrics.model_copy(update={"whole": found or None}))
     if out is not None:
         made.save(out)
-        write_report(Path(out) / "report.html", made.artifact)
+        page = replace(made.artifact, metrics=made.metrics.without_costs())
+        write_report(Path(out) / "report.html", page)
     return placed
 
 
@@ -133,8 +134,8 @@ def _loaded(
     source = {"kind": "part", "name": name, "weights": "module", "sha256": state_sha256(module), "num_classes": None}
     shape = received.inputs[0].shape[1:]
     size = (int(shape[0]), int(shape[1]), int(shape[2]))
-    plain = Preprocessing(input_size=(1, *size[1:]), mean=(), std=())
-    return LoadedModel(module, preprocessing or replace(plain, input_size=size), name, source, None, task)
+    plain = Preprocessing(input_size=size, mean=(), std=())
+    return LoadedModel(module, preprocessing or plain, name, source, None, task)
 
 
 def _put(whole: nn.Module, path: str, part: nn.Module) -> None:

@@ -79,7 +79,14 @@ def _root(path: Path, names: dict[int, str], where: str) -> Path:
         raise DataError(f"{where}: lists no images")
     here, above = path.parent, path.parent.parent
     roots = (here, here / "images", above / path.stem.rpartition("_")[2], above / "images", above)
-    root = next((root for root in roots if (root / first).is_file()), None)
+    root = next((root for root in roots if _is_file(root / first)), None)
     if root is None:
         raise DataError(f"{where}: its first image, {shown(first)}, is neither beside it nor in 'images'")
     return root
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file system has
+        return False

@@ -40,7 +40,7 @@ def export_table(result: "Exported") -> Table:
         near = f"outputs are {number(end.relative_error)} off the simulation's on {end.images} images"
         lines = [kernels, f"{near} ({number(end.self_error)} {nudged})"]
     else:
-        same = f"top-1 agrees with the simulation on {end.agreement:.1f} % of {end.images} images"
+        same = f"{end.agrees} agrees with the simulation on {end.agreement:.1f} % of {end.images} images"
         lines = [kernels, f"{same} ({percent(end.self_agreement)} {nudged})"]
     for name, (error, own) in (end.outputs or {}).items():
         lines.append(f"output {escape(name)}: {number(error)} off the simulation's ({number(own)} {nudged})")

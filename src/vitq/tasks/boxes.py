@@ -28,6 +28,7 @@ class Boxes(Task):
     boxes: str = "pred_boxes"
     labels: ClassVar[str] = "boxes with their categories (a COCO json, or mappings of boxes and labels)"
     label_axes: ClassVar[int] = 3
+    agrees: ClassVar[str] = "the class of matched boxes"
     metric: ClassVar[str] = "map"
 
     @classmethod

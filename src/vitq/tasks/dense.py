@@ -32,6 +32,7 @@ class Dense(Task):
     count: int = 1
     labels: ClassVar[str] = "a map with a class or a number for each of its pixels"
     label_axes: ClassVar[int] = 4
+    agrees: ClassVar[str] = "the class of pixels"
 
     @classmethod
     def fit(cls, shapes: Shapes) -> Self | None:

@@ -29,6 +29,8 @@ class Task(ABC):
     """What a label says of an image, for messages; empty where no labels are scored."""
     label_axes: ClassVar[int] = 1
     """Axes of a batch of labels, as ``vitq.data.load_batches`` gives them: 1 of classes, 3 of boxes, 4 of maps."""
+    agrees: ClassVar[str] = "top-1"
+    """What is equal where ``agreement`` says so."""
     metric: ClassVar[str] = ""
     """Name of the score that counts first; empty where there is none."""
 
