@@ -36,7 +36,8 @@ def _upernet() -> nn.Module:
     from transformers import ConvNextConfig
 
     backbone = ConvNextConfig(
-        num_stages=4, depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 16, 16], out_features=["stage1", "stage2", "stage3", "stage4"]
+        num_stages=4, depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 16, 16],
+        out_features=["stage1", "stage2", "stage3", "stage4"],
     )  # fmt: skip
     return _hf(
         "UperNetForSemanticSegmentation", "UperNetConfig", backbone_config=backbone, hidden_size=16, num_labels=3,
@@ -211,7 +212,8 @@ FAMILIES: dict[str, tuple[int, str | None, Callable[[], nn.Module]]] = {
     ),
     "timm headless": (
         32, "features",
-        lambda: _timm("vit_tiny_patch16_224", num_classes=0, img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2),
+        lambda: _timm("vit_tiny_patch16_224", num_classes=0, img_size=32, patch_size=8, embed_dim=16, depth=2,
+                      num_heads=2),
     ),
     "ResNet": (32, None, lambda: _timm("resnet10t", num_classes=5, channels=(8, 8, 16, 16))),
     "MobileNetV2": (32, None, lambda: _timm("mobilenetv2_035", num_classes=5)),

@@ -25,6 +25,7 @@ from vitq.models.processors import (
 from vitq.models.torchvision_shim import ensure_torchvision
 from vitq.models.weights import RANDOM_WEIGHTS_SEED, load_weights, seeded_weights
 
+QUERIES = ("logits", "pred_boxes")
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -41,12 +42,19 @@ class LogitsOf(nn.Module):
         self.output = output
 
     def outputs(self, x_BCHW: Tensor) -> Any:
-        """Return all that the model returns."""
-        return self.model(pixel_values=x_BCHW.flip(1) if self.bgr else x_BCHW, return_dict=True)
+        """Return all that the model returns; of a set predictor the classes and boxes of its queries alone.
+
+        What detectors return beside is for their training, and holds numbers as large as floats can be (RT-DETR).
+        """
+        result = self.model(pixel_values=x_BCHW.flip(1) if self.bgr else x_BCHW, return_dict=True)
+        if isinstance(result, Mapping) and all(isinstance(result.get(name), Tensor) for name in QUERIES):
+            return {name: result[name] for name in QUERIES}
+        return result
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return the logits (B, K), or what ``output`` names."""
-        return cast(Tensor, getattr(self.outputs(x_BCHW), self.output))
+        outputs = self.outputs(x_BCHW)
+        return cast(Tensor, outputs[self.output] if isinstance(outputs, Mapping) else getattr(outputs, self.output))
 
 
 def load_huggingface(
