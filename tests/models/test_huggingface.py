@@ -11,10 +11,11 @@ from PIL import Image
 
 from vitq.errors import ModelError
 from vitq.graph.outputs import as_outputs, named_outputs
-from vitq.models import Preprocessing, load_model, settle
-from vitq.models.huggingface import LogitsOf
+from vitq.models import Preprocessing, load_model, load_whole, settle
+from vitq.models.huggingface import LogitsOf, run_on_images
 from vitq.models.processors import processor_preprocessing
 from vitq.models.torchvision_shim import ensure_torchvision
+from vitq.run.whole import watch
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,11 @@ def test_of_a_model_of_pictures_and_words_the_part_that_sees_is_taken(transforme
         expected = theirs.vision_model(pixel_values=x_BCHW)
         assert torch.equal(settled.module(x_BCHW)["pooler_output"], expected.pooler_output)
     assert settled.task == "features" and settled.preprocessing.input_size == (3, 32, 32)
+
+    whole, preprocessing = load_whole(str(tmp_path))
+    received = watch(whole, "vision_model", lambda model: run_on_images(model, x_BCHW))
+    assert type(whole) is transformers.CLIPModel and torch.equal(received.inputs[0], x_BCHW)
+    assert preprocessing.input_size == (3, 32, 32)
 
 
 def test_random_weights_and_another_head(folder: Path) -> None:

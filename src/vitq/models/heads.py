@@ -64,9 +64,8 @@ def head_for(config: Any, task: str | None, name: str) -> Head:
 
 
 def seeing_part(model: nn.Module) -> nn.Module:
-    """Return the part of a model of pictures and words that sees, and another model as it is."""
-    tower = next((part for key in TOWERS if isinstance(part := getattr(model, key, None), nn.Module)), None)
-    return model if tower is None else tower
+    """Return the part of a model of pictures and words that sees; the model where it calls it otherwise."""
+    return next((part for key in TOWERS if isinstance(part := getattr(model, key, None), nn.Module)), model)
 
 
 def keeps_form(processor: Mapping[str, Any]) -> bool:

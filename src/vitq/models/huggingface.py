@@ -83,7 +83,8 @@ def load_huggingface(
             _check_trained(name, report, head.words)
         else:
             model = getattr(transformers, head.auto).from_config(config, trust_remote_code=False)
-        model = seeing_part(model) if head.auto == "AutoModel" else model
+        if head.auto == "AutoModel" and hasattr(config, "vision_config"):
+            model = seeing_part(model)
         classes = int(config.num_labels) if head.has_classes else None
     preprocessing, bgr = _preprocessing(transformers, name, config, given, head)
     if classes is not None and num_classes is not None and classes != num_classes:
