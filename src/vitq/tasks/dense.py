@@ -103,7 +103,7 @@ class Dense(Task):
         planes = maps if maps.ndim == 4 else maps[:, None]
         rows = [F.interpolate(one, size, mode="bilinear", align_corners=False) for one in planes.split(1)]
         own = [_likeliest(one) if self.count > 1 else one for one in rows]
-        return {**{self.primary: torch.cat(own)}, **kept}
+        return {self.primary: torch.cat(own), **kept}
 
     def require_labels(self, labels_B: torch.Tensor, outputs: Outputs) -> None:
         """Raise DataError for a class that the model does not have."""
