@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from vitq.devices import choose_device
 from vitq.errors import ArgumentError, ArtifactError, RecipeError
 from vitq.evaluation import Metrics, measure_loaded
 from vitq.export.targets import NARROWER, cpu_of, profile_of, require_export
+from vitq.inside import quantize_inside
 from vitq.model import QuantizedModel, load
 from vitq.models import LoadedModel, Preprocessing
 from vitq.modes import in_own_modes
@@ -54,6 +56,7 @@ def quantize(
     budget: str = "quick",
     scope: str | None = None,
     target: str | None = None,
+    task: str | None = None,
     weights: str | Path | None = None,
     num_classes: int | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
@@ -66,6 +69,7 @@ def quantize(
     resume: bool = False,
     overwrite: bool = False,
     validation: Any = None,
+    inside: str | None = None,
     progress: bool = True,
 ) -> QuantizedModel:
     """Quantize a pretrained vision transformer with a few hundred unlabeled images.
@@ -77,11 +81,36 @@ def quantize(
     calibration, at 6 bits and more, and "mgrq", training, below. ``scope`` is "paper", "deploy" or "full", by default
     the recipe's ("paper" where it has none); ``target`` calibrates for a target of ``QuantizedModel.export``, whose
     default scope is "deploy". A run at 6 bits and more that leaves recipe, scope and target open is for "onnxruntime".
-    ``overrides`` changes recipe options ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is
-    checkpointed there and its artifact saved; ``resume`` goes on after a kill, ``overwrite`` replaces what is there.
+    ``task`` says what the outputs mean, where that is not certain (docs/tasks.md). ``overrides`` changes recipe options
+    ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is checkpointed there and its artifact saved;
+    ``resume`` goes on after a kill, ``overwrite`` replaces what is there. With ``inside``, the path of a part of a
+    larger model, that part is quantized on what it receives, and a module to put in its place is returned
+    (docs/tasks.md).
     Raises a VitqError that names what is wrong with model, images, recipe or folder.
     """
     began = time.monotonic()
+    if inside is not None:
+        if weights is not None or num_classes is not None or validation is not None:
+            raise ArgumentError("weights, num_classes and validation are of whole models; leave them out with inside")
+        options: dict[str, Any] = {
+            "recipe": recipe, "bits": bits, "budget": budget, "scope": scope, "target": target, "views": views,
+            "overrides": overrides, "seed": seed, "device": device, "out": out, "resume": resume,
+            "overwrite": overwrite, "progress": progress,
+        }  # fmt: skip
+        made: Any = quantize_inside(
+            model,
+            images,
+            inside,
+            partial(quantize, **options),
+            preprocessing=preprocessing,
+            limit=limit,
+            seed=seed,
+            out=out,
+            progress=progress,
+            task=task,
+        )
+        placed: QuantizedModel = made  # it has all that a quantized model has
+        return placed
     asked = Asked.of(BITS_OR_TABLE.read(bits))
     if (resume or overwrite) and out is None:
         raise ArgumentError("resume and overwrite are about a folder of a run; name it with out")
@@ -94,7 +123,16 @@ def quantize(
         if taken.bits != asked.bits:
             events.warn("bits-for-target", f"{asked.bits} is {taken.bits} for {target}: {NARROWER}")
         loaded, x_NCHW = load_with_images(
-            model, images, weights, num_classes, preprocessing, limit=limit, views=views, seed=seed, events=events
+            model,
+            images,
+            weights,
+            num_classes,
+            preprocessing,
+            limit=limit,
+            views=views,
+            seed=seed,
+            events=events,
+            task=task,
         )
         result = quantize_in(
             space, loaded, x_NCHW, plan, taken, validation, seed=seed, device=place, events=events, began=began
@@ -110,6 +148,7 @@ def evaluate(
     target: str | Path | nn.Module | LoadedModel,
     images: Any,
     *,
+    task: str | None = None,
     weights: str | Path | None = None,
     num_classes: int | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
@@ -119,9 +158,10 @@ def evaluate(
     device: str = "auto",
     progress: bool = True,
 ) -> Metrics:
-    """Return top-1 and top-5 in percent of an artifact folder or of a floating-point model on labelled images.
+    """Return what an artifact folder or a floating-point model scores on labelled images, by its task.
 
-    ``integer`` runs an artifact's linears in integer arithmetic instead of simulating it.
+    ``task`` names another task than the one that was found (docs/tasks.md). ``integer`` runs an artifact's linears in
+    integer arithmetic instead of simulating it.
     """
     place = choose_device(device)
     if isinstance(target, str | Path) and is_artifact(Path(target)):
@@ -129,10 +169,10 @@ def evaluate(
         if ignored := [name for name, value in given.items() if value is not None]:
             raise ArgumentError(f"'{target}' is an artifact, which has its own {' and '.join(ignored)}: leave them out")
         model = load(target, place)
-        return model.evaluate(images, limit=limit, batch_size=batch_size, integer=integer, progress=progress)
+        return model.evaluate(images, limit=limit, batch_size=batch_size, integer=integer, task=task, progress=progress)
     if integer:
         raise ArtifactError(f"{target} is no artifact, so it has no integer codes to run; quantize it first")
-    loaded = load_source(str(target) if isinstance(target, Path) else target, weights, num_classes, preprocessing)
+    loaded = load_source(str(target) if isinstance(target, Path) else target, weights, num_classes, preprocessing, task)
     with Events(console=progress) as events:
         return measure_loaded(
             loaded, images, place, events, take_size=preprocessing is None, limit=limit, batch_size=batch_size
@@ -158,6 +198,7 @@ def granularity(
     recipe: str | Path = "oas",
     bits: str | Bits = "w3a3",
     budget: str = "quick",
+    task: str | None = None,
     weights: str | Path | None = None,
     num_classes: int | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
@@ -180,7 +221,7 @@ def granularity(
     torch.manual_seed(seed)
     with Events(console=progress) as events:
         loaded, x_NCHW = load_with_images(
-            model, images, weights, num_classes, preprocessing, limit=limit, seed=seed, events=events
+            model, images, weights, num_classes, preprocessing, limit=limit, seed=seed, events=events, task=task
         )
         run = start_run(loaded, x_NCHW, wanted, plan.name, seed=seed, device=place, events=events)
         apply_steps(run, plan.steps[:last])
@@ -210,6 +251,7 @@ def allocate(
     budget: str = "quick",
     scope: str | None = None,
     target: str | None = None,
+    task: str | None = None,
     weights: str | Path | None = None,
     num_classes: int | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
@@ -255,7 +297,7 @@ def allocate(
         place = choose_device(device)
         torch.manual_seed(seed)
         loaded, x_NCHW = load_with_images(
-            model, images, weights, num_classes, preprocessing, limit=limit, seed=seed, events=events
+            model, images, weights, num_classes, preprocessing, limit=limit, seed=seed, events=events, task=task
         )
         folder = None if out is None else Path(out)
         return allocate_anew(loaded, x_NCHW, plan, wanted, request, folder, overwrite, seed, place, events)
@@ -276,12 +318,14 @@ def bench(
     limit: int = 64,
     cpu: str = "any",
     baselines: bool = True,
+    task: str | None = None,
     progress: bool = True,
 ) -> list["Measured"]:
     """Measure artifacts of one model as exported files, beside floating point and the runtimes' own int8.
 
     ``runs`` are folders of artifacts or quantized models, one, several, or by name. ``limit`` of ``images`` are run,
-    and are the calibration data of the ``baselines``, the runtimes' own; labelled ``validation`` adds accuracy.
+    and are the calibration data of the ``baselines``, the runtimes' own; labelled ``validation`` adds what the
+    task scores (``task`` as in ``evaluate``).
     ``floating`` (with ``weights``) is the model that the first one was made of, as float32; without it that is the
     first one's graph, not quantized. ``batch`` are batch sizes; medians are of ``rounds`` interleaved repetitions;
     ``cpu`` as in ``QuantizedModel.export``. Raises ArtifactError for what is no artifact, ExportError for what cannot
@@ -311,5 +355,6 @@ def bench(
             labelled=labelled,
             floating=None if floating is None else load_source(floating, weights, classes, None),
             cpu=cpu,
+            task=task,
             events=events,
         )

@@ -19,6 +19,7 @@ from vitq.errors import ArgumentError, DataError, ModelError
 from vitq.models import LoadedModel, Preprocessing
 from vitq.recipes.bit_table import is_table, read_table
 from vitq.run.limits import check_plain
+from vitq.tasks import TASKS, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -171,7 +172,7 @@ def _candidates(value: Any) -> tuple[int, ...]:
 
 
 def _width(value: Any) -> int:
-    bits = whole(2, FLOATING_POINT).read(value)
+    bits: int = whole(2, FLOATING_POINT).read(value)
     if 8 < bits < FLOATING_POINT:
         raise ValueError
     return bits
@@ -226,6 +227,15 @@ def _runs(value: Any) -> tuple[Path | Artifact, ...] | dict[str, Path | Artifact
     return {_text(name): _run(run) for name, run in value.items()}
 
 
+def _task(value: Any) -> str:
+    if isinstance(value, type) and issubclass(value, Task):
+        name = next((name for name, kind in TASKS.items() if kind is value), None)
+        if name is None:
+            raise ValueError("register it first: vitq.tasks.register_task")
+        return name
+    return next(name for name, kind in TASKS.items() if kind is TASKS[_text(value)])
+
+
 MODEL = Rule("a timm name, a Hugging Face id, a folder, or a module (an instance, not its class)", _model)
 PATH = Rule("a path", _path)
 TEXT = Rule("text", _text)
@@ -255,6 +265,8 @@ RULES: dict[str, Rule] = {
     "budget": Rule("'quick', 'full' or another budget of the recipe", _text),
     "scope": Rule("'paper', 'deploy' or 'full'", _text),
     "target": Rule("the name of a target of 'vitq export'", _text),
+    "inside": Rule("the path of a part of the model, such as 'vision_model'", _text),
+    "task": Rule("the name of a task, such as 'dense', or a registered class of tasks", _task),
     "weights": Rule("a file, or 'random'", _weights),
     "num_classes": whole(1, 1_000_000),
     "preprocessing": Rule("values such as {'crop_pct': 0.9}", _preprocessing),

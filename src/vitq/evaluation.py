@@ -11,7 +11,7 @@ import torch
 
 from vitq.activations import forward_many
 from vitq.data import ImageSource, load_batches, load_labelled, open_images
-from vitq.errors import ModelError, VitqError
+from vitq.errors import DataError, ModelError, VitqError
 from vitq.graph import Graph
 from vitq.graph.outputs import Outputs, as_outputs
 from vitq.models import LoadedModel
@@ -19,13 +19,15 @@ from vitq.reconstruct.data import count_held_out
 from vitq.run.events import Events
 from vitq.run.inputs import settle_for
 from vitq.run.run import Run
-from vitq.tasks import Task, task_for
+from vitq.tasks import Task, name_of, task_for
 from vitq.tasks.distances import nearness, relative_square
 
 Forward = Callable[[torch.Tensor], torch.Tensor | Outputs]
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor | None]]
 """Batches x_BCHW with labels_B, or None where there are none."""
 
+KINDS = {1: "classes", 3: "boxes", 4: "maps"}
+"""What a batch of labels is, by its number of axes."""
 AGREEMENT_IMAGES = 256
 """Calibration images on which models are compared where there are no validation images."""
 OWN = ("top1", "top5", "agreement", "relative_error", "cosine")
@@ -102,8 +104,9 @@ def measure(
         found = found or task_for({name: tuple(y.shape[1:]) for name, y in outputs.items()}, task)
         finite_B = torch.stack([y.isfinite().flatten(1).all(1) for y in outputs.values()]).all(0)
         lost += int((~finite_B).sum())
-        kept.append(found.summary(outputs))
+        kept.append(found.summary_at(outputs, (x_BCHW.shape[-2], x_BCHW.shape[-1])))
         if labels_B is not None and found.labels:
+            _require_kind(labels_B, found)
             found.require_labels(labels_B, outputs)
             labelled.append((kept[-1], labels_B))
         progress(len(x_BCHW))
@@ -138,6 +141,7 @@ def measure_loaded(
     if take_size and source.shape and source.shape[0] != loaded.preprocessing.input_size[0]:
         loaded = replace(loaded, preprocessing=loaded.preprocessing.of_tensors(source.shape))
     loaded = settle_for(source, loaded, events.warn)
+    events.show(f"{loaded.name}: {loaded.meaning}")
     batches = load_labelled(
         source, loaded.preprocessing, limit, batch_size=batch_size, num_classes=loaded.num_classes, warn=events.warn
     )
@@ -159,6 +163,16 @@ def compared(metrics: Metrics, summary: Summary, reference: Summary | None) -> M
 
 def _joined(parts: Sequence[Outputs]) -> Outputs:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _require_kind(labels_B: torch.Tensor, task: Task) -> None:
+    """Raise DataError for labels of another kind than the task's: classes for maps, boxes for classes."""
+    if labels_B.ndim != task.label_axes:
+        given = KINDS.get(labels_B.ndim, "something else")
+        raise DataError(
+            f"the labels are {given}, and task '{name_of(task)}' takes of each image {task.labels}; "
+            "give such labels, or another task"
+        )
 
 
 def _per_sample(outputs: torch.Tensor, count: int) -> torch.Tensor:
@@ -214,7 +228,7 @@ class Evaluator:
             return None
         source = open_images(self.validation)
         if not source.labelled:
-            missing = sum(item.label is None for item in source.items)
+            missing = sum(item.label is None and item.target is None for item in source.items)
             text = f"{missing} of {len(source)} validation images ({source.layout}) have no label"
             self.events.warn("no-labels", f"{text}, so there is no accuracy; outputs are compared on them all the same")
         return source
@@ -232,7 +246,8 @@ class Evaluator:
                 task=self.loaded.task,
             )
         if self.source is not None and self.source.labelled and metrics.top1 is None and not metrics.scores:
-            self.events.warn("no-classes", "the model's output is no row of class scores, so labels are not used")
+            text = "the model's output is no row of class scores, so labels are not used; name what it is with task"
+            self.events.warn("no-classes", text)
         return metrics, Seen(tuple(images), summary)
 
     def _batches(self) -> tuple[Batches, int]:

@@ -198,12 +198,13 @@ class QuantizedModel:
         limit: int | None = None,
         batch_size: int = 32,
         integer: bool = False,
+        task: str | None = None,
         progress: bool = False,
     ) -> Metrics:
-        """Return top-1 and top-5 in percent on labelled images: a folder, ``.npz`` or (x_NCHW, labels_N) pair.
+        """Return what the task scores on labelled images: a folder, ``.npz``, COCO json or (x_NCHW, labels_N) pair.
 
-        ``integer`` measures ``self.integer()`` instead of the simulation. Raises DataError where images or labels
-        cannot be used.
+        ``task`` names another one than the model's. ``integer`` measures ``self.integer()`` instead of the simulation.
+        Raises DataError where images or labels cannot be used.
         """
         source = open_images(images)
         preprocessing = Preprocessing.from_dict(self.config.preprocessing)
@@ -216,12 +217,12 @@ class QuantizedModel:
         )
         total = len(source) if limit is None else min(limit, len(source))
         fast = use_compiled_kernels(worth_compiling(total, preprocessing.input_size))
-        with fast, Events(console=progress) as events, events.task("evaluate", total) as task:
+        with fast, Events(console=progress) as events, events.task("evaluate", total) as bar:
             model: QuantizedModel | IntegerModel = self
             if integer:
                 model = self.integer()
                 events.show(escape(str(model.operations)))
-            return measure(model, batches, self.device, progress=task.advance, task=self.config.task)[0]
+            return measure(model, batches, self.device, progress=bar.advance, task=task or self.config.task)[0]
 
 
 @checked()

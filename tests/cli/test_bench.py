@@ -1,6 +1,7 @@
 """``vitq bench`` on a tiny artifact: what it runs, and the two ways to read it."""
 
 import importlib
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 pytest.importorskip("onnxscript")
@@ -17,6 +19,8 @@ pytest.importorskip("onnxruntime")
 
 import vitq
 from vitq.errors import ArgumentError, ExportError, VitqError
+from vitq.evaluation import Metrics
+from vitq.report.exported import bench_table
 
 measurement = importlib.import_module("vitq.bench.bench")
 
@@ -70,10 +74,10 @@ def test_every_measure_is_in_the_json_and_every_row_in_the_table(
     assert (data["threads"], data["rounds"]) == (1, 1)
     rows = {(row["runtime"], row["name"]): row for row in data["rows"]}
     assert {("onnxruntime", "float32"), ("onnxruntime", "w4a8")} <= set(rows)
-    measures = "integer_products memory_bytes milliseconds name ratios runtime size_bytes top1"
+    measures = "integer_products memory_bytes milliseconds name ratios runtime scores size_bytes top1"
     for row in rows.values():
         assert sorted(row) == measures.split()
-        assert row["milliseconds"]["1"] > 0 and 0 <= row["top1"] <= 100
+        assert row["milliseconds"]["1"] > 0 and 0 <= row["top1"] == row["scores"]["top1"] <= 100
     assert rows["onnxruntime", "float32"]["ratios"] == {"1": 1.0}
     assert rows["onnxruntime", "w4a8"]["integer_products"] == 2
 
@@ -81,6 +85,17 @@ def test_every_measure_is_in_the_json_and_every_row_in_the_table(
     assert table.exit_code == 0, table.output
     for text in ("median milliseconds a batch, 1 thread", "float32", "w4a8", "fastest at batch 1"):
         assert text in table.output
+
+
+def test_the_table_tells_the_score_of_the_task() -> None:
+    metrics = Metrics(8, agreement=97.0, scores={"pixels": 80.0, "miou": 61.24})
+    assert list(measurement.scored(metrics, "miou")) == ["miou", "pixels"]
+    assert measurement.scored(Metrics(8, top1=50.0, top5=90.0), "top1") == {"top1": 50.0, "top5": 90.0}
+    row = measurement.Measured("w8a8", "openvino", 1, 1, 4, {1: 2.0}, {1: 1.5}, None, {"miou": 61.24, "pixels": 80.0})
+    console = Console(file=io.StringIO(), width=160)
+    console.print(bench_table([row], 1))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "mIoU" in shown and "61.2 %" in shown and "top-1" not in shown
 
 
 def _once(bench: Callable[..., list[Any]]) -> Callable[..., list[Any]]:

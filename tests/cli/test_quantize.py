@@ -43,6 +43,8 @@ def test_every_option_reaches_the_python_interface(vitq_cli: Any, api: Any) -> N
                 "resume": True,
                 "overwrite": False,
                 "validation": "val",
+                "task": None,
+                "inside": None,
                 "progress": False,
             },
         )
@@ -129,12 +131,14 @@ def test_images_are_required(vitq_cli: Any, api: Any) -> None:
 
 
 def test_evaluate_passes_its_options_and_prints_a_line(vitq_cli: Any, api: Any) -> None:
-    result = vitq_cli("evaluate", "runs/x", "--images", "val", "--limit", "10", "--batch-size", "4", "--integer", "-q")
+    result = vitq_cli("evaluate", "runs/x", "--images", "val", "--limit", "10", "--batch-size", "4", "--integer", "-q",
+                      "--task", "dense")  # fmt: skip
     assert result.exit_code == 0
     assert result.stdout == "top-1 84.1 %, top-5 97.0 % (1,000 images)\n"
     ((name, arguments, options),) = api.calls
     assert (name, arguments) == ("evaluate", ("runs/x", "val"))
     assert options == {
+        "task": "dense",
         "weights": None,
         "num_classes": None,
         "preprocessing": None,

@@ -1,6 +1,7 @@
 """Cases of every kind: a seed gives what is damaged, what is tried with it, and what has to be named in an error."""
 
 import inspect
+import io
 import json
 import math
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import torch
 import yaml
 from damage import damaged_bytes, damaged_json, odd_value
@@ -23,6 +25,7 @@ from vitq.artifact.sealing import FILES
 from vitq.cli.errors import UNEXPECTED, describe
 from vitq.data import draw_calibration, load_batches, open_images
 from vitq.data.decode import decode_picture, to_rgb
+from vitq.data.maps import with_maps
 from vitq.errors import VitqError
 from vitq.models import Preprocessing, load_model
 from vitq.models.weights import load_weights
@@ -160,6 +163,42 @@ def _npz(rng: Random, world: World) -> Case:
     return Case(what, ("images.npz", "image "), partial(_read_images, folder / "images.npz"))
 
 
+COCO = {
+    "images": [{"id": n, "file_name": f"{n}.png"} for n in range(3)],
+    "categories": [{"id": 2}, {"id": 7}],
+    "annotations": [{"image_id": n, "category_id": 7, "bbox": [0, 1, 4, 5], "iscrowd": 0} for n in range(3)],
+}
+
+
+def _coco(rng: Random, world: World) -> Case:
+    """A COCO json beside its pictures, read to the end."""
+    if rng.random() < 0.3:
+        what, content = damaged_bytes(rng, json.dumps(COCO).encode())
+    else:
+        what, value = damaged_json(rng, COCO)
+        content = json.dumps(value).encode()
+    pictures = {f"{n}.png": world.pictures["PNG"] for n in range(3)}
+    folder = world.write("coco", {"annotations.json": content, **pictures})
+    return Case(what, ("annotations.json", ".png"), partial(_read_images, folder))
+
+
+def _map(rng: Random, world: World) -> Case:
+    """A map beside its picture."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((8, 8), rng.choice((np.uint8, np.float32, np.int64))))
+    kind = rng.choice(("npy", "png"))
+    what, content = damaged_bytes(rng, buffer.getvalue() if kind == "npy" else world.pictures["PNG"])
+    folder = world.write("images", {"a.png": world.pictures["PNG"]})
+    world.write("masks", {f"a.{kind}": content})
+    return Case(f"{kind}: {what}", (f"a.{kind}", "a.png"), partial(_read_maps, folder, folder.parent / "masks"))
+
+
+def _read_maps(images: Path, maps: Path) -> None:
+    source = with_maps(open_images(images, labels=False), images, maps)
+    for _, labels in load_batches(source, Preprocessing(input_size=(3, 8, 8)), batch_size=4, warn=lambda *_: None):
+        assert labels is not None and labels.shape == (1, 1, 8, 8)
+
+
 def _read_images(path: Path) -> None:
     preprocessing = Preprocessing(input_size=(3, 8, 8))
     for x_BCHW, _ in load_batches(open_images(path), preprocessing, batch_size=4, warn=lambda *_: None):
@@ -242,6 +281,8 @@ KINDS: dict[str, Callable[[Random, World], Case]] = {
     "picture": _picture,
     "table": _table,
     "npz": _npz,
+    "coco": _coco,
+    "map": _map,
     "images in memory": _in_memory,
     "recipe": _recipe,
     "override": _override,

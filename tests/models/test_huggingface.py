@@ -6,13 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from families import SMALL, small
 from PIL import Image
 
 from vitq.errors import ModelError
-from vitq.models import Preprocessing, load_model
-from vitq.models.huggingface import LogitsOf
+from vitq.graph.outputs import as_outputs, named_outputs
+from vitq.models import Preprocessing, load_model, load_whole, settle
+from vitq.models.huggingface import LogitsOf, run_on_images
 from vitq.models.processors import processor_preprocessing
 from vitq.models.torchvision_shim import ensure_torchvision
+from vitq.run.whole import watch
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +62,59 @@ def test_untrained_head_is_refused(transformers: Any, folder: Path, tmp_path: Pa
     base = transformers.ViTModel(transformers.AutoConfig.from_pretrained(folder))
     base.save_pretrained(tmp_path)
 
-    with pytest.raises(ModelError, match="no trained weights for classifier"):
-        load_model(str(tmp_path))
+    with pytest.raises(ModelError, match=r"no trained weights for classifier.*--task features"):
+        load_model(str(tmp_path), task="classes")
+    assert type(load_model(str(tmp_path)).module.model) is transformers.ViTModel  # as it was saved
+    assert type(load_model(str(folder), weights="random", task="features").module.model) is transformers.ViTModel
+
+
+@pytest.mark.parametrize(
+    ("name", "processor", "task", "size"),
+    [
+        ("SegFormer", ("SegformerImageProcessor", {"size": {"height": 32, "width": 32}}), "dense", (3, 32, 32)),
+        ("DPT", ("DPTImageProcessor", {"keep_aspect_ratio": True, "size": {"height": 32, "width": 32}}), "dense", None),
+        ("YOLOS", ("YolosImageProcessor", {"size": {"shortest_edge": 40, "longest_edge": 60}}), "boxes", None),
+        ("AutoBackbone DINOv2", None, "features", None),
+        ("DINOv2 tower", None, "features", None),
+        ("SAM encoder", None, "features", None),
+    ],
+)
+def test_a_model_is_loaded_with_the_head_that_it_was_saved_with(
+    transformers: Any, name: str, processor: Any, task: str, size: Any, tmp_path: Path
+) -> None:
+    theirs: Any = small(name)
+    theirs.save_pretrained(tmp_path)
+    if processor is not None:
+        getattr(transformers, processor[0])(**processor[1]).save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    assert type(loaded.module.model) is type(theirs)
+    assert loaded.preprocessing.input_size == (3, 32, 32) and loaded.preprocessing.assumed == (size is None)
+    x_BCHW = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    settled = settle(loaded, x_BCHW, lambda *_: None)
+    assert settled.task == task
+    expected = named_outputs(theirs(pixel_values=x_BCHW))
+    with torch.no_grad():
+        got = as_outputs(settled.module(x_BCHW))
+    assert list(got) == (["logits", "pred_boxes"] if task == "boxes" else list(expected))
+    assert all(torch.equal(y, expected[name]) for name, y in got.items())
+
+
+def test_of_a_model_of_pictures_and_words_the_part_that_sees_is_taken(transformers: Any, tmp_path: Path) -> None:
+    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    theirs = transformers.CLIPModel(transformers.CLIPConfig(vision_config=SMALL, text_config=text)).eval()
+    theirs.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    x_BCHW = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    settled = settle(loaded, x_BCHW, lambda *_: None)
+    with torch.no_grad():
+        expected = theirs.vision_model(pixel_values=x_BCHW)
+        assert torch.equal(settled.module(x_BCHW)["pooler_output"], expected.pooler_output)
+    assert settled.task == "features" and settled.preprocessing.input_size == (3, 32, 32)
+
+    whole, preprocessing = load_whole(str(tmp_path))
+    received = watch(whole, "vision_model", lambda model: run_on_images(model, x_BCHW))
+    assert type(whole) is transformers.CLIPModel and torch.equal(received.inputs[0], x_BCHW)
+    assert preprocessing.input_size == (3, 32, 32)
 
 
 def test_random_weights_and_another_head(folder: Path) -> None:

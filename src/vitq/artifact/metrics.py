@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 COSTS = ("seconds", "peak_memory_bytes")
 """What differs from run to run: it stands in ``run.json``, which is no part of an artifact."""
 
-LEFT_OUT = ("relative_error", "cosine", "fp_scores", "scores", "outputs", "size_bytes", *COSTS)
+LEFT_OUT = ("relative_error", "cosine", "fp_scores", "scores", "outputs", "whole", "size_bytes", *COSTS)
 """Where these were not measured, their keys are missing; the others are null then."""
 
 Text = InstanceOf[str]
@@ -52,14 +52,20 @@ class RunMetrics(BaseModel):
         description="of outputs that are no classes: cosine between them and the original's; of the worst",
     )
     fp_scores: Mapping[str, float] | None = Field(
-        default=None, description="what the original scores, by name, where its task is none of vitq's own"
+        default=None, description="what the original scores, by name, beside top-1 and top-5"
     )
     scores: Mapping[str, float] | None = Field(
-        default=None, description="what the quantized model scores, by name, where its task is none of vitq's own"
+        default=None,
+        description="what the quantized model scores, by name, beside top-1 and top-5; also how it agrees with the "
+        "original, where a task says more",
     )
     outputs: Mapping[str, Mapping[str, float]] | None = Field(
         default=None,
         description="of several outputs: `relative_error` and `cosine` of each that is no class, by its name",
+    )
+    whole: Mapping[str, Mapping[str, float]] | None = Field(
+        default=None,
+        description="of a part of a larger model: how near each output of the whole is to the original's",
     )
     segment_errors: Mapping[str, float] = Field(
         default={}, description="relative squared error behind each block, on calibration images not trained on"

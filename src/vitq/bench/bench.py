@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -12,7 +12,7 @@ from vitq.bench.baselines import nncf_static, onnxruntime_static
 from vitq.bench.peak_memory import added_peak_memory
 from vitq.devices import supports_bfloat16
 from vitq.errors import ExportError
-from vitq.evaluation import measure
+from vitq.evaluation import Metrics, measure
 from vitq.export.build import build, properties
 from vitq.export.floating import baseline
 from vitq.export.runtimes import SESSIONS, Content, Session, compile_content, runtime_version, size_of
@@ -22,6 +22,7 @@ from vitq.export.verify.outputs import by_name
 from vitq.graph import Graph
 from vitq.models import LoadedModel
 from vitq.run.events import Events
+from vitq.tasks import task_for
 
 CPU = torch.device("cpu")
 FLOAT32, BFLOAT16, OWN, NNCF = "float32", "bfloat16", "onnxruntime's own int8", "NNCF's int8"
@@ -49,7 +50,8 @@ class Candidate:
 class Measured:
     """One line of the result: medians in milliseconds a batch, ``ratios`` to floating point in the same runtime.
 
-    ``top1`` in percent, of the file and not of its simulation; None without labelled images. ``memory_bytes``: how
+    ``top1`` in percent, of the file and not of its simulation; None without labelled images or classes. ``scores`` are
+    the task's own, by name, the first one first; empty without labelled images. ``memory_bytes``: how
     much compiling it and the largest batch raise a process's peak memory.
     """
 
@@ -61,6 +63,7 @@ class Measured:
     milliseconds: dict[int, float]
     ratios: dict[int, float]
     top1: float | None
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 def compile_candidates(
@@ -113,14 +116,15 @@ def bench(
     labelled: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
     floating: LoadedModel | None = None,
     cpu: str = Cpu.ANY,
+    task: str | None = None,
     events: Events | None = None,
 ) -> list[Measured]:
     """Measure all candidates in turn, ``rounds`` times, so that what else the machine does falls on all alike.
 
     ``x_NCHW`` are preprocessed images, also the calibration data of the baselines. ``floating`` is the model that the
     first artifact was made of; without it float32 is that artifact's graph without quantizers, with its weights.
-    ``cpu``: as in ``export``. Raises ExportError for a model that cannot be exported, for another ``floating``, and for
-    a name of ``artifacts`` that another row has.
+    ``cpu``: as in ``export``; ``task`` names another one than the first artifact's. Raises ExportError for a model that
+    cannot be exported, for another ``floating``, and for a name of ``artifacts`` that another row has.
     """
     if taken := sorted(RESERVED & artifacts.keys()):
         raise ExportError(f"a model cannot be named '{taken[0]}' here: that is the name of another row; choose another")
@@ -132,7 +136,7 @@ def bench(
                 events.warn("saturation", f"{name} in {runtime}: {reason}")
     candidates = compile_candidates(artifacts, x_NCHW, threads, baselines, floating, wanted)
     times: dict[tuple[int, int], list[float]] = {}
-    with events.task("bench", len(batches) * rounds) as task:
+    with events.task("bench", len(batches) * rounds) as bar:
         for batch in batches:
             x = _cycled(x_NCHW, batch)
             for candidate in candidates:
@@ -142,14 +146,15 @@ def bench(
                     began = time.perf_counter()
                     candidate.session(x)
                     times.setdefault((i, batch), []).append(1000 * (time.perf_counter() - began))
-                task.advance()
+                bar.advance()
     medians = {key: statistics.median(values) for key, values in times.items()}
     unquantized = {c.runtime: i for i, c in enumerate(candidates) if c.name == FLOAT32}
     largest = _cycled(x_NCHW, max(batches))
     rows: list[Measured] = []
     first = next(iter(artifacts.values()))
-    names, kind = tuple(first.graph.outputs), first.config.task
-    with events.task("memory and accuracy", len(candidates)) as task:
+    names, kind = tuple(first.graph.outputs), task or first.config.task
+    metric = task_for(first.graph.output_shapes, kind).metric
+    with events.task("memory and accuracy", len(candidates)) as bar:
         for i, c in enumerate(candidates):
             score = measure(by_name(c.session, names), labelled, CPU, task=kind)[0] if labelled else None
             row = Measured(
@@ -161,10 +166,18 @@ def bench(
                 {batch: medians[i, batch] for batch in batches},
                 {batch: medians[unquantized[c.runtime], batch] / medians[i, batch] for batch in batches},
                 None if score is None else score.top1,
+                {} if score is None else scored(score, metric),
             )
             rows.append(row)
-            task.advance()
+            bar.advance()
     return rows
+
+
+def scored(metrics: Metrics, metric: str) -> dict[str, float]:
+    """Return what was scored by name, ``metric`` first."""
+    own = {name: value for name in ("top1", "top5") if (value := getattr(metrics, name)) is not None}
+    found = {**own, **(metrics.scores or {})}
+    return {name: found[name] for name in sorted(found, key=lambda name: name != metric)}
 
 
 def _file(artifact: Artifact, wide: Overflow, example_BCHW: torch.Tensor, cpu: Cpu) -> bytes:

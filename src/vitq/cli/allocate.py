@@ -17,6 +17,7 @@ from vitq.cli.options import (
     Quiet,
     Seed,
     Target,
+    Task,
     Weights,
     preprocessing_from,
 )
@@ -84,6 +85,7 @@ def allocate(
         str | None, typer.Option(help="Which tensors get bits: paper, deploy or full. Default: as in 'vitq quantize'.")
     ] = None,
     target: Target = None,
+    task: Task = None,
     limit: Annotated[int, typer.Option(min=1, help="How many calibration images to draw.")] = 32,
     out: Annotated[
         str | None,
@@ -131,6 +133,7 @@ def allocate(
         bits=bits,
         scope=scope,
         target=target,
+        task=task,
         weights=weights,
         num_classes=num_classes,
         preprocessing=preprocessing_from(crop_pct),

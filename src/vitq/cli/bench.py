@@ -7,7 +7,7 @@ import typer
 
 from vitq.cli.console import print_json, show
 from vitq.cli.errors import guarded
-from vitq.cli.options import AsJson, FloatingWeights, ForCpu, Quiet
+from vitq.cli.options import AsJson, FloatingWeights, ForCpu, Quiet, Task
 from vitq.export.targets import Cpu
 
 
@@ -18,7 +18,7 @@ def bench(
         str, typer.Option(metavar="DIR", help="Images to run; calibration data of the runtimes' own int8 models.")
     ],
     validation: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Labelled images: also measure the files' accuracy.")
+        str | None, typer.Option(metavar="DIR", help="Labelled images: also measure what the files score.")
     ] = None,
     floating: Annotated[
         str | None,
@@ -34,6 +34,7 @@ def bench(
     limit: Annotated[int, typer.Option(min=1, help="How many of --images to take.")] = 64,
     cpu: ForCpu = Cpu.ANY,
     baselines: Annotated[bool, typer.Option(help="Also the runtimes' own int8 models (NNCF where installed).")] = True,
+    task: Task = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -55,6 +56,7 @@ def bench(
         limit=limit,
         cpu=cpu,
         baselines=baselines,
+        task=task,
         progress=not quiet,
     )
     if as_json:

@@ -1,4 +1,4 @@
-"""``vitq evaluate``: accuracy of an artifact or of a floating-point model."""
+"""``vitq evaluate``: what an artifact or a floating-point model scores."""
 
 import dataclasses
 from typing import Annotated
@@ -14,6 +14,7 @@ from vitq.cli.options import (
     Device,
     NumClasses,
     Quiet,
+    Task,
     Weights,
     preprocessing_from,
 )
@@ -27,8 +28,12 @@ def evaluate(
     ],
     images: Annotated[
         str,
-        typer.Option(metavar="DIR", help="Labelled images: a folder (labels.csv or class folders) or a .npz file."),
+        typer.Option(
+            metavar="DIR",
+            help="Labelled images: a folder (labels.csv, class folders, images and masks), COCO .json or .npz file.",
+        ),
     ],
+    task: Task = None,
     weights: Weights = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use so many images, evenly spaced. Default: all.")] = None,
     batch_size: BatchSize = 32,
@@ -41,7 +46,7 @@ def evaluate(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure top-1 and top-5 accuracy in percent; of a model with one output, the accuracy of its sign.
+    """Measure what the model's task scores: top-1 and top-5, mIoU, errors of maps, neighbours of features, COCO's mAP.
 
     Example: vitq evaluate runs/deit --images validation/
     """
@@ -50,6 +55,7 @@ def evaluate(
     metrics = api.evaluate(
         target,
         images,
+        task=task,
         weights=weights,
         num_classes=num_classes,
         preprocessing=preprocessing_from(crop_pct),
@@ -63,10 +69,11 @@ def evaluate(
     if as_json:
         print_json(result)
         return
-    from vitq.report.units import number, percent
+    from vitq.report.units import label, score
 
-    words = {"top1": "top-1", "top5": "top-5", "agreement": "agreement with floating point"}
-    measured = [f"{word} {percent(result[key])}" for key, word in words.items() if result.get(key) is not None]
-    measured += [f"{word} {number(value)}" for word, value in (result.get("scores") or {}).items()]
-    said = ", ".join(measured) or "nothing to measure: the output is no row of class scores"
+    found = {**{name: result[name] for name in ("top1", "top5", "agreement")}, **(result.get("scores") or {})}
+    measured = [f"{label(name)} {score(name, value)}" for name, value in found.items() if value is not None]
+    said = (
+        ", ".join(measured) or "nothing to measure: the output is no row of class scores; name what it is with --task"
+    )
     show(f"{said} ({result['images']:,} images)")

@@ -49,6 +49,14 @@ Target = Annotated[
     str | None,
     typer.Option(help="Calibrate for a target of 'vitq export': scope deploy by default, symmetric weights."),
 ]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What the outputs mean: classes, features, dense, boxes, boxes-sigmoid or values. "
+        "Default: found from the model where that is certain, and printed.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
 
 

@@ -17,6 +17,7 @@ from vitq.cli.options import (
     Quiet,
     Seed,
     Target,
+    Task,
     Weights,
     preprocessing_from,
 )
@@ -60,6 +61,7 @@ def quantize(
         ),
     ] = None,
     target: Target = None,
+    task: Task = None,
     limit: Annotated[int, typer.Option(min=1, help="How many calibration images to draw.")] = 1000,
     views: Annotated[
         int, typer.Option(min=1, help="Views of each calibration image; those after the first are augmented.")
@@ -81,6 +83,13 @@ def quantize(
     device: Device = "auto",
     num_classes: NumClasses = None,
     crop_pct: CropPct = None,
+    inside: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Quantize only this part of a Hugging Face model, such as vision_model, on what it receives.",
+        ),
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -111,6 +120,7 @@ def quantize(
         budget=budget,
         scope=scope,
         target=target,
+        task=task,
         weights=weights,
         num_classes=num_classes,
         preprocessing=preprocessing_from(crop_pct),
@@ -123,6 +133,7 @@ def quantize(
         resume=resume,
         overwrite=overwrite,
         validation=validation,
+        inside=inside,
         progress=not quiet,
     )
     if as_json:

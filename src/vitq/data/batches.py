@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from vitq.data.items import ImageItem, ImageSource
+from vitq.data.geometry import pixel_grid
+from vitq.data.items import ImageItem, ImageSource, Pixels
 from vitq.data.stream import Prepared, Warn, check_shape, check_values, forward_notes, prepare, warn_by_default
 from vitq.errors import DataError
 from vitq.models.preprocessing import Preprocessing
@@ -20,7 +21,9 @@ def load_batches(
     num_classes: int | None = None,
     warn: Warn = warn_by_default,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Walk through ``limit`` evenly spaced images (all where None): x (B, C, H, W), and labels (B,) or None.
+    """Walk through ``limit`` evenly spaced images (all where None): x (B, C, H, W), and labels or None.
+
+    Labels are classes (B,), boxes (B, M, 7) or maps (B, 1, H, W), as ``vitq.data.targets`` says.
 
     Raises DataError at once for a label outside the model's classes, and on the way for unusable images above 5 % and
     for an image that holds NaN, infinity or values above 1e9. A model of one output takes the labels 0 and 1;
@@ -53,10 +56,13 @@ def load_labelled(
 
 def require_labels(source: ImageSource) -> None:
     """Raise DataError where an image has no label."""
-    missing = sum(item.label is None for item in source.items)
+    missing = sum(item.label is None and item.target is None for item in source.items)
     if missing:
         some = "the images" if missing == len(source) else f"{missing} of {len(source)} images"
-        raise DataError(f"{some} ({source.layout}) have no labels; use class folders, a labels.csv, or pairs")
+        raise DataError(
+            f"{some} ({source.layout}) have no labels; use class folders, a labels.csv, images beside "
+            "masks, a COCO json, or pairs"
+        )
 
 
 def _batches(
@@ -65,20 +71,34 @@ def _batches(
     evaluate = preprocessing.transform()
     batch: list[Prepared] = []
 
-    for prepared in prepare(items, lambda _, image: evaluate(image), wanted=len(items), warn=warn):
+    def label(item: ImageItem, pixels: Pixels) -> Tensor | None:
+        if item.target is None:
+            return None if item.label is None else torch.tensor(item.label)
+        if isinstance(pixels, Tensor):
+            return item.target.tensor(None, (pixels.shape[-2], pixels.shape[-1]))
+        height, width = preprocessing.input_size[1:]
+        return item.target.tensor(pixel_grid(preprocessing, *pixels.size), (height, width))
+
+    own = label if labelled else lambda *_: None
+    for prepared in prepare(items, lambda _, image: evaluate(image), wanted=len(items), warn=warn, label=own):
         batch.append(prepared)
         check_shape(prepared, batch[0].x.shape, preprocessing)
         check_values(prepared)
         if len(batch) == batch_size:
-            yield _collate(batch, labelled)
+            yield _collate(batch)
             batch = []
     if batch:
-        yield _collate(batch, labelled)
+        yield _collate(batch)
 
 
-def _collate(batch: list[Prepared], labelled: bool) -> tuple[Tensor, Tensor | None]:
+def _collate(batch: list[Prepared]) -> tuple[Tensor, Tensor | None]:
     x_BCHW = torch.stack([prepared.x for prepared in batch])
-    return x_BCHW, torch.tensor([prepared.item.label for prepared in batch]) if labelled else None
+    labels = [prepared.label for prepared in batch if prepared.label is not None]
+    for prepared, label in zip(batch, labels, strict=False):
+        if (label.dtype, label.shape) != (labels[0].dtype, labels[0].shape):
+            kinds = " and ".join(f"{one.dtype} {tuple(one.shape)}" for one in (labels[0], label))
+            raise DataError(f"{prepared.item.shown}: maps are of several kinds, {kinds}; save them all in one way")
+    return x_BCHW, torch.stack(labels) if labels else None
 
 
 def _check_labels(source: ImageSource, items: list[ImageItem], num_classes: int, warn: Warn) -> None:

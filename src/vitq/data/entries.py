@@ -12,7 +12,10 @@ IMAGE_KEYS = (
     "pixel_values", "image", "images", "img", "imgs", "picture", "x", "input", "inputs", "data", "jpg", "jpeg", "png",
     "webp",
 )  # fmt: skip
-LABEL_KEYS = ("label", "labels", "target", "targets", "fine_label", "class", "cls", "y")
+LABEL_KEYS = (
+    "label", "labels", "target", "targets", "fine_label", "class", "cls", "y", "mask", "segmentation_mask",
+    "annotation", "depth", "depth_map", "objects",
+)  # fmt: skip
 _DEEPEST = 4
 
 

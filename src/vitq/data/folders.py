@@ -1,11 +1,13 @@
-"""Folders of images: with labels.csv, with one folder a class, or flat."""
+"""Folders of images: with labels.csv, COCO's json, a folder of maps beside the images, one folder a class, or flat."""
 
 from functools import partial
 from pathlib import Path
 
+from vitq.data.coco import coco_in, open_coco
 from vitq.data.decode import open_picture
 from vitq.data.files import reason
 from vitq.data.items import ImageItem, ImageSource
+from vitq.data.maps import map_folder, with_maps
 from vitq.data.names import shown
 from vitq.data.table import read_table
 from vitq.errors import DataError
@@ -44,10 +46,14 @@ def open_folder(folder: Path, labels: bool = True) -> ImageSource:
         if table.is_symlink() or (table.exists() and not table.is_dir()):
             rows = read_table(table, labels)
             return ImageSource("labels.csv", tuple(_item(folder / name, name, label) for name, label in rows))
+        if labels and (boxes := coco_in(folder)) is not None:
+            return open_coco(boxes)
         pictures = _pictures(folder)
         subfolders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         if pictures:
             return _flat(folder, pictures, subfolders)
+        if (maps := map_folder(subfolders)) is not None:
+            return _beside_maps(next(entry for entry in subfolders if entry != maps), maps, labels)
         return _class_folders(folder, subfolders, labels)
     except OSError as error:
         where = shown(error.filename or folder)
@@ -58,6 +64,12 @@ def _flat(folder: Path, pictures: list[Path], subfolders: list[Path]) -> ImageSo
     items = tuple(_item(path, path.name, None) for path in pictures)
     note = f"{len(subfolders)} folders inside '{shown(folder.name)}' are left out: images lie beside them"
     return ImageSource("flat folder", items, (("subfolders-ignored", note),) if subfolders else ())
+
+
+def _beside_maps(images: Path, maps: Path, labels: bool) -> ImageSource:
+    items = tuple(_item(path, str(path.relative_to(images)), None) for path in _pictures(images, recursive=True))
+    source = ImageSource("images beside maps", items)
+    return with_maps(source, images, maps) if labels else source
 
 
 def _class_folders(folder: Path, subfolders: list[Path], labels: bool) -> ImageSource:

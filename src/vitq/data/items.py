@@ -1,13 +1,14 @@
 """What a source of images gives: items in a fixed order, each read when it is needed."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
 from vitq.data.names import shown
+from vitq.data.targets import BoxLabel, Target
 
 Pixels = Image.Image | Tensor
 """A picture as stored, or a tensor (C, H, W) that is already preprocessed."""
@@ -15,7 +16,7 @@ Pixels = Image.Image | Tensor
 
 @dataclass(frozen=True)
 class ImageItem:
-    """One image: its name, how to read it (may raise DataError), and its class index if known.
+    """One image: its name, how to read it (may raise DataError), and its class index or its ``target`` if known.
 
     ``shape`` (C, H, W) is that of an image that is already preprocessed, None for a picture. ``path`` is the file
     that it is in, if any. ``fetch`` gives the item with its pixels; it is called in the thread that walks through the
@@ -28,6 +29,7 @@ class ImageItem:
     shape: tuple[int, ...] | None = None
     path: Path | None = None
     fetch: "Callable[[], ImageItem] | None" = None
+    target: Target | None = None
 
     @property
     def shown(self) -> str:
@@ -49,8 +51,8 @@ class ImageSource:
 
     @property
     def labelled(self) -> bool:
-        """Whether every image has a class index."""
-        return all(item.label is not None for item in self.items)
+        """Whether every image has a label, whatever it says."""
+        return all(item.label is not None or item.target is not None for item in self.items)
 
     @property
     def shape(self) -> tuple[int, int, int] | None:
@@ -58,6 +60,18 @@ class ImageSource:
         shapes = {item.shape for item in self.items}
         only = shapes.pop() if len(shapes) == 1 else None
         return None if only is None else (only[0], only[1], only[2])
+
+    def padded(self) -> "ImageSource":
+        """Return the source with as many rows in each label of boxes."""
+        boxes = [item.target for item in self.items if isinstance(item.target, BoxLabel)]
+        count = max((len(target.rows_M7) for target in boxes), default=0)
+        if all(target.count == count for target in boxes):
+            return self
+        items = (
+            replace(item, target=replace(item.target, count=count)) if isinstance(item.target, BoxLabel) else item
+            for item in self.items
+        )
+        return replace(self, items=tuple(items))
 
     def describe(self) -> str:
         """Return one line for people: number of images, layout, labels."""

@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from vitq.data.items import ImageItem
+from vitq.data.targets import BoxLabel, MapLabel, Target, boxes_of, is_boxes, is_map, map_of
 from vitq.errors import DataError
 
 LARGEST_LABEL = 10**9
@@ -48,8 +49,39 @@ def refuse_two_labels(items: Iterable[ImageItem]) -> None:
             )
 
 
+def labels_of(labels: Any, count: int, where: str) -> list[int | Target | None]:
+    """Return the labels of ``count`` images: class indices as ``class_indices`` reads them, maps, boxes, or None each.
+
+    Maps are pictures or arrays (N, H, W), boxes mappings, alone where there is one image. Raises DataError for
+    anything else.
+    """
+    batched = isinstance(labels, Tensor | np.ndarray) and labels.ndim > 0
+    several = list(labels) if batched or isinstance(labels, list | tuple) else []
+    rows = [labels] if count == 1 and (is_map(labels) or is_boxes(labels)) else several
+    if len(rows) == count and rows and all(is_map(row) for row in rows):
+        return [map_of(row, f"{where}, label {place}") for place, row in enumerate(rows)]
+    if len(rows) == count and rows and all(is_boxes(row) for row in rows):
+        return [boxes_of(row, f"{where}, label {place}") for place, row in enumerate(rows)]
+    return [*class_indices(labels, count, where)]
+
+
+def refuse_two_kinds(items: Iterable[ImageItem]) -> None:
+    """Raise DataError where some labels are classes and others maps or boxes."""
+    kinds: dict[type, ImageItem] = {}
+    for item in items:
+        label = item.label if item.target is None else item.target
+        if label is not None:
+            kinds.setdefault(type(label), item)
+    if len(kinds) > 1:
+        names = " and ".join(f"{_WORDS.get(kind, 'a class')} for {item.shown}" for kind, item in kinds.items())
+        raise DataError(f"labels are of several kinds: {names}; give one kind")
+
+
+_WORDS: dict[type, str] = {MapLabel: "a map", BoxLabel: "boxes"}
+
+
 def _expected(where: str, count: int, got: str) -> str:
     return (
-        f"{where}: labels must be {count} class indices (integers from 0), not {got}; "
-        "leave labels out where they are no classes"
+        f"{where}: labels must be {count} class indices (integers from 0), not {got}; maps (N, H, W) and mappings of "
+        "boxes are labels too; leave labels out where they are none of these"
     )

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from torch import Tensor
 from vitq.data.decode import decode_picture, load_picture, open_picture
 from vitq.data.entries import is_encoded
 from vitq.data.items import ImageItem, ImageSource, Pixels
-from vitq.data.labels import class_indices
+from vitq.data.labels import labels_of
 from vitq.data.names import shown
+from vitq.data.targets import Target
 from vitq.errors import DataError
 
 _CHANNELS = (1, 2, 3, 4)
@@ -37,15 +39,17 @@ def items_of(pixels: Any, label: Any, first: int) -> Iterator[ImageItem]:
     if isinstance(pixels, Tensor | np.ndarray) and pixels.ndim == 4:
         where = f"images from number {first} on" if first else "images"
         rows = _checked(pixels, where).float().cpu() if isinstance(pixels, Tensor) else pixels
-        labels = class_indices(label, len(rows), where)
+        labels = labels_of(label, len(rows), where)
         for index, (row, one) in enumerate(zip(rows, labels, strict=True)):
             yield _item(f"image {first + index}", row, one)
         return
-    (checked,) = class_indices(label, 1, name)
+    (checked,) = labels_of(label, 1, name)
     yield _item(name, pixels, checked)
 
 
-def _item(name: str, pixels: Any, label: int | None) -> ImageItem:
+def _item(name: str, pixels: Any, label: int | Target | None) -> ImageItem:
+    if label is not None and not isinstance(label, int):
+        return replace(_item(name, pixels, None), target=label)
     if is_encoded(pixels):
         pixels = pixels["bytes"] if pixels.get("bytes") else pixels.get("path")
     match pixels:

@@ -8,12 +8,13 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from vitq.data.coco import open_coco
 from vitq.data.entries import has_image
 from vitq.data.files import is_folder
 from vitq.data.folders import open_folder
 from vitq.data.items import ImageSource
 from vitq.data.iterables import is_map_style, open_iterable
-from vitq.data.labels import refuse_two_labels
+from vitq.data.labels import refuse_two_kinds, refuse_two_labels
 from vitq.data.memory import open_batch
 from vitq.data.names import shown
 from vitq.data.npz import open_npz
@@ -25,12 +26,12 @@ ImagesLike = str | Path | Tensor | np.ndarray | ImageSource | Iterable[Any]
 def open_images(source: ImagesLike | Any, *, labels: bool = True, limit: int | None = None) -> ImageSource:
     """Open images of any of these kinds, without decoding them yet.
 
-    A folder with ``labels.csv`` (``filename,label``), a folder of class folders (sorted names give the
-    indices), a flat folder, an ``.npz`` (``images`` (N, H, W, C) or (N, H, W) uint8, optional ``labels``
-    (N,)), a preprocessed tensor or float array (N, C, H, W), a pair of such a batch and labels (N,), or any data set,
-    loader or iterable of entries, whose image ``vitq.data.entries.rows_of`` finds. Without ``labels`` they are ignored
-    whatever they are, and what can be read only from its start is read until there are ``limit`` images. Raises
-    DataError when there is nothing usable.
+    A folder with ``labels.csv`` (``filename,label``), a folder of class folders (sorted names give the indices), of
+    ``images`` and ``masks``, a flat folder, a COCO ``.json`` or the folder that it lies in, an ``.npz`` (``images`` (N,
+    H, W, C) or (N, H, W) uint8, optional ``labels`` (N,)), a preprocessed tensor or float array (N, C, H, W), a pair of
+    such a batch and labels (N,), or any data set, loader or iterable of entries, whose image
+    ``vitq.data.entries.rows_of`` finds. Without ``labels`` they are ignored whatever they are, and what can be read
+    only from its start is read until there are ``limit`` images. Raises DataError when there is nothing usable.
     """
     opened = source if isinstance(source, ImageSource) else _open(source, labels, limit)
     if not opened.items:
@@ -39,6 +40,8 @@ def open_images(source: ImagesLike | Any, *, labels: bool = True, limit: int | N
         raise DataError(f"no images found in {where}{once}")
     if labels:
         refuse_two_labels(opened.items)
+        refuse_two_kinds(opened.items)
+        opened = opened.padded()
     return opened
 
 
@@ -76,7 +79,9 @@ def _open_path(source: str | Path, labels: bool) -> ImageSource:
         return open_folder(path, labels)
     if path.suffix.lower() == ".npz":
         return open_npz(path, labels)
-    raise DataError(f"'{shown(path)}' is neither a folder of images nor an .npz file")
+    if path.suffix.lower() == ".json":
+        return open_coco(path, labels)
+    raise DataError(f"'{shown(path)}' is neither a folder of images nor an .npz or a COCO .json file")
 
 
 def _belongs(other: Any, images: Tensor | np.ndarray) -> bool:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitq.data import decode
-from vitq.data.items import ImageItem, ImageSource
+from vitq.data.items import ImageItem, ImageSource, Pixels
 from vitq.errors import DataError
 from vitq.models.preprocessing import Preprocessing
 
@@ -40,6 +40,7 @@ class Prepared:
     item: ImageItem
     x: Tensor
     notes: tuple[str, ...]
+    label: Tensor | None = None
 
 
 def prepare(
@@ -48,8 +49,9 @@ def prepare(
     *,
     wanted: int,
     warn: Warn,
+    label: Callable[[ImageItem, Pixels], Tensor | None] = lambda *_: None,
 ) -> Iterator[Prepared]:
-    """Yield the first ``wanted`` usable images of ``items`` in order; ``transform`` runs in a few threads.
+    """Yield the first ``wanted`` usable images of ``items`` in order; ``transform`` and ``label`` run in a few threads.
 
     Tensors pass as they are. Unusable images are skipped and named in one warning at the end; raises
     DataError when they are more than 5 % of ``wanted`` (one is always let pass), or when nothing is usable. One that
@@ -58,7 +60,7 @@ def prepare(
     broken: list[str] = []
     noted: dict[str, list[str]] = {}
     done = 0
-    for outcome in _in_order(items, transform):
+    for outcome in _in_order(items, transform, label):
         if isinstance(outcome, DataError):
             broken.append(str(outcome))
             if len(broken) > max(1.0, BROKEN_SHARE * wanted):
@@ -122,19 +124,25 @@ def _raising(error: DataError) -> Callable[[], Tensor]:
     return read
 
 
-def _read(item: ImageItem, transform: Callable[[ImageItem, Image.Image], Tensor]) -> Prepared | DataError:
+def _read(
+    item: ImageItem,
+    transform: Callable[[ImageItem, Image.Image], Tensor],
+    label: Callable[[ImageItem, Pixels], Tensor | None],
+) -> Prepared | DataError:
     try:
         pixels = item.read()
         if isinstance(pixels, Tensor):
-            return Prepared(item, pixels, ())
+            return Prepared(item, pixels, (), label(item, pixels))
         decoded = decode.to_rgb(pixels, item.shown)
-        return Prepared(item, transform(item, decoded.image), decoded.notes)
+        return Prepared(item, transform(item, decoded.image), decoded.notes, label(item, decoded.image))
     except DataError as error:
         return error
 
 
 def _in_order(
-    items: Iterable[ImageItem], transform: Callable[[ImageItem, Image.Image], Tensor]
+    items: Iterable[ImageItem],
+    transform: Callable[[ImageItem, Image.Image], Tensor],
+    label: Callable[[ImageItem, Pixels], Tensor | None],
 ) -> Iterator[Prepared | DataError]:
     """Read in threads with a bounded number of results in flight, so that memory stays small."""
     waiting: deque[tuple[ImageItem, Future[Prepared | DataError]]] = deque()
@@ -142,7 +150,7 @@ def _in_order(
     try:
         for item in chain(map(_fetched, items), [None] * 4 * WORKERS):  # None: nothing more to read
             if item is not None:
-                waiting.append((item, pool.submit(_read, item, transform)))
+                waiting.append((item, pool.submit(_read, item, transform, label)))
             if waiting and (item is None or len(waiting) > 4 * WORKERS):
                 first, future = waiting.popleft()  # all before it are done, so it is being read by now
                 outcome = _within(first, future)

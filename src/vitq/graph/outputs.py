@@ -1,8 +1,9 @@
 """The outputs of a model by name: what Python returns, and which nodes of a graph hold it."""
 
+import copy
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +38,35 @@ def named_outputs(outputs: Any, leaf: type = torch.Tensor) -> dict[str, Any]:
             raise ModelError(f"two outputs of the model would be called '{name}'; give their keys distinct names")
         found[name] = value
     return {ONLY: next(iter(found.values()))} if len(found) == 1 else found
+
+
+def own_names(outputs: Any) -> tuple[str, ...]:
+    """Return the names that the model itself gives its outputs, also to a single one; a bare tensor has none: ""."""
+    return tuple(_name(path) if path else "" for path, _ in _leaves(outputs, torch.Tensor))
+
+
+def named_leaves(outputs: Any) -> dict[str, torch.Tensor]:
+    """Return all tensors of whatever a model gives, by their paths; of two of one name the last."""
+    return {_name(path) if path else "output": value for path, value in _leaves(outputs, torch.Tensor)}
+
+
+def refilled(template: Any, leaves: Iterator[torch.Tensor]) -> Any:
+    """Return ``template`` with other tensors, in the order of ``named_outputs``; what is no tensor stays."""
+    if isinstance(template, torch.Tensor):
+        leaf = next(leaves)
+        return leaf[:, 0] if leaf.ndim == template.ndim + 1 else leaf  # one number an image became a column
+    if isinstance(template, Mapping):
+        made = copy.copy(template)
+        for key, value in template.items():
+            made[key] = refilled(value, leaves)  # type: ignore[index]
+        return made
+    if isinstance(template, tuple) and hasattr(template, "_fields"):
+        return type(template)(*(refilled(value, leaves) for value in template))
+    if isinstance(template, tuple | list):
+        return type(template)(refilled(value, leaves) for value in template)
+    if is_dataclass(template) and not isinstance(template, type):
+        return replace(template, **{f.name: refilled(getattr(template, f.name), leaves) for f in fields(template)})
+    return template
 
 
 def as_outputs(result: torch.Tensor | Outputs) -> Outputs:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from vitq.errors import ModelError
-from vitq.models.huggingface import LogitsOf, assumed_preprocessing, load_huggingface
+from vitq.models.huggingface import LogitsOf, assumed_preprocessing, load_huggingface, load_huggingface_whole
 from vitq.models.loaded import LoadedModel
 from vitq.models.modules import not_a_model, plain_copy
 from vitq.models.preprocessing import Preprocessing
@@ -25,22 +25,23 @@ def load_model(
     weights: Path | str | None = None,
     num_classes: int | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    task: str | None = None,
 ) -> LoadedModel:
-    """Load a classifier in eval mode and float32 on the CPU; a given ``nn.Module`` is copied and never
+    """Load a model of images in eval mode and float32 on the CPU; a given ``nn.Module`` is copied and never
     changed.
 
-    ``spec`` is a timm name (also ``timm/...`` and ``hf-hub:...``), a Hugging Face id ``owner/name``, a local
-    folder with ``config.json``, or a module, which is taken out of DataParallel, AveragedModel and
-    ``torch.compile``. ``weights`` is a file, ``"random"`` (seeded; for speed tests), or None for the pretrained
-    ones. ``preprocessing`` replaces the model's own, or the values of it that a mapping names. Raises ModelError
-    when the model or its weights cannot be used.
+    ``spec`` is a timm name (also ``timm/...`` and ``hf-hub:...``), a Hugging Face id ``owner/name``, a local folder
+    with ``config.json``, or a module, which is taken out of DataParallel, AveragedModel and ``torch.compile``.
+    ``weights`` is a file, ``"random"`` (seeded; for speed tests), or None for the pretrained ones; ``task`` the one for
+    which a Hugging Face model gets its head. ``preprocessing`` replaces the model's own, or the values of it that a
+    mapping names. Raises ModelError when the model or its weights cannot be used.
     """
     _check_arguments(spec, weights, num_classes)
     given = Preprocessing.whole(preprocessing)
     if isinstance(spec, nn.Module):
         loaded = _copy_of_module(spec, weights, num_classes)
     else:
-        loaded = _load_named(str(spec), weights, num_classes, given)
+        loaded = _load_named(str(spec), weights, num_classes, given, task)
 
     module = loaded.module.float().cpu().eval()
     check_finite(module, f"'{loaded.name}'")
@@ -49,25 +50,47 @@ def load_model(
     return replace(loaded, module=module, source=source, preprocessing=own)
 
 
+def load_whole(spec: str) -> tuple[nn.Module, Preprocessing]:
+    """Load a model of which a part is to be quantized, in eval mode, and the preprocessing of its images.
+
+    Of Hugging Face it is of the class that it was saved as, whatever else than images it takes.
+    """
+    _check_arguments(spec, None, None)
+    folder = Path(spec)
+    of_timm = "/" not in spec if not folder.is_dir() else "architecture" in _folder_config(folder)
+    if of_timm or spec.startswith(("timm/", "hf-hub:", "hf_hub:")):
+        loaded = load_model(spec)
+        return loaded.module, loaded.preprocessing
+    return load_huggingface_whole(spec)
+
+
 def _load_named(
-    spec: str, weights: Path | str | None, num_classes: int | None, given: Preprocessing | None
+    spec: str, weights: Path | str | None, num_classes: int | None, given: Preprocessing | None, task: str | None
 ) -> LoadedModel:
     try:
         folder = Path(spec).is_dir()
     except (OSError, ValueError):  # a name that is too long, or holds NUL
         raise ModelError(f"model '{spec[:80]}' is neither a name nor a folder") from None
     if folder:
-        return _load_folder(Path(spec), weights, num_classes, given)
+        return _load_folder(Path(spec), weights, num_classes, given, task)
     if "/" in spec and not spec.startswith(("timm/", "hf-hub:", "hf_hub:")):
         if spec.count("/") > 1 or spec[0] in "/.~":
             raise ModelError(f"there is no folder '{spec}', and a Hugging Face id has the form owner/name")
-        return load_huggingface(spec, weights, num_classes, given)
+        return load_huggingface(spec, weights, num_classes, given, task)
     return load_timm(spec, weights, num_classes)
 
 
 def _load_folder(
-    folder: Path, weights: Path | str | None, num_classes: int | None, given: Preprocessing | None
+    folder: Path, weights: Path | str | None, num_classes: int | None, given: Preprocessing | None, task: str | None
 ) -> LoadedModel:
+    config = _folder_config(folder)
+    _check_no_artifact(folder, config)
+    if "architecture" in config and "model_type" not in config:
+        return load_timm_folder(folder, weights, num_classes)
+    return load_huggingface(str(folder), weights, num_classes, given, task)
+
+
+def _folder_config(folder: Path) -> dict[str, Any]:
     try:
         config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -77,10 +100,7 @@ def _load_folder(
             f"folder '{folder}': config.json holds {json.dumps(config)[:40]}, not the configuration of a timm or "
             "Hugging Face model"
         )
-    _check_no_artifact(folder, config)
-    if "architecture" in config and "model_type" not in config:
-        return load_timm_folder(folder, weights, num_classes)
-    return load_huggingface(str(folder), weights, num_classes, given)
+    return config
 
 
 def _check_no_artifact(folder: Path, config: Mapping[str, Any]) -> None:

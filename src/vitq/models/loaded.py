@@ -26,3 +26,5 @@ class LoadedModel:
     num_classes: int | None = None
     task: str | None = None
     """What its outputs mean, by the name of a registered task; None is vitq's own choice."""
+    meaning: str = ""
+    """The task in words, once the model was run."""

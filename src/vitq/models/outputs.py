@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from vitq.errors import DataError, ModelError, VitqError
-from vitq.graph.outputs import ONLY, named_outputs
+from vitq.graph.outputs import ONLY, named_outputs, own_names
 from vitq.models.huggingface import LogitsOf
 from vitq.models.loaded import LoadedModel
 from vitq.tasks import name_of, task_for
 from vitq.tasks.choose import own_task
+from vitq.tasks.recognize import recognized
 
 Warn = Callable[[str, str], None]
 
@@ -78,9 +79,11 @@ def settle(loaded: LoadedModel, x_NCHW: Tensor, warn: Warn) -> LoadedModel:
         warn("output-column", f"{which} is one number an image; vitq's model returns them as (images, 1)")
     settled = replace(loaded, module=_by_name(module, outputs, len(named), bool(columns)))
     shapes = {name: tuple(_column(y).shape[1:]) for name, y in named.items()}
-    task = task_for(shapes, loaded.task)
+    found = recognized(module, dict(zip(own_names(outputs), shapes.values(), strict=True)))
+    task = task_for(shapes, loaded.task, found)
     chosen = None if type(task) is type(own_task(shapes)) else name_of(task)  # only what vitq would not choose
-    return _with_width(replace(settled, task=chosen), task.classes(shapes))
+    said = f"task {name_of(task)}: {task.describe(shapes)}"
+    return _with_width(replace(settled, task=chosen, meaning=said), task.classes(shapes))
 
 
 def _by_name(module: nn.Module, outputs: Any, count: int, columns: bool) -> nn.Module:

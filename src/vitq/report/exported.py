@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vitq.export.targets import NOT_RUN, Cpu
-from vitq.report.units import memory, number, percent, size
+from vitq.report.units import label, memory, number, percent, score, size
 
 if TYPE_CHECKING:
     from vitq.bench.bench import Measured
@@ -40,7 +40,7 @@ def export_table(result: "Exported") -> Table:
         near = f"outputs are {number(end.relative_error)} off the simulation's on {end.images} images"
         lines = [kernels, f"{near} ({number(end.self_error)} {nudged})"]
     else:
-        same = f"top-1 agrees with the simulation on {end.agreement:.1f} % of {end.images} images"
+        same = f"{end.agrees} agrees with the simulation on {end.agreement:.1f} % of {end.images} images"
         lines = [kernels, f"{same} ({percent(end.self_agreement)} {nudged})"]
     for name, (error, own) in (end.outputs or {}).items():
         lines.append(f"output {escape(name)}: {number(error)} off the simulation's ({number(own)} {nudged})")
@@ -65,7 +65,8 @@ def bench_table(rows: Sequence["Measured"], threads: int) -> Table:
     table.add_column("runtime", no_wrap=True)
     table.add_column("model", no_wrap=True)
     batches = list(rows[0].milliseconds) if rows else []
-    for header in (*(f"batch {batch}" for batch in batches), "top-1", "file", "memory", "integer products"):
+    metric = next((name for row in rows for name in row.scores), "top1")
+    for header in (*(f"batch {batch}" for batch in batches), label(metric), "file", "memory", "integer products"):
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows:
         times = [f"{row.milliseconds[batch]:.1f} ({row.ratios[batch]:.2f})" for batch in batches]
@@ -73,7 +74,7 @@ def bench_table(rows: Sequence["Measured"], threads: int) -> Table:
             row.runtime,
             escape(row.name),
             *times,
-            percent(row.top1),
+            score(metric, row.scores.get(metric)),
             size(row.size_bytes),
             memory(row.memory_bytes),
             str(row.integer_products),

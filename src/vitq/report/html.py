@@ -17,8 +17,8 @@ from vitq.calibrate import scope_rows
 from vitq.quantizers import Quantizer
 from vitq.recipes.document import write_yaml
 from vitq.report.heat import Row, heat_rows, is_mixed
-from vitq.report.tables import nearness_lines
-from vitq.report.units import duration, memory, number, percent, size
+from vitq.report.tables import nearness_lines, whole_lines
+from vitq.report.units import duration, label, memory, number, percent, score, size
 
 TEMPLATE = "report.html.j2"
 
@@ -67,7 +67,7 @@ def render(artifact: Artifact) -> str:
         images=metrics.images,
         compared="outputs are compared" if metrics.relative_error is not None else "agreement is measured",
         measured_on="validation" if any(name == "no-labels" for name, _ in metrics.warnings) else "calibration",
-        labelled=metrics.top1 is not None or metrics.scores is not None,
+        labelled=metrics.top1 is not None or metrics.fp_scores is not None,
         results=result_lines(metrics, config.bits),
         bars=error_bars(metrics.segment_errors, [s.name for s in artifact.graph.spans("block")]),
         heat=heat_of(artifact),
@@ -102,14 +102,15 @@ def heat_of(artifact: Artifact) -> tuple[Row, ...]:
 def result_lines(metrics: RunMetrics, bits: str) -> list[Line]:
     """Return the lines of the result table; what was not measured has no line."""
     lines = [Line("bits", "w32a32", bits)]
-    for label, before, after in (("top-1", metrics.fp_top1, metrics.top1), ("top-5", metrics.fp_top5, metrics.top5)):
+    for word, before, after in (("top-1", metrics.fp_top1, metrics.top1), ("top-5", metrics.fp_top5, metrics.top5)):
         if after is not None:
-            lines.append(Line(label, percent(before), percent(after), _points(before, after)))
+            lines.append(Line(word, percent(before), percent(after), _points(before, after)))
     if metrics.agreement is not None:
         lines.append(Line("agreement with floating point", "", percent(metrics.agreement)))
     for name, after in (metrics.scores or {}).items():
-        lines.append(Line(name, number((metrics.fp_scores or {}).get(name)), number(after)))
-    lines += [Line(label, "", value) for label, value in nearness_lines(metrics)]
+        lines.append(Line(label(name), score(name, (metrics.fp_scores or {}).get(name)), score(name, after)))
+    lines += [Line(line, "", value) for line, value in nearness_lines(metrics)]
+    lines += [Line(line, "", value) for line, value in whole_lines(metrics)]
     if metrics.mean_segment_error is not None:
         lines.append(Line("mean segment error", "", number(metrics.mean_segment_error)))
     if metrics.size_bytes is not None:

@@ -10,7 +10,7 @@ from vitq.artifact.artifact import Artifact
 from vitq.artifact.metrics import RunMetrics
 from vitq.bits import FLOATING_POINT
 from vitq.calibrate import ScopeRow
-from vitq.report.units import agreement, duration, memory, number, percent, size, size_with_ratio
+from vitq.report.units import agreement, duration, label, memory, number, percent, score, size, size_with_ratio
 
 
 def scope_table(rows: Sequence[ScopeRow], title: str = "What is quantized") -> Table:
@@ -52,14 +52,16 @@ def closing_table(artifact: Artifact) -> Table:
     table.add_column("quantized", justify="right", style="bold")
     table.add_row("bits", "w32a32", artifact.config.bits)
     outputs = metrics.relative_error is not None or metrics.scores is not None
-    for label, before, after in (("top-1", metrics.fp_top1, metrics.top1), ("top-5", metrics.fp_top5, metrics.top5)):
+    for word, before, after in (("top-1", metrics.fp_top1, metrics.top1), ("top-5", metrics.fp_top5, metrics.top5)):
         if not outputs or after is not None:
-            table.add_row(label, percent(before), percent(after))
+            table.add_row(word, percent(before), percent(after))
     for name, after in (metrics.scores or {}).items():
-        table.add_row(escape(name), number((metrics.fp_scores or {}).get(name)), number(after))
-    for label, value in nearness_lines(metrics):
-        table.add_row(escape(label), "", value)
-    if not outputs:
+        table.add_row(escape(label(name)), score(name, (metrics.fp_scores or {}).get(name)), score(name, after))
+    for line, value in nearness_lines(metrics):
+        table.add_row(escape(line), "", value)
+    for line, value in whole_lines(metrics):
+        table.add_row(escape(line), "", value)
+    if not outputs or metrics.agreement is not None:
         table.add_row("agreement with floating point", "", agreement(metrics.agreement, metrics.images))
     table.add_row("mean segment error", "", number(metrics.mean_segment_error))
     quantized_size = size_with_ratio(metrics.size_bytes, metrics.fp_size_bytes)
@@ -84,6 +86,21 @@ def nearness_lines(metrics: RunMetrics) -> list[tuple[str, str]]:
             (f"cosine of {name} with floating point", f"{found['cosine']:.4f}"),
         )
     ]
+
+
+def whole_lines(metrics: RunMetrics) -> list[tuple[str, str]]:
+    """Return how near the outputs of the whole are to the original's, where a part of it was quantized."""
+    return [
+        (
+            f"whole model, {name}: {WORDS_OF_WHOLE.get(word, word)}",
+            percent(value) if word == "agreement" else number(value),
+        )
+        for name, found in (metrics.whole or {}).items()
+        for word, value in found.items()
+    ]
+
+
+WORDS_OF_WHOLE = {"relative_error": "relative error"}
 
 
 def comparison_table(artifacts: Mapping[str, Artifact], title: str = "") -> Table:

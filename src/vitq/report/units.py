@@ -50,3 +50,34 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+WORDS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "agreement": "agreement with floating point",
+    "knn": "nearest neighbours",
+    "linear": "linear probe",
+    "miou": "mIoU",
+    "miou_agreement": "mIoU with floating point",
+    "pixels": "pixels",
+    "iou": "IoU above .5",
+    "iou_agreement": "IoU with floating point",
+    "mae": "mean absolute error",
+    "mae_agreement": "mean absolute error to floating point",
+    "abs_rel": "relative error of depth",
+    "aligned_abs_rel": "relative error of depth, aligned",
+    "map": "mAP",
+    "map50": "mAP at IoU .5",
+}
+PERCENT = frozenset(WORDS) - {"mae", "mae_agreement", "abs_rel", "aligned_abs_rel"}
+
+
+def label(metric: str) -> str:
+    """Return what a metric is called in tables."""
+    return WORDS.get(metric, metric)
+
+
+def score(metric: str, value: float | None) -> str:
+    """Return a metric's value, in percent where it is one of those."""
+    return percent(value) if metric in PERCENT else number(value)

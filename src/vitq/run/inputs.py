@@ -26,13 +26,19 @@ def load_source(
     weights: str | Path | None,
     num_classes: int | None,
     preprocessing: Preprocessing | Mapping[str, Any] | None,
+    task: str | None = None,
 ) -> LoadedModel:
-    """Load a model by name or folder, or take it as it is; ``preprocessing`` replaces values of its own."""
+    """Load a model by name or folder, or take it as it is; ``preprocessing`` replaces values of its own.
+
+    ``task`` says what its outputs mean.
+    """
     if isinstance(model, LoadedModel):
         if weights is not None or num_classes is not None:
             raise ArgumentError("weights and num_classes are for load_model; this model is loaded already")
-        return replace(model, preprocessing=model.preprocessing.changed(preprocessing))
-    return load_model(model, weights=weights, num_classes=num_classes, preprocessing=preprocessing)
+        loaded = replace(model, preprocessing=model.preprocessing.changed(preprocessing))
+    else:
+        loaded = load_model(model, weights=weights, num_classes=num_classes, preprocessing=preprocessing, task=task)
+    return loaded if task is None else replace(loaded, task=task)
 
 
 def settle_for(source: ImageSource, loaded: LoadedModel, warn: Warn) -> LoadedModel:
@@ -80,7 +86,9 @@ def draw_images(
         loaded = replace(loaded, preprocessing=loaded.preprocessing.of_tensors(source.shape))
     events.show(f"{loaded.name}: {loaded.preprocessing.describe()}")
     x_NCHW = draw_calibration(source, loaded.preprocessing, limit=limit, views=views, seed=seed, warn=events.warn)
-    return settle(loaded, x_NCHW, events.warn), x_NCHW
+    loaded = settle(loaded, x_NCHW, events.warn)
+    events.show(f"{loaded.name}: {loaded.meaning}")
+    return loaded, x_NCHW
 
 
 def load_with_images(
@@ -94,9 +102,10 @@ def load_with_images(
     seed: int,
     events: Events,
     views: int = 1,
+    task: str | None = None,
 ) -> tuple[LoadedModel, torch.Tensor]:
     """Return a model by ``load_source`` and images x_NCHW for it by ``draw_images``, which may set its input size."""
-    loaded = load_source(model, weights, num_classes, preprocessing)
+    loaded = load_source(model, weights, num_classes, preprocessing, task)
     return draw_images(loaded, images, preprocessing is None, limit, views, seed, events)
 
 

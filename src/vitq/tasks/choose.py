@@ -6,15 +6,17 @@ from vitq.tasks.task import TASKS, Shapes, Task
 from vitq.tasks.values import Values
 
 
-def task_for(shapes: Shapes, name: str | None = None) -> Task:
-    """Return the task that is called ``name``, else the first that fits: the one registered last, then vitq's own.
+def task_for(shapes: Shapes, name: str | None = None, found: str | None = None) -> Task:
+    """Return the task that is called ``name``, else the first that fits: the one registered last from outside, then the
+    one that was ``found`` by what the model is, then vitq's own.
 
     Raises ModelError where there is none of that name, or it does not fit the outputs.
     """
     if name is None:
         own = TASKS.built_in()
         outside = [task for key, task in TASKS.items() if key not in own]
-        return next(filter(None, (task.fit(shapes) for task in reversed(outside))), None) or own_task(shapes)
+        others = next(filter(None, (task.fit(shapes) for task in reversed(outside))), None)
+        return others or (found and TASKS[found].fit(shapes)) or own_task(shapes)
     task = TASKS[name].fit(shapes)
     if task is None:
         shown = ", ".join(f"{key} {shape}" for key, shape in shapes.items())

@@ -21,6 +21,7 @@ class Classes(Task):
     """
 
     labels: ClassVar[str] = "the number of its class"
+    metric: ClassVar[str] = "top1"
 
     @classmethod
     def fit(cls, shapes: Shapes) -> Self | None:
@@ -30,6 +31,10 @@ class Classes(Task):
             rows = [name for name in rows if name.endswith("logits")]
             rows = ["logits"] if "logits" in rows else rows
         return cls(rows[0]) if len(rows) == 1 else None
+
+    def describe(self, shapes: Shapes) -> str:
+        """Return the number of classes."""
+        return f"logits of {self.classes(shapes)} classes" if self.classes(shapes) > 1 else "one number an image"
 
     def classes(self, shapes: Shapes) -> int:
         """Return the width of the logits."""

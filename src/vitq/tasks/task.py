@@ -27,11 +27,21 @@ class Task(ABC):
     primary: str
     labels: ClassVar[str] = ""
     """What a label says of an image, for messages; empty where no labels are scored."""
+    label_axes: ClassVar[int] = 1
+    """Axes of a batch of labels, as ``vitq.data.load_batches`` gives them: 1 of classes, 3 of boxes, 4 of maps."""
+    agrees: ClassVar[str] = "top-1"
+    """What is equal where ``agreement`` says so."""
+    metric: ClassVar[str] = ""
+    """Name of the score that counts first; empty where there is none."""
 
     @classmethod
     @abstractmethod
     def fit(cls, shapes: Shapes) -> Self | None:
         """Return the task of a model with outputs of these shapes, None where it is another's."""
+
+    def describe(self, shapes: Shapes) -> str:
+        """Return what the outputs are, for people."""
+        return f"'{self.primary}' first"
 
     def classes(self, shapes: Shapes) -> int | None:
         """Return the number of classes that a label may name, None where labels name none."""
@@ -72,6 +82,10 @@ class Task(ABC):
     def summary(self, outputs: Outputs) -> Outputs:
         """Return what is kept of a batch to score it and to compare models, one row an image."""
         return outputs
+
+    def summary_at(self, outputs: Outputs, size: tuple[int, int]) -> Outputs:
+        """Return what is kept of a batch of images of ``size`` = (H, W); by default that does not depend on it."""
+        return self.summary(outputs)
 
     def require_labels(self, labels_B: torch.Tensor, outputs: Outputs) -> None:
         """Raise DataError for labels that outputs of this kind cannot have; by default any may be."""

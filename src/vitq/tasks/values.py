@@ -23,6 +23,10 @@ class Values(Task):
         """Fit every model."""
         return cls(next((name for name in PREFERRED if name in shapes), next(iter(shapes))))
 
+    def describe(self, shapes: Shapes) -> str:
+        """Return what is told of the outputs."""
+        return "numbers, of which only nearness is told"
+
     def distance(self, outputs: Outputs, reference: Outputs, temperature: float = 1.0) -> torch.Tensor:
         """Return the sum over outputs of the relative squared error; there is no temperature."""
         return torch.stack([relative_square(outputs[name], target) for name, target in reference.items()]).sum()

@@ -41,7 +41,7 @@ def repaired(problem: Problem, choice: Choice, rng: np.random.Generator) -> Choi
         if not unmet:
             break
         if choice[site] > lowest[site] and any(_costs(problem, limit, int(site)) for limit in unmet):
-            for other in problem.partners.get(site, (site,)) if choice[site] == problem.floating else (site,):
+            for other in problem.partners.get(int(site), (int(site),)) if choice[site] == problem.floating else (site,):
                 choice[other] = _next(problem, int(other), int(choice[other]), -1)
             unmet = problem.unmet(choice)
     for site in rng.permutation(len(choice)):

@@ -43,6 +43,8 @@ class EndToEnd:
     relative_error: float | None = None
     self_error: float | None = None
     outputs: Mapping[str, tuple[float, float]] | None = None
+    agrees: str = "top-1"
+    """What ``agreement`` is of."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def compare(
         relative_error=got.relative_error,
         self_error=nudged.relative_error,
         outputs=each or None,
+        agrees=given.task.agrees,
     )
     if floating is None:
         return result
@@ -118,7 +121,9 @@ def complaints(result: EndToEnd) -> list[str]:
     if result.agreement is not None and result.self_agreement is not None:
         least = result.self_agreement - MARGIN
         if result.agreement < least:
-            lines.append(f"top-1 agrees with the simulation on {result.agreement:.1f} % of the images ({least:.1f} %)")
+            lines.append(
+                f"{result.agrees} agrees with the simulation on {result.agreement:.1f} % of the images ({least:.1f} %)"
+            )
         drop += 2 * (100 * (100 - result.agreement) / result.images) ** 0.5
     elif result.relative_error is None or result.self_error is None:
         lines.append("the outputs are NaN or infinite for every image")

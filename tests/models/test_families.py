@@ -1,0 +1,47 @@
+"""Models beside classifiers: each family is captured, computes what it computes, and is known by its task."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from families import FAMILIES, small
+
+import vitq
+from vitq.graph import capture
+from vitq.graph.outputs import as_outputs
+from vitq.models import load_model, settle
+
+WHOLE = ("SegFormer", "DPT", "DETR", "AutoBackbone DINOv2", "Mask R-CNN backbone", "YOLO-like")
+"""Families that go the whole way here; what their parts need is what the others need too."""
+
+
+def images(name: str, count: int = 4) -> torch.Tensor:
+    return torch.randn(count, 3, FAMILIES[name][0], FAMILIES[name][0], generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in WHOLE])
+def test_the_graph_of_a_family_gives_all_that_the_model_gives(name: str) -> None:
+    x_NCHW = images(name, 3)
+    loaded = settle(load_model(small(name)), x_NCHW, lambda *_: None)
+    assert loaded.task == FAMILIES[name][1]
+    graph, expected = capture(loaded.module, x_NCHW[:2]), as_outputs(loaded.module(x_NCHW))
+    got = as_outputs(graph(x_NCHW))
+    assert list(got) == list(expected)
+    for output, y in expected.items():
+        assert float(y.std()) > 1e-5
+        torch.testing.assert_close(got[output], y, rtol=1e-4, atol=1e-4 * float(y.abs().max()), check_stride=False)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_family_is_quantized_saved_and_read_bit_for_bit(name: str, tmp_path: Path) -> None:
+    model, x_NCHW = small(name), images(name)
+    made = vitq.quantize(model, x_NCHW, recipe="rtn", bits="w8a8", limit=4, out=tmp_path / "a", progress=False)
+    assert made.config.task == FAMILIES[name][1] and len(made.graph.quantizers) >= 4
+    loaded = settle(load_model(model), x_NCHW, lambda *_: None)
+    expected, got = as_outputs(loaded.module(x_NCHW)), as_outputs(made(x_NCHW))
+    again = as_outputs(vitq.load(tmp_path / "a")(x_NCHW))
+    for output, y in expected.items():
+        assert float((got[output] - y).norm() / y.norm()) < 0.1, output
+        assert torch.equal(again[output], got[output])

@@ -1,0 +1,116 @@
+"""A part of a larger model: captured with what it receives, put back, and the whole compared."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import vitq
+from vitq.errors import DataError, ModelError
+from vitq.inside import put_inside
+from vitq.run.whole_metrics import compare_wholes
+
+
+class Backbone(nn.Module):
+    """Images of any size to a pyramid in an OrderedDict, with an option that the whole gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patch, self.fc = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 1)
+
+    def forward(self, images: torch.Tensor, scale: float = 1.0, mask: Any = None) -> Any:
+        x = self.patch(scale * images)
+        return OrderedDict([("0", x + self.fc(x).relu()), ("pool", x.mean((2, 3)))])
+
+
+class Detector(nn.Module):
+    """Normalises, runs its backbone on half of the values, and keeps as many boxes as it likes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.head = Backbone(), nn.Linear(8, 4)
+
+    def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        features = self.backbone(torch.stack(images) / 2, scale=2.0, mask=None)
+        boxes = self.head(features["0"].flatten(2).mT).sigmoid()
+        boxes = torch.cat((boxes[..., :2], boxes[..., :2] + boxes[..., 2:]), -1)
+        kept = boxes[..., 0] > boxes[..., 0].median()  # branches on values: no graph of the whole
+        return [
+            {"boxes": b[k], "labels": torch.ones(int(k.sum()), dtype=torch.int64)}
+            for b, k in zip(boxes, kept, strict=True)
+        ]
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[list[torch.Tensor]]:
+    draws = torch.Generator().manual_seed(0)
+    return [[torch.randn(3, 16, 16, generator=draws) for _ in range(4)] for _ in range(3)]
+
+
+def test_a_part_is_quantized_on_what_it_receives_and_put_back(
+    batches: list[list[torch.Tensor]], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    whole = Detector().eval()
+    before = whole(batches[0])
+    made: Any = vitq.quantize(
+        whole, batches, inside="backbone", recipe="rtn", bits="w8a8", limit=8, out=tmp_path / "a", progress=False
+    )
+    assert isinstance(whole.backbone, Backbone)  # the model that was given is as it was
+    torch.testing.assert_close(made.images_NCHW, torch.stack(batches[0] + batches[1]) / 2)
+    assert made.config.source["name"] == "Detector.backbone" and made.metrics.whole["boxes"]["agreement"] > 80
+    assert "whole model, boxes" in (tmp_path / "a" / "report.html").read_text()
+
+    whole.backbone = made
+    after = whole(batches[0])
+    assert isinstance(made(torch.stack(batches[0])), OrderedDict)
+    assert compare_wholes([before], [after])["boxes"]["agreement"] > 80
+    own = made.model(torch.stack(batches[0]) / 2)
+    assert list(own) == ["output_0", "pool"] and torch.equal(own["pool"], made(torch.stack(batches[0]) / 2)["pool"])
+
+    again = Detector().eval()
+    again.load_state_dict({k: v for k, v in whole.state_dict().items() if k.startswith("head")}, strict=False)
+    put_inside(again, "backbone", vitq.load(tmp_path / "a"))
+    assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(again(batches[0]), after, strict=True))
+
+
+def test_a_function_may_feed_the_whole_and_images_of_every_verb_do(batches: list[list[torch.Tensor]]) -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tower = Backbone()
+
+        def forward(self, x: torch.Tensor, words: int = 0) -> torch.Tensor:
+            return self.tower(x)["pool"] + words
+
+    def feed(model: nn.Module) -> Iterator[Any]:
+        for batch in batches:
+            yield model(torch.stack(batch), words=3)
+
+    options: dict[str, Any] = {"recipe": "rtn", "bits": "w8a8", "progress": False, "inside": "tower", "limit": 12}
+    for images in (feed, torch.stack([x for batch in batches for x in batch])):
+        made: Any = vitq.quantize(Whole(), images, **options)
+        assert list(made.metrics.whole) == ["output"] and made.metrics.whole["output"]["cosine"] > 0.99
+        assert len(made.images_NCHW) == 12
+
+
+@pytest.mark.parametrize(
+    ("inside", "images", "error", "words"),
+    [
+        ("backbne", None, ModelError, "has no part 'backbne'; did you mean 'backbone'"),
+        ("head", None, ModelError, r"'head' receives 0: \(4, 16, 8\); vitq quantizes a part with one batch of images"),
+        ("backbone", [3], ModelError, "Detector cannot be run on these images"),
+        ("backbone", [[torch.randn(3, 16, 16)], [torch.randn(3, 8, 8)]], DataError, "several sizes, 3x16x16 and 3x8x8"),
+        ("backbone", lambda model: None, ModelError, "ran without its part 'backbone'"),
+    ],
+)
+def test_what_cannot_be_quantized_inside_is_told(
+    batches: list[list[torch.Tensor]], inside: str, images: Any, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        vitq.quantize(Detector(), batches if images is None else images, inside=inside, progress=False)
