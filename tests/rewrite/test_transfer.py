@@ -62,7 +62,7 @@ def prepared(model: nn.Module, size: int, bits: str = "w4a4") -> Run:
     graph = capture(model, x_NCHW[:2])  # as it is, since other tests capture it too
     state = lively_norms(model).state_dict()
     for path, parameter in graph.module.named_parameters():
-        parameter.copy_(state[path])
+        parameter.copy_(state.get(path, parameter))
     run = Run(teacher=graph, student=graph.clone(), images_NCHW=x_NCHW, bits=Bits.parse(bits))
     Insert(post_norm=CHANNEL).apply(run)
     Calibrate(**MSE).apply(run)
