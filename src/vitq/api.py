@@ -1,13 +1,11 @@
 """The public verbs, under the words of the command line."""
 
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from rich.markup import escape
 from torch import nn
 
 from vitq.allocation import Allocation
@@ -15,7 +13,6 @@ from vitq.allocation.files import is_allocation
 from vitq.allocation.for_target import candidates_for
 from vitq.allocation.result import candidates_of, limits_of, require_choices
 from vitq.allocation.run import Request, allocate_anew, allocate_from
-from vitq.allocation.tables import Asked
 from vitq.arguments import BITS_OR_TABLE, MODEL, checked
 from vitq.artifact.artifact import seal as seal_files
 from vitq.artifact.sealing import is_artifact
@@ -23,21 +20,19 @@ from vitq.bits import AverageBits, Bits, BitTable
 from vitq.devices import choose_device
 from vitq.errors import ArgumentError, ArtifactError, RecipeError
 from vitq.evaluation import Metrics, measure_loaded
-from vitq.export.targets import NARROWER, cpu_of, profile_of, require_export
+from vitq.export.targets import cpu_of, profile_of, require_export
 from vitq.inside import quantize_inside
 from vitq.model import QuantizedModel, load
 from vitq.models import LoadedModel, Preprocessing
 from vitq.modes import in_own_modes
-from vitq.quantization import quantize_in
+from vitq.quantization import quantize_whole
 from vitq.recipes import load_recipe
-from vitq.recipes.auto import AUTO, CALIBRATION, choose
+from vitq.recipes.auto import AUTO
 from vitq.recipes.for_target import recipe_for
 from vitq.reconstruct import Choice, Reconstruct
-from vitq.report.fewer_bits import fewer_bits
 from vitq.run.events import Events
 from vitq.run.inputs import load_source, load_with_images, start_run
 from vitq.run.pipeline import apply_steps
-from vitq.run.workspace import open_workspace
 
 if TYPE_CHECKING:
     from vitq.bench.bench import Measured
@@ -88,58 +83,36 @@ def quantize(
     (docs/tasks.md).
     Raises a VitqError that names what is wrong with model, images, recipe or folder.
     """
-    began = time.monotonic()
+    run: partial[QuantizedModel] = partial(
+        quantize_whole,
+        recipe=recipe,
+        bits=bits,
+        budget=budget,
+        scope=scope,
+        target=target,
+        views=views,
+        overrides=overrides or {},
+        seed=seed,
+        device=device,
+        out=out,
+        resume=resume,
+        overwrite=overwrite,
+        progress=progress,
+    )
     if inside is not None:
         if weights is not None or num_classes is not None or validation is not None:
             raise ArgumentError("weights, num_classes and validation are of whole models; leave them out with inside")
-        options: dict[str, Any] = {
-            "recipe": recipe, "bits": bits, "budget": budget, "scope": scope, "target": target, "views": views,
-            "overrides": overrides, "seed": seed, "device": device, "out": out, "resume": resume,
-            "overwrite": overwrite, "progress": progress,
-        }  # fmt: skip
-        made: Any = quantize_inside(
-            model,
-            images,
-            inside,
-            partial(quantize, **options),
-            preprocessing=preprocessing,
-            limit=limit,
-            seed=seed,
-            out=out,
-            progress=progress,
-            task=task,
-        )
-        placed: QuantizedModel = made  # it has all that a quantized model has
-        return placed
-    asked = Asked.of(BITS_OR_TABLE.read(bits))
-    if (resume or overwrite) and out is None:
-        raise ArgumentError("resume and overwrite are about a folder of a run; name it with out")
-    chosen, target = choose(recipe, asked.table or asked.bits, scope, target, overrides or {})
-    taken = asked if target is None else asked.narrowed(profile_of(target))
-    plan = recipe_for(chosen, budget, scope, target, {**taken.overrides, **(overrides or {})})
-    place = choose_device(device)
-    torch.manual_seed(seed)
-    with open_workspace(out, resume, overwrite) as space, Events(space.log, console=progress) as events:
-        if taken.bits != asked.bits:
-            events.warn("bits-for-target", f"{asked.bits} is {taken.bits} for {target}: {NARROWER}")
-        loaded, x_NCHW = load_with_images(
-            model,
-            images,
-            weights,
-            num_classes,
-            preprocessing,
-            limit=limit,
-            views=views,
-            seed=seed,
-            events=events,
-            task=task,
-        )
-        result = quantize_in(
-            space, loaded, x_NCHW, plan, taken, validation, seed=seed, device=place, events=events, began=began
-        )
-        if recipe == AUTO and chosen == CALIBRATION:
-            events.show(escape(fewer_bits(result.artifact)))
-        return result
+        return cast(QuantizedModel, quantize_inside(model, images, inside, run, preprocessing, limit, task))
+    return run(
+        model,
+        images,
+        weights=weights,
+        num_classes=num_classes,
+        preprocessing=preprocessing,
+        limit=limit,
+        task=task,
+        validation=validation,
+    )
 
 
 @checked(target=MODEL)

@@ -1,7 +1,8 @@
 """``vitq.quantize(model, images, inside=PATH)``: a part of a larger model, quantized on the inputs that it receives."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +28,22 @@ def quantize_inside(
     model: str | nn.Module | LoadedModel,
     images: Any,
     inside: str,
-    quantize: Callable[..., QuantizedModel],
-    *,
+    quantize: partial[QuantizedModel],
     preprocessing: Preprocessing | Mapping[str, Any] | None,
     limit: int,
-    seed: int,
-    out: str | Path | None,
-    progress: bool,
     task: str | None,
 ) -> QuantizedPart:
     """Quantize the part of ``model`` at the path ``inside``, and return a module to put in its place.
 
     ``images`` are those of every verb for a whole that is called with images alone; batches as the whole takes them; or
     a function of the whole that runs it and yields what it gives. ``quantize`` makes the quantized model of a loaded
-    part and images. ``metrics.whole`` compares what the whole gives with the part quantized and with the original.
+    part and images; its seed, folder and progress hold for the whole, too. ``metrics.whole`` compares what the whole
+    gives with the part quantized and with the original.
     Raises ModelError where the part is not there, or receives more than one batch of images.
     """
     whole, own, name = _whole(model)
     own = own.changed(preprocessing)
+    seed, out, progress = (quantize.keywords[name] for name in ("seed", "out", "progress"))
     with Events(console=progress) as events:
         feed, fed_NCHW = _feed(images, own, limit, seed, events)
         received = watch(whole, inside, feed, limit)

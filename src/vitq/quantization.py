@@ -1,34 +1,101 @@
-"""What ``vitq.quantize`` does once model, images, recipe and folder are known: the run, from capture to artifact."""
+"""What ``vitq.quantize`` does with its arguments: a whole model from capture to artifact."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
+from torch import nn
 
 from vitq.allocation.tables import Asked
+from vitq.arguments import BITS_OR_TABLE
 from vitq.artifact.artifact import Artifact
 from vitq.artifact.metrics import RunMetrics
 from vitq.artifact.origin import describe_run
+from vitq.bits import Bits, BitTable
 from vitq.calibrate import scope_rows
-from vitq.devices import peak_memory
+from vitq.devices import choose_device, peak_memory
+from vitq.errors import ArgumentError
 from vitq.evaluation import OF_OUTPUTS, Evaluator, Metrics, segment_errors
+from vitq.export.targets import NARROWER, profile_of
 from vitq.model import QuantizedModel, finish, load_finished
-from vitq.models import LoadedModel
+from vitq.models import LoadedModel, Preprocessing
 from vitq.recipes import ResolvedRecipe
-from vitq.recipes.for_target import scopes_of
+from vitq.recipes.auto import AUTO, CALIBRATION, choose
+from vitq.recipes.for_target import recipe_for, scopes_of
 from vitq.report import scope_table
+from vitq.report.fewer_bits import fewer_bits
 from vitq.run.events import Events
-from vitq.run.inputs import start_run
+from vitq.run.inputs import load_with_images, start_run
 from vitq.run.pipeline import preview, run_steps
 from vitq.run.run import Run
-from vitq.run.workspace import Workspace
+from vitq.run.workspace import Workspace, open_workspace
 
 NO_SCOPE = "none"
 """Scope of a run whose recipe inserts nothing."""
 
 
-def quantize_in(
+def quantize_whole(
+    model: str | nn.Module | LoadedModel,
+    images: Any,
+    *,
+    recipe: str | Path,
+    bits: str | Path | Bits | BitTable,
+    budget: str,
+    scope: str | None,
+    target: str | None,
+    views: int,
+    overrides: Mapping[str, Any],
+    seed: int,
+    device: str,
+    out: str | Path | None,
+    resume: bool,
+    overwrite: bool,
+    progress: bool,
+    limit: int,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    task: str | None = None,
+    validation: Any = None,
+) -> QuantizedModel:
+    """Choose what is left open, load model and images, and quantize; arguments and errors as of ``vitq.quantize``."""
+    began = time.monotonic()
+    asked = Asked.of(BITS_OR_TABLE.read(bits))
+    if (resume or overwrite) and out is None:
+        raise ArgumentError("resume and overwrite are about a folder of a run; name it with out")
+    chosen, target = choose(recipe, asked.table or asked.bits, scope, target, overrides)
+    taken = asked if target is None else asked.narrowed(profile_of(target))
+    plan = recipe_for(chosen, budget, scope, target, {**taken.overrides, **overrides})
+    place = choose_device(device)
+    torch.manual_seed(seed)
+    with open_workspace(out, resume, overwrite) as space, Events(space.log, console=progress) as events:
+        if taken.bits != asked.bits:
+            events.warn("bits-for-target", f"{asked.bits} is {taken.bits} for {target}: {NARROWER}")
+        loaded, x_NCHW = load_with_images(
+            model,
+            images,
+            weights,
+            num_classes,
+            preprocessing,
+            limit=limit,
+            views=views,
+            seed=seed,
+            events=events,
+            task=task,
+        )
+        result = _quantize_in(
+            space, loaded, x_NCHW, plan, taken, validation, seed=seed, device=place, events=events, began=began
+        )
+        if recipe == AUTO and chosen == CALIBRATION:
+            events.show(escape(fewer_bits(result.artifact)))
+        return result
+
+
+def _quantize_in(
     space: Workspace,
     loaded: LoadedModel,
     x_NCHW: torch.Tensor,
