@@ -25,7 +25,7 @@ KNOWS = {
     "models": {"errors", "graph", "tasks"},
     "data": {"errors", "models"},
     "integer": {"errors", "graph", "quantizers"},
-    "artifact": {"bits", "errors", "graph", "models", "quantizers"},
+    "artifact": {"_version", "bits", "errors", "graph", "models", "quantizers"},
 }
 """The packages below the steps, and all that each may import; who is not here is held by ``FORBIDDEN`` alone."""
 

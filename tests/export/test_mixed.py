@@ -78,4 +78,4 @@ def test_a_file_is_within_the_size_that_was_allocated(
     for chosen in (whole.bits, bits):
         model = vitq.quantize(models["plain"], images, bits=BitTable(Bits(8, 8), chosen), **options)
         sizes.append(model.export(tmp_path / f"{len(sizes)}.onnx", images, target="onnxruntime").size_bytes)
-    assert sizes[1] < sizes[0] <= whole.costs["size_bytes"] and limit - 2500 < sizes[1] <= limit
+    assert sizes[1] < sizes[0] <= whole.costs["size_bytes"] and limit - 3500 < sizes[1] <= limit

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -14,9 +14,6 @@ from vitq.run.checkpoints import Checkpoints
 from vitq.run.events import Events
 from vitq.run.placed import Placed
 from vitq.tasks import Task, task_for
-
-if TYPE_CHECKING:
-    from vitq.run.step import Step
 
 
 @dataclass
@@ -39,7 +36,7 @@ class Run:
     """Name of the step at work, unique within the run: the prefix of its checkpoints."""
     placed_ahead: Callable[[], Mapping[str, Placed]] = dict
     """Return what the steps behind the one at work will put on the student's sites, as far as they say."""
-    before: tuple["Step", ...] = ()
+    before: tuple[Any, ...] = ()
     """The steps that were applied before the one at work."""
     rehearse: Callable[["Run"], None] = lambda _: None
     """Apply to another run the steps behind the one at work, up to the first that trains."""
