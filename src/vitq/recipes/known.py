@@ -5,7 +5,7 @@ from importlib import import_module
 
 from vitq.run.step import STEPS, Step
 
-STEP_PACKAGES = ("vitq.calibrate", "vitq.rewrite", "vitq.reconstruct", "vitq.allocation.step")
+STEP_PACKAGES = ("vitq.calibrate", "vitq.rewrite", "vitq.compensate", "vitq.reconstruct", "vitq.allocation.step")
 
 
 def known_steps() -> Mapping[str, type[Step]]:
