@@ -1,4 +1,4 @@
-"""How far each block of the student is from the teacher's, before any label is asked."""
+"""How far each block of a run's student is from its teacher's."""
 
 import torch
 
