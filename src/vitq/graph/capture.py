@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
-from vitq.errors import ModelError, first_line
+from vitq.errors import ModelError
 from vitq.graph.branches import tie_branches
 from vitq.graph.fold import depends_on_image, fold_constants, simplify
 from vitq.graph.noise import random_nodes
@@ -35,8 +35,9 @@ def capture(model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
     except Exception as error:  # torch.export raises many unrelated types
         if _differs(frozen, example):
             raise is_random(type(model).__name__) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
-            f"torch.export cannot capture {type(model).__name__}: {first_line(error)}; "
+            f"torch.export cannot capture {type(model).__name__}: {reason}; "
             "vitq needs a model without branches on values or on the batch size (x.shape[0], not len(x))"
         ) from error
     outputs = _outputs(module, structure, type(model).__name__)

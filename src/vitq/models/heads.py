@@ -43,25 +43,19 @@ HEADS = (
 TASKS_OF_HEADS = {"boxes-sigmoid": "boxes"}
 
 
-def saved_class(config: Any) -> str | None:
-    """Return the name of the class that a model was saved as, None where its configuration does not say."""
-    saved = next(iter(getattr(config, "architectures", None) or ()), None)
-    return saved if isinstance(saved, str) else None
-
-
 def head_for(config: Any, task: str | None, name: str) -> Head:
     """Return the head that ``task`` needs, else the one that the configuration names, else a classifier's.
 
     Raises ModelError for a class that is saved there and that vitq does not load.
     """
-    saved = saved_class(config)
-    known = next((head for head in HEADS if saved is not None and saved.endswith(head.ending)), None)
+    saved = next(iter(getattr(config, "architectures", None) or ()), None)
+    known = next((head for head in HEADS if isinstance(saved, str) and saved.endswith(head.ending)), None)
     wanted = [head for head in HEADS if head.task == TASKS_OF_HEADS.get(task or "", task)]
     if known in wanted:
         return known
     if wanted:
         return wanted[-1] if wanted[0].task == "features" else wanted[0]
-    if known is None and saved is not None and "For" in saved:
+    if known is None and isinstance(saved, str) and "For" in saved:
         raise ModelError(
             f"'{name}' is a {saved}; vitq loads {', '.join(head.words for head in HEADS[:-1])} and encoder by name: "
             "give another one as a module, or quantize a part of it with vitq.quantize(model, images, inside=PATH)"

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vitq.errors import ModelError
-from vitq.models.heads import Head, head_for, keeps_form, saved_class, seeing_part, squashed
+from vitq.models.heads import HEADS, Head, head_for, keeps_form, seeing_part, squashed
 from vitq.models.hub import download, reading
 from vitq.models.loaded import LoadedModel
 from vitq.models.preprocessing import Preprocessing
@@ -73,7 +73,7 @@ def load_huggingface(
     transformers = _transformers(name)
     local = Path(name).is_dir()
     changes = {} if num_classes is None else {"num_labels": num_classes}
-    with seeded_weights(), _reached(name, local):
+    with seeded_weights(), reading(f"folder '{name}'") if local else download(f"'{name}' is no folder here and"):
         config = transformers.AutoConfig.from_pretrained(
             name, trust_remote_code=False, **(changes if weights is not None else {})
         )
@@ -86,7 +86,7 @@ def load_huggingface(
         if head.auto == "AutoModel" and hasattr(config, "vision_config"):
             model = seeing_part(model)
         classes = int(config.num_labels) if head.has_classes else None
-    preprocessing, bgr = _preprocessing(transformers, name, config, given, head.may_squash)
+    preprocessing, bgr = _preprocessing(transformers, name, config, given, head)
     if classes is not None and num_classes is not None and classes != num_classes:
         raise ModelError(f"'{name}' has {classes} classes, not {num_classes}; pass weights=FILE for another head")
 
@@ -102,14 +102,15 @@ def load_huggingface(
 def load_huggingface_whole(name: str) -> tuple[nn.Module, Preprocessing]:
     """Load a model of the class that it was saved as; ModelError where transformers has no such class."""
     transformers = _transformers(name)
-    with _reached(name, Path(name).is_dir()):
+    local = Path(name).is_dir()
+    with reading(f"folder '{name}'") if local else download(f"'{name}' is no folder here and"):
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
-        saved = saved_class(config)
-        kind: Any = None if saved is None else getattr(transformers, saved, None)
+        saved = next(iter(getattr(config, "architectures", None) or ()), None)
+        kind: Any = getattr(transformers, saved, None) if isinstance(saved, str) else None
         if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
             raise ModelError(f"'{name}' was saved as {saved!r}, which transformers does not have; give it as a module")
         model: nn.Module = cast(Any, kind).from_pretrained(name, dtype=torch.float32)
-    return model.eval(), _preprocessing(transformers, name, config, None, may_squash=True)[0]
+    return model.eval(), _preprocessing(transformers, name, config, None, HEADS[1])[0]
 
 
 def run_on_images(model: nn.Module, x_BCHW: Tensor) -> Any:
@@ -121,11 +122,6 @@ def run_on_images(model: nn.Module, x_BCHW: Tensor) -> Any:
     return model(pixel_values=x_BCHW) if features is None else features(pixel_values=x_BCHW)
 
 
-def _reached(name: str, local: bool) -> AbstractContextManager[None]:
-    """Say in an error of the block whether a folder could not be read, or the hub not be reached."""
-    return reading(f"folder '{name}'") if local else download(f"'{name}' is no folder here and")
-
-
 def _trained(auto: Any, name: str, head: Head) -> tuple[nn.Module, Mapping[str, Any]]:
     """Return the model with its weights, and what did not fit."""
     if head.auto == "AutoBackbone":  # its door knows no other options
@@ -135,7 +131,7 @@ def _trained(auto: Any, name: str, head: Head) -> tuple[nn.Module, Mapping[str, 
 
 
 def _preprocessing(
-    transformers: Any, name: str, config: Any, given: Preprocessing | None, may_squash: bool
+    transformers: Any, name: str, config: Any, given: Preprocessing | None, head: Head
 ) -> tuple[Preprocessing, bool]:
     """What the image processor does, compared with itself, and whether it gives BGR."""
     has_file = any((Path(name) / file).exists() for file in PROCESSOR_FILES)
@@ -150,7 +146,7 @@ def _preprocessing(
         return given or assumed_preprocessing(config), False
     values = processor_values(processor)
     bgr = swaps_channels(values)
-    if given is None and may_squash and keeps_form(values):
+    if given is None and head.may_squash and keeps_form(values):
         return replace(processor_preprocessing(squashed(values, config)), assumed=True), bgr
     if given is None:
         given = processor_preprocessing(values)
