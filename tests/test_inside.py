@@ -12,6 +12,7 @@ from torch import nn
 import vitq
 from vitq.errors import DataError, ModelError
 from vitq.inside import put_inside
+from vitq.models import load_whole
 from vitq.run.whole_metrics import compare_wholes
 
 
@@ -114,3 +115,33 @@ def test_what_cannot_be_quantized_inside_is_told(
 ) -> None:
     with pytest.raises(error, match=words):
         vitq.quantize(Detector(), batches if images is None else images, inside=inside, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("x/" * 5000, "neither a name nor a folder"),
+        ("/nowhere/at/all", "there is no folder '/nowhere/at/all'"),
+        ("ARTIFACT", "a vitq artifact, which is quantized already"),
+    ],
+)
+def test_a_whole_that_is_not_there_is_told_as_every_model_is(spec: str, words: str, small_artifact: Path) -> None:
+    with pytest.raises(ModelError, match=words):
+        load_whole(spec.replace("ARTIFACT", str(small_artifact)))
+
+
+def test_wholes_are_compared_by_the_kind_of_what_they_give() -> None:
+    old = {"ids": torch.tensor([1, 2, 3, 4]), "x": [torch.tensor([3.0, 4.0]), torch.ones(2)], "n": torch.ones(3)}
+    new = {"ids": torch.tensor([1, 2, 3, 9]), "x": [torch.tensor([3.0, 4.5]), torch.ones(2)], "n": torch.ones(2)}
+    assert compare_wholes([old, old], [new, new]) == {  # of another shape each time: not compared
+        "ids": {"agreement": 75.0},
+        "x.0": {"relative_error": pytest.approx(0.1), "cosine": pytest.approx(27 / 29.25**0.5 / 5)},
+        "x.1": {"relative_error": 0.0, "cosine": pytest.approx(1)},
+    }
+
+
+def test_detections_are_compared_by_the_boxes_that_both_sides_have() -> None:
+    boxes = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 3], [8, 8, 9, 9], [0, 0, 4, 4]])
+    old = {"boxes": boxes, "labels": torch.tensor([1, 1, 1, 2]), "scores": torch.ones(4)}
+    new = {"boxes": boxes[[1, 0, 2]], "labels": torch.tensor([1, 1, 3]), "scores": torch.ones(3)}
+    assert compare_wholes([[old]], [[new]]) == {"boxes": {"agreement": pytest.approx(100 * 4 / 7)}}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from vitq.errors import ArgumentError
+from vitq.errors import ArgumentError, first_line
 
 COMPUTING = ("cpu", "cuda", "mps", "xpu")
 """Kinds of devices that hold values; torch's others hold none (meta) or are no hardware that vitq knows."""
@@ -22,7 +22,7 @@ def choose_device(name: str) -> torch.device:
             raise RuntimeError(f"vitq computes on {', '.join(COMPUTING)}")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        why = (str(error) or type(error).__name__).splitlines()[0][:200]
+        why = first_line(error, 200)
         raise ArgumentError(f"device '{name[:80]}' is not available: {why}; 'vitq doctor' lists devices") from error
     return device
 

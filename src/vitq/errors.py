@@ -69,6 +69,11 @@ def _readable(message: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message)
 
 
+def first_line(error: BaseException, width: int = 300) -> str:
+    """Return the first line of what another's error says, at most ``width`` letters; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:width]
+
+
 def did_you_mean(word: str, options: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the option nearest to ``word``, or the list of options if none is near."""
     choices = sorted(options)

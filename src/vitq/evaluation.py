@@ -9,18 +9,15 @@ from typing import Any
 
 import torch
 
-from vitq.activations import forward_many
 from vitq.data import ImageSource, load_batches, load_labelled, open_images
 from vitq.errors import DataError, ModelError, VitqError
 from vitq.graph import Graph
 from vitq.graph.outputs import Outputs, as_outputs
 from vitq.models import LoadedModel
-from vitq.reconstruct.data import count_held_out
 from vitq.run.events import Events
 from vitq.run.inputs import settle_for
-from vitq.run.run import Run
 from vitq.tasks import Task, name_of, task_for
-from vitq.tasks.distances import nearness, relative_square
+from vitq.tasks.distances import nearness
 
 Forward = Callable[[torch.Tensor], torch.Tensor | Outputs]
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor | None]]
@@ -145,8 +142,8 @@ def measure_loaded(
     batches = load_labelled(
         source, loaded.preprocessing, limit, batch_size=batch_size, num_classes=loaded.num_classes, warn=events.warn
     )
-    with events.task("evaluate", len(source) if limit is None else min(limit, len(source))) as task:
-        return measure(loaded.module.to(device), batches, device, progress=task.advance, task=loaded.task)[0]
+    with events.task("evaluate", len(source) if limit is None else min(limit, len(source))) as bar:
+        return measure(loaded.module.to(device), batches, device, progress=bar.advance, task=loaded.task)[0]
 
 
 def compared(metrics: Metrics, summary: Summary, reference: Summary | None) -> Metrics:
@@ -227,8 +224,7 @@ class Evaluator:
         if self.validation is None:
             return None
         source = open_images(self.validation)
-        if not source.labelled:
-            missing = sum(item.label is None and item.target is None for item in source.items)
+        if missing := source.unlabelled:
             text = f"{missing} of {len(source)} validation images ({source.layout}) have no label"
             self.events.warn("no-labels", f"{text}, so there is no accuracy; outputs are compared on them all the same")
         return source
@@ -236,12 +232,12 @@ class Evaluator:
     def _measure(self, graph: Graph, label: str, strict: bool) -> tuple[Metrics, Seen]:
         images: list[int] = []
         batches, total = self._batches()
-        with self.events.task(f"evaluate {label}", total) as task:
+        with self.events.task(f"evaluate {label}", total) as bar:
             metrics, summary = measure(
                 graph,
                 _noted(batches, images),
                 self.device,
-                progress=task.advance,
+                progress=bar.advance,
                 broken=refuse if strict else lambda text: self.events.warn("not-finite", f"{label}: {text}"),
                 task=self.loaded.task,
             )
@@ -274,24 +270,6 @@ class Evaluator:
             return metrics
         mine, theirs = (torch.tensor(places) for places in zip(*pairs, strict=True))
         return compared(metrics, seen.summary.rows(mine), reference.summary.rows(theirs))
-
-
-@torch.no_grad()
-def segment_errors(run: Run, images: int = 64) -> dict[str, float]:
-    """Return, per block, the relative squared error of the student's activations.
-
-    They are of the last ``images`` calibration images, but at most of the fifth that is never trained on. Where the
-    model returns something from inside a block, it is the mean over that and the block's end.
-    """
-    student = teacher = run.images_NCHW[-max(count_held_out(len(run.images_NCHW), images), 1) :]
-    errors: dict[str, float] = {}
-    for span in run.teacher.spans("block"):
-        sides = run.teacher.sides(span.start, span.end)
-        student, *mine = forward_many(run.student.segment(span.start, span.end, sides), student, run.device)
-        teacher, *theirs = forward_many(run.teacher.segment(span.start, span.end, sides), teacher, run.device)
-        pairs = zip((student, *mine), (teacher, *theirs), strict=True)
-        errors[span.name] = sum(float(relative_square(*pair)) for pair in pairs) / (1 + len(sides))
-    return errors
 
 
 def _noted(batches: Batches, images: list[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:

@@ -43,7 +43,7 @@ def quantize_inside(
     """
     whole, own, name = _whole(model)
     own = own.changed(preprocessing)
-    seed, out, progress = (quantize.keywords[name] for name in ("seed", "out", "progress"))
+    seed, out, progress = (quantize.keywords[option] for option in ("seed", "out", "progress"))
     with Events(console=progress) as events:
         feed, fed_NCHW = _feed(images, own, limit, seed, events)
         received = watch(whole, inside, feed, limit)

@@ -19,7 +19,7 @@ from vitq.bits import Bits, BitTable
 from vitq.calibrate import scope_rows
 from vitq.devices import choose_device, peak_memory
 from vitq.errors import ArgumentError
-from vitq.evaluation import OF_OUTPUTS, Evaluator, Metrics, segment_errors
+from vitq.evaluation import OF_OUTPUTS, Evaluator, Metrics
 from vitq.export.targets import NARROWER, profile_of
 from vitq.model import QuantizedModel, finish, load_finished
 from vitq.models import LoadedModel, Preprocessing
@@ -33,6 +33,7 @@ from vitq.run.inputs import load_with_images, start_run
 from vitq.run.pipeline import preview, run_steps
 from vitq.run.run import Run
 from vitq.run.workspace import Workspace, open_workspace
+from vitq.segment_errors import segment_errors
 
 NO_SCOPE = "none"
 """Scope of a run whose recipe inserts nothing."""

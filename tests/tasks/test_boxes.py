@@ -18,11 +18,14 @@ from vitq.models import Preprocessing
 from vitq.tasks import Boxes, SigmoidBoxes
 from vitq.tasks.sets import corners, iou, matching
 
-DRAWS = torch.Generator().manual_seed(0)
+
+@pytest.fixture
+def draws() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
-def test_a_matching_is_the_cheapest_one() -> None:
-    cost = torch.rand(3, 5, 5, generator=DRAWS)
+def test_a_matching_is_the_cheapest_one(draws: torch.Generator) -> None:
+    cost = torch.rand(3, 5, 5, generator=draws)
     cost[0] += 1 - torch.eye(5)
     for one, found in zip(cost, matching(cost), strict=True):
         best = min(permutations(range(5)), key=lambda order: sum(float(one[i, j]) for i, j in enumerate(order)))
@@ -30,12 +33,12 @@ def test_a_matching_is_the_cheapest_one() -> None:
 
 
 @pytest.mark.parametrize("kind", [Boxes, SigmoidBoxes])
-def test_the_order_of_a_set_does_not_count(kind: type[Boxes]) -> None:
+def test_the_order_of_a_set_does_not_count(kind: type[Boxes], draws: torch.Generator) -> None:
     reference = {
-        "logits": 3 * torch.randn(2, 6, 4, generator=DRAWS), "pred_boxes": torch.rand(2, 6, 4, generator=DRAWS),
-        "last_hidden_state": torch.randn(2, 6, 3, generator=DRAWS),
+        "logits": 3 * torch.randn(2, 6, 4, generator=draws), "pred_boxes": torch.rand(2, 6, 4, generator=draws),
+        "last_hidden_state": torch.randn(2, 6, 3, generator=draws),
     }  # fmt: skip
-    task, order = kind("logits"), torch.randperm(6, generator=DRAWS)
+    task, order = kind("logits"), torch.randperm(6, generator=draws)
     shuffled = {name: y if name == "last_hidden_state" else y[:, order] for name, y in reference.items()}
     assert float(task.distance(shuffled, reference)) == pytest.approx(0, abs=1e-6)
     assert task.agreement(shuffled, reference) == {
@@ -50,8 +53,8 @@ def test_the_order_of_a_set_does_not_count(kind: type[Boxes]) -> None:
     assert 0 < task.agreement(moved, reference)["iou_agreement"] < 100
 
 
-def test_classes_of_queries_are_compared_by_their_divergence() -> None:
-    reference, outputs = (torch.randn(1, 1, 3, generator=DRAWS) for _ in range(2))
+def test_classes_of_queries_are_compared_by_their_divergence(draws: torch.Generator) -> None:
+    reference, outputs = (torch.randn(1, 1, 3, generator=draws) for _ in range(2))
     p, q = reference.softmax(-1), outputs.softmax(-1)
     got = Boxes("logits").distance({"logits": outputs}, {"logits": reference})
     torch.testing.assert_close(got, (p * (p / q).log()).sum())
@@ -133,15 +136,15 @@ class Detector(nn.Module):
         return {"logits": 4 * self.logits(x_BQC), "pred_boxes": self.boxes(x_BQC).sigmoid()}
 
 
-def test_a_detector_is_quantized_and_compared_by_its_boxes() -> None:
-    x_NCHW = torch.randn(8, 3, 16, 16, generator=DRAWS)
+def test_a_detector_is_quantized_and_compared_by_its_boxes(draws: torch.Generator) -> None:
+    x_NCHW = torch.randn(8, 3, 16, 16, generator=draws)
     made = vitq.quantize(Detector(), x_NCHW, recipe="rtn", bits="w8a8", limit=8, progress=False)
     assert made.config.task == "boxes" and made.metrics.agreement is not None and made.metrics.agreement > 80
     assert made.metrics.scores is not None and made.metrics.scores["iou_agreement"] > 90
     assert made.metrics.outputs is not None and set(made.metrics.outputs) == {"logits", "pred_boxes"}
     with pytest.raises(DataError, match="labels are classes, and task 'boxes' takes of each image boxes"):
         made.evaluate((x_NCHW, torch.arange(8) % 2))
-    with pytest.raises(DataError, match="category 9, and the model has only 7 classes"):
+    with pytest.raises(DataError, match="category 9, and the model has only 7 classes, from 0; give boxes of its own"):
         made.evaluate((x_NCHW, [{"boxes": [[0, 0, 8, 8]], "labels": [9]}] * 8))
 
 

@@ -56,8 +56,7 @@ def load_labelled(
 
 def require_labels(source: ImageSource) -> None:
     """Raise DataError where an image has no label."""
-    missing = sum(item.label is None and item.target is None for item in source.items)
-    if missing:
+    if missing := source.unlabelled:
         some = "the images" if missing == len(source) else f"{missing} of {len(source)} images"
         raise DataError(
             f"{some} ({source.layout}) have no labels; use class folders, a labels.csv, images beside "

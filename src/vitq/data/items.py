@@ -32,6 +32,11 @@ class ImageItem:
     target: Target | None = None
 
     @property
+    def labelled(self) -> bool:
+        """Whether it has a class, a map or boxes."""
+        return self.label is not None or self.target is not None
+
+    @property
     def shown(self) -> str:
         """Its name for messages."""
         return shown(self.name)
@@ -52,7 +57,12 @@ class ImageSource:
     @property
     def labelled(self) -> bool:
         """Whether every image has a label, whatever it says."""
-        return all(item.label is not None or item.target is not None for item in self.items)
+        return self.unlabelled == 0
+
+    @property
+    def unlabelled(self) -> int:
+        """Number of images without a label."""
+        return sum(not item.labelled for item in self.items)
 
     @property
     def shape(self) -> tuple[int, int, int] | None:

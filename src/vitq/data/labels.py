@@ -11,6 +11,7 @@ from vitq.data.targets import BoxLabel, MapLabel, Target, boxes_of, is_boxes, is
 from vitq.errors import DataError
 
 LARGEST_LABEL = 10**9
+_WORDS: dict[type, str] = {MapLabel: "a map", BoxLabel: "boxes"}
 
 
 def class_indices(labels: Any, count: int, where: str) -> list[int | None]:
@@ -75,9 +76,6 @@ def refuse_two_kinds(items: Iterable[ImageItem]) -> None:
     if len(kinds) > 1:
         names = " and ".join(f"{_WORDS.get(kind, 'a class')} for {item.shown}" for kind, item in kinds.items())
         raise DataError(f"labels are of several kinds: {names}; give one kind")
-
-
-_WORDS: dict[type, str] = {MapLabel: "a map", BoxLabel: "boxes"}
 
 
 def _expected(where: str, count: int, got: str) -> str:

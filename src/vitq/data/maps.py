@@ -10,6 +10,8 @@ from vitq.errors import DataError
 IMAGES = "images"
 MAPS = ("masks", "annotations", "depth", "labels")
 """What the folder beside ``images`` is called."""
+WORDS = ("_mask", "_seg", "_depth")
+"""What may stand behind the name of a map's image."""
 
 
 def map_folder(subfolders: list[Path]) -> Path | None:
@@ -23,8 +25,8 @@ def map_folder(subfolders: list[Path]) -> Path | None:
 def with_maps(source: ImageSource, images: Path, maps: Path) -> ImageSource:
     """Return ``source``, whose items lie in ``images``, with the maps of the same names, whatever their ending.
 
-    A map may have a word behind the image's name (``a_mask.png``, ``a_seg.npy``). Raises DataError for an image without
-    a map, or with two.
+    A map may have one of ``WORDS`` behind the image's name (``a_mask.png``, ``a_seg.npy``). Raises DataError for an
+    image without a map, or with two.
     """
     files = [path for path in sorted(maps.rglob("*")) if path.is_file() and not path.name.startswith(".")]
     known: dict[str, list[Path]] = {}
@@ -37,7 +39,7 @@ def with_maps(source: ImageSource, images: Path, maps: Path) -> ImageSource:
 def _with_map(item: ImageItem, images: Path, maps: Path, known: dict[str, list[Path]]) -> ImageItem:
     assert item.path is not None
     stem = str(item.path.relative_to(images).with_suffix(""))
-    found = known.get(stem) or [path for word in ("_mask", "_seg", "_depth") for path in known.get(stem + word, ())]
+    found = known.get(stem) or [path for word in WORDS for path in known.get(stem + word, ())]
     if len(found) != 1:
         many = f"{len(found)} maps" if found else "no map"
         raise DataError(f"{item.shown} has {many} of its name in '{shown(maps)}'; each image needs one")

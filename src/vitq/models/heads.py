@@ -76,7 +76,7 @@ def keeps_form(processor: Mapping[str, Any]) -> bool:
 
 
 def squashed(processor: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """Return a processor's values with one size for all pictures: the configuration's, else the processor's sides."""
+    """Return a processor's values with one size for all: the configuration's, else the processor's, else 640 x 640."""
     size = getattr(config, "image_size", None)
     given = processor.get("size")
     sides = given if isinstance(given, Mapping) else {}

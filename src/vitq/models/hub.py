@@ -8,7 +8,7 @@ from urllib.parse import urlparse
 
 from huggingface_hub import constants
 
-from vitq.errors import ModelError
+from vitq.errors import ModelError, first_line
 
 
 @contextmanager
@@ -24,9 +24,8 @@ def download(what: str) -> Iterator[None]:
     except ModelError:
         raise
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"{what} could not be fetched from the hub ({reason}); pass a local file with weights=FILE "
+            f"{what} could not be fetched from the hub ({first_line(error)}); pass a local file with weights=FILE "
             "(--weights FILE) or a local folder, or check the name and the network"
         ) from error
     finally:
@@ -41,10 +40,9 @@ def reading(what: str) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:  # a stranger's configuration ends in any type
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
-            f"{what} cannot be loaded ({type(error).__name__}: {reason}); give a folder that timm or transformers "
-            "saved, or the model itself as a module"
+            f"{what} cannot be loaded ({type(error).__name__}: {first_line(error)}); give a folder that timm or "
+            "transformers saved, or the model itself as a module"
         ) from error
 
 

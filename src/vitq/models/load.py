@@ -14,7 +14,7 @@ from vitq.models.huggingface import LogitsOf, assumed_preprocessing, load_huggin
 from vitq.models.loaded import LoadedModel
 from vitq.models.modules import not_a_model, plain_copy
 from vitq.models.preprocessing import Preprocessing
-from vitq.models.timm_models import load_timm, load_timm_folder, timm_preprocessing
+from vitq.models.timm_models import HUB_PREFIXES, load_timm, load_timm_folder, timm_preprocessing
 from vitq.models.torchvision_shim import ensure_torchvision
 from vitq.models.weights import check_finite, load_weights, state_sha256
 
@@ -53,12 +53,11 @@ def load_model(
 def load_whole(spec: str) -> tuple[nn.Module, Preprocessing]:
     """Load a model of which a part is to be quantized, in eval mode, and the preprocessing of its images.
 
-    Of Hugging Face it is of the class that it was saved as, whatever else than images it takes.
+    Of Hugging Face it is of the class that it was saved as, whatever else than images it takes. Raises ModelError when
+    there is no such model, or it cannot be used.
     """
     _check_arguments(spec, None, None)
-    folder = Path(spec)
-    of_timm = "/" not in spec if not folder.is_dir() else "architecture" in _folder_config(folder)
-    if of_timm or spec.startswith(("timm/", "hf-hub:", "hf_hub:")):
+    if _is_timm(spec):
         loaded = load_model(spec)
         return loaded.module, loaded.preprocessing
     return load_huggingface_whole(spec)
@@ -67,27 +66,29 @@ def load_whole(spec: str) -> tuple[nn.Module, Preprocessing]:
 def _load_named(
     spec: str, weights: Path | str | None, num_classes: int | None, given: Preprocessing | None, task: str | None
 ) -> LoadedModel:
+    of_timm, folder = _is_timm(spec), Path(spec)
+    if not of_timm:
+        name = str(folder) if folder.is_dir() else spec
+        return load_huggingface(name, weights, num_classes, given, task)
+    return load_timm_folder(folder, weights, num_classes) if folder.is_dir() else load_timm(spec, weights, num_classes)
+
+
+def _is_timm(spec: str) -> bool:
+    """Whether a name or a folder is timm's, and not Hugging Face's; ModelError where it can be neither's."""
+    folder = Path(spec)
     try:
-        folder = Path(spec).is_dir()
+        is_folder = folder.is_dir()
     except (OSError, ValueError):  # a name that is too long, or holds NUL
         raise ModelError(f"model '{spec[:80]}' is neither a name nor a folder") from None
-    if folder:
-        return _load_folder(Path(spec), weights, num_classes, given, task)
-    if "/" in spec and not spec.startswith(("timm/", "hf-hub:", "hf_hub:")):
-        if spec.count("/") > 1 or spec[0] in "/.~":
-            raise ModelError(f"there is no folder '{spec}', and a Hugging Face id has the form owner/name")
-        return load_huggingface(spec, weights, num_classes, given, task)
-    return load_timm(spec, weights, num_classes)
-
-
-def _load_folder(
-    folder: Path, weights: Path | str | None, num_classes: int | None, given: Preprocessing | None, task: str | None
-) -> LoadedModel:
-    config = _folder_config(folder)
-    _check_no_artifact(folder, config)
-    if "architecture" in config and "model_type" not in config:
-        return load_timm_folder(folder, weights, num_classes)
-    return load_huggingface(str(folder), weights, num_classes, given, task)
+    if is_folder:
+        config = _folder_config(folder)
+        _check_no_artifact(folder, config)
+        return "architecture" in config and "model_type" not in config
+    if "/" not in spec or spec.startswith(("timm/", *HUB_PREFIXES)):
+        return True
+    if spec.count("/") > 1 or spec[0] in "/.~":
+        raise ModelError(f"there is no folder '{spec}', and a Hugging Face id has the form owner/name")
+    return False
 
 
 def _folder_config(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitq.errors import DataError, ModelError, VitqError
+from vitq.errors import DataError, ModelError, VitqError, first_line
 from vitq.graph.outputs import ONLY, named_outputs, own_names
 from vitq.models.huggingface import LogitsOf
 from vitq.models.loaded import LoadedModel
@@ -111,10 +111,10 @@ def _run(name: str, function: Callable[[Tensor], Any], x_BCHW: Tensor) -> Any:
     except VitqError:
         raise
     except Exception as error:  # a model raises what it likes
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
-            f"{name} cannot be run on images of shape {tuple(x_BCHW.shape)} ({type(error).__name__}: {reason}); "
-            "vitq calls model(images) with nothing else: check their size (preprocessing=), or wrap the model"
+            f"{name} cannot be run on images of shape {tuple(x_BCHW.shape)} ({type(error).__name__}: "
+            f"{first_line(error)}); vitq calls model(images) with nothing else: check their size (preprocessing=), or "
+            "wrap the model"
         ) from error
 
 

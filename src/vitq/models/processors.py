@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitq.errors import ModelError
+from vitq.errors import ModelError, first_line
 from vitq.models.preprocessing import Preprocessing
 
 TOLERANCE = 0.02
@@ -45,7 +45,7 @@ def load_processor(transformers: Any, name: str, has_file: bool) -> Any:
         own_code = "trust_remote_code" in str(error)
         if isinstance(error, OSError | ValueError) and not has_file and not own_code:
             return None
-        raise refusal(f"the image processor of '{name}'", f"cannot be read ({_first_line(error)})") from error
+        raise refusal(f"the image processor of '{name}'", f"cannot be read ({first_line(error, 200)})") from error
 
 
 def processor_values(processor: Any) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def processor_preprocessing(processor: Mapping[str, Any]) -> Preprocessing:
         interpolation = _interpolation(processor.get("resample"), name)
         mode, size, share = _as_crop(placement, name)
     except (TypeError, ValueError, KeyError, OverflowError, ZeroDivisionError) as error:
-        raise refusal(name, f"has values that are not understood ({_first_line(error)})") from error
+        raise refusal(name, f"has values that are not understood ({first_line(error, 200)})") from error
     return Preprocessing((3, *size), share, mode, interpolation, mean, std)  # type: ignore[arg-type]
 
 
@@ -85,7 +85,7 @@ def compare(processor: Any, preprocessing: Preprocessing, bgr: bool) -> None:
         try:
             theirs_CHW = _pixel_values(processor, picture)
         except Exception as error:  # a processor of pairs, boxes, prompts
-            raise refusal(name, f"does not take one picture ({_first_line(error)})") from error
+            raise refusal(name, f"does not take one picture ({first_line(error, 200)})") from error
         if theirs_CHW is None or theirs_CHW.shape != x_CHW.shape:
             got = "no pixel_values" if theirs_CHW is None else f"pixels of shape {tuple(theirs_CHW.shape)}"
             raise refusal(name, f"makes {got} of a {picture.width}x{picture.height} picture, not {tuple(x_CHW.shape)}")
@@ -232,7 +232,3 @@ def _kind(processor: Mapping[str, Any]) -> str:
 def _pixel_values(processor: Any, picture: Image.Image) -> Tensor | None:
     values = processor(picture, return_tensors="pt").get("pixel_values")
     return None if values is None else torch.as_tensor(values[0]).to(torch.float32)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -15,6 +15,7 @@ from vitq.models.preprocessing import Preprocessing
 from vitq.models.torchvision_shim import ensure_torchvision
 from vitq.models.weights import RANDOM_WEIGHTS_SEED, load_weights, seeded_weights
 
+HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 PRETRAINED_VALUES = (
     "architecture", "tag", "num_classes", "input_size", "fixed_input_size", "pool_size", "crop_pct", "crop_mode",
     "interpolation", "mean", "std", "first_conv", "classifier", "test_input_size", "test_crop_pct", "license",
@@ -52,7 +53,7 @@ def load_timm(name: str, weights: Path | str | None, num_classes: int | None) ->
     import timm
 
     registry_name = name.removeprefix("timm/")
-    on_hub = registry_name.startswith(("hf-hub:", "hf_hub:"))
+    on_hub = registry_name.startswith(HUB_PREFIXES)
     if not on_hub:
         _check_known(registry_name)
     if weights is None and not on_hub:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vitq.errors import ModelError
+from vitq.errors import ModelError, first_line
 
 RANDOM_WEIGHTS_SEED = 0
 PICKLED_SUFFIXES = (".pth", ".pt", ".bin")
@@ -65,8 +65,7 @@ def _unreadable(path: Path, error: Exception) -> ModelError:
             f"weights '{path}' hold more than tensors and would run code when opened, so they were not; "
             "where you trust the file, save its state_dict() as safetensors and pass that"
         )
-    reason = (text.strip() or type(error).__name__).splitlines()[0][:200]
-    return ModelError(f"weights '{path}' are damaged or not a PyTorch file: {reason}")
+    return ModelError(f"weights '{path}' are damaged or not a PyTorch file: {first_line(error, 200)}")
 
 
 def _check_no_text(path: Path) -> None:

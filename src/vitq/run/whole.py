@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vitq.errors import DataError, ModelError, VitqError, did_you_mean
+from vitq.errors import DataError, ModelError, VitqError, did_you_mean, first_line
 from vitq.graph.outputs import refilled
 
 Feed = Callable[[nn.Module], Any]
@@ -143,11 +143,10 @@ def outputs_of(whole: nn.Module, feed: Feed, done: Callable[[], bool] = lambda: 
     except VitqError:
         raise
     except Exception as error:  # another's code
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
-            f"{type(whole).__name__} cannot be run on these images ({type(error).__name__}: {reason}); give batches as "
-            "it takes them (a mapping of keywords, a tuple of arguments, or the one argument), or a function of the "
-            "model that runs it and yields what it gives"
+            f"{type(whole).__name__} cannot be run on these images ({type(error).__name__}: {first_line(error)}); give "
+            "batches as it takes them (a mapping of keywords, a tuple of arguments, or the one argument), or a "
+            "function of the model that runs it and yields what it gives"
         ) from error
 
 

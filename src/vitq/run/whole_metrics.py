@@ -20,8 +20,8 @@ def compare_wholes(before: Sequence[Any], after: Sequence[Any]) -> dict[str, dic
     """Return, by the name of an output, how near its values are over all runs.
 
     ``relative_error`` and ``cosine`` of floats whose shape is the same; ``agreement``, in percent, of whole numbers
-    that are equal; of detections (``boxes`` and ``labels``, as torchvision's detectors give them) the share that the
-    other side has too, under ``boxes``. Places in a list of images are taken together.
+    that are equal; where there are detections (``boxes`` and ``labels``, as torchvision's detectors give them) only the
+    share that the other side has too, under ``boxes``. Places in a list of images are taken together.
     """
     floats: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     whole: dict[str, list[Tensor]] = defaultdict(list)

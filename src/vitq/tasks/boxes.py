@@ -69,10 +69,13 @@ class Boxes(Task):
     def require_labels(self, labels_B: torch.Tensor, outputs: Outputs) -> None:
         """Raise DataError for categories that are no classes of the model."""
         classes = self._scores(outputs[self.primary][:1]).shape[-1]
-        seen = labels_B[..., 0] >= 0
-        if bool(seen.any()) and int(labels_B[..., 0][seen].max()) >= classes <= int(labels_B[..., 1][seen].max()):
+        if labels_B.numel() == 0:
+            return
+        ids, places = (int(labels_B[..., column].max()) for column in (0, 1))  # -1 where no image has a box
+        if ids >= classes <= places:
             raise DataError(
-                f"a box has category {int(labels_B[..., 0][seen].max())}, and the model has only {classes} classes"
+                f"a box has category {ids}, and the model has only {classes} classes, from 0; give boxes of its own "
+                "categories"
             )
 
     def score(self, summary: Outputs, labels_N: torch.Tensor) -> dict[str, float]:
