@@ -93,14 +93,14 @@ def coco(tmp_path: Path) -> Path:
 def test_boxes_of_a_coco_json_go_where_their_pictures_go(coco: Path) -> None:
     source = open_images(coco)
     assert len(source) == 3 and source.labelled and len(open_images(coco.parent)) == 3
-    _, labels_BM7 = next(load_labelled(source, Preprocessing((3, 32, 32), 1.0, "squash")))
-    expected = torch.full((3, 2, 7), -1.0)
-    expected[0, 0] = torch.tensor([7, 1, 0, 0, 0.5, 0.5, 0])
-    expected[0, 1] = torch.tensor([2, 0, 0.5, 0.25, 0.75, 0.75, 1])
-    expected[2, 0] = torch.tensor([2, 0, 0.25, 0.25, 0.75, 0.75, 0])
-    torch.testing.assert_close(labels_BM7, expected, rtol=0, atol=0.01)
-    _, cut_BM7 = next(load_labelled(source, Preprocessing((3, 40, 40), 1.0, "center")))
-    torch.testing.assert_close(cut_BM7[2, 0, 2:6], torch.tensor([0, 0.25, 1, 0.75]), rtol=0, atol=0.02)
+    _, labels_BM8 = next(load_labelled(source, Preprocessing((3, 32, 32), 1.0, "squash")))
+    expected = torch.full((3, 2, 8), -1.0)
+    expected[0, 0] = torch.tensor([7, 1, 0, 0, 0.5, 0.5, 0, 7])
+    expected[0, 1] = torch.tensor([2, 0, 0.5, 0.25, 0.75, 0.75, 1, 7])
+    expected[2, 0] = torch.tensor([2, 0, 0.25, 0.25, 0.75, 0.75, 0, 7])
+    torch.testing.assert_close(labels_BM8, expected, rtol=0, atol=0.01)
+    _, cut_BM8 = next(load_labelled(source, Preprocessing((3, 40, 40), 1.0, "center")))
+    torch.testing.assert_close(cut_BM8[2, 0, 2:6], torch.tensor([0, 0.25, 1, 0.75]), rtol=0, atol=0.02)
     assert not open_images(coco, labels=False).labelled
 
 
@@ -153,10 +153,13 @@ def test_mean_precision_is_that_of_pycocotools() -> None:
     boxes = torch.tensor([[[0.25, 0.25, 0.5, 0.5], [0.7, 0.7, 0.2, 0.2]]]).expand(2, -1, -1)
     logits = torch.full((2, 2, 4), -9.0)
     logits[:, 0, 1], logits[0, 1, 2], logits[1, 1, 3] = 9, 9, 9  # the last class is no object
-    labels = torch.full((2, 2, 7), -1.0)
-    labels[:, 0] = torch.tensor([1, 0, 0, 0, 0.5, 0.5, 0])
-    labels[0, 1] = torch.tensor([2, 1, 0.6, 0.6, 0.8, 0.8, 0])
+    labels = torch.full((2, 2, 8), -1.0)
+    labels[:, 0] = torch.tensor([1, 0, 0, 0, 0.5, 0.5, 0, 2])
+    labels[0, 1] = torch.tensor([2, 1, 0.6, 0.6, 0.8, 0.8, 0, 2])
     task, summary = Boxes("logits"), {"logits": logits, "pred_boxes": boxes}
     assert task.score(summary, labels) == {"map": pytest.approx(100), "map50": pytest.approx(100)}
     labels[0, 1, 2:4] = 0.7  # a quarter of the box that was found
+    assert task.score(summary, labels)["map"] == pytest.approx(50)
+    labels[..., 7] = 90  # of a file whose other images have categories beyond the model's classes: by place
+    labels[:, 0, :2], labels[0, 1, :2] = torch.tensor([2.0, 1.0]), torch.tensor([3.0, 2.0])
     assert task.score(summary, labels)["map"] == pytest.approx(50)

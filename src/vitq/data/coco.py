@@ -55,6 +55,7 @@ def open_coco(path: Path, labels: bool = True) -> ImageSource:
 
 def _boxes(found: Any, names: dict[int, str], places: dict[int, int], where: str) -> dict[int, BoxLabel]:
     rows: dict[int, list[list[float]]] = {number: [] for number in names}
+    largest = max(places, default=-1)
     for one in found:
         image, category = int(one["image_id"]), int(one["category_id"])
         if image not in names or category not in places:
@@ -62,13 +63,13 @@ def _boxes(found: Any, names: dict[int, str], places: dict[int, int], where: str
             raise DataError(f"{where}: an annotation names {unknown}, which the file does not list")
         left, top, width, height = map(float, one["bbox"])
         crowd = float(bool(one.get("iscrowd", 0)))
-        rows[image].append([category, places[category], left, top, left + width, top + height, crowd])
+        rows[image].append([category, places[category], left, top, left + width, top + height, crowd, largest])
     checked = {}
     for image, own in rows.items():
-        rows_M7 = np.array(own).reshape(-1, COLUMNS)
-        checked[image] = BoxLabel(
-            rows_of_boxes(rows_M7[:, 0], rows_M7[:, 1], rows_M7[:, 2:6], rows_M7[:, 6], f"{where}, image {image}")
-        )
+        rows_M8 = np.array(own).reshape(-1, COLUMNS)
+        ids_M, places_M, crowd_M, largest_M = rows_M8[:, [0, 1, 6, 7]].T
+        named = f"{where}, image {image}"
+        checked[image] = BoxLabel(rows_of_boxes(ids_M, places_M, rows_M8[:, 2:6], crowd_M, largest_M, named))
     return checked
 
 

@@ -74,7 +74,7 @@ class ImageSource:
     def padded(self) -> "ImageSource":
         """Return the source with as many rows in each label of boxes."""
         boxes = [item.target for item in self.items if isinstance(item.target, BoxLabel)]
-        count = max((len(target.rows_M7) for target in boxes), default=0)
+        count = max((len(target.rows_M8) for target in boxes), default=0)
         if all(target.count == count for target in boxes):
             return self
         items = (

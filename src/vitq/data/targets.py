@@ -18,8 +18,11 @@ from vitq.data.geometry import Grid
 from vitq.data.names import shown
 from vitq.errors import DataError
 
-COLUMNS = 7
-"""Numbers of a box: category id, place of the category among all, left, top, right, bottom, 1 for a crowd."""
+COLUMNS = 8
+"""Numbers of a box: category id, place of the category among all, left, top, right, bottom, 1 for a crowd, largest id.
+
+The largest id is that of all categories of the labels, so that every part of them is read alike.
+"""
 
 _PLAIN_MODES = ("1", "L", "P", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 _BOXES, _CATEGORIES = ("boxes", "bbox"), ("labels", "class_labels", "category", "categories", "category_id")
@@ -49,24 +52,24 @@ class MapLabel:
 
 @dataclass(frozen=True, eq=False)
 class BoxLabel:
-    """The boxes of an image, (M, 7) as ``COLUMNS`` says, in its pixels; as a tensor in shares of the model's input.
+    """The boxes of an image, (M, 8) as ``COLUMNS`` says, in its pixels; as a tensor in shares of the model's input.
 
     Rows beyond the image's own have the category -1; all images of a source have ``count`` rows.
     """
 
-    rows_M7: np.ndarray
+    rows_M8: np.ndarray
     count: int = 0
 
     def tensor(self, grid: Grid | None, size: tuple[int, int]) -> Tensor:
         """Return the boxes where ``grid`` puts them, or as they lie in an image prepared at ``size`` = (H, W)."""
-        rows_M7 = self.rows_M7.copy()
+        rows_M8 = self.rows_M8.copy()
         if grid is None:
-            rows_M7[:, 2:6] = (rows_M7[:, 2:6] / np.array([size[1], size[0]] * 2)).clip(0, 1)
+            rows_M8[:, 2:6] = (rows_M8[:, 2:6] / np.array([size[1], size[0]] * 2)).clip(0, 1)
         else:
-            rows_M7[:, 2:6] = grid.placed(rows_M7[:, 2:6])
-        seen = (rows_M7[:, 4] > rows_M7[:, 2]) & (rows_M7[:, 5] > rows_M7[:, 3])
+            rows_M8[:, 2:6] = grid.placed(rows_M8[:, 2:6])
+        seen = (rows_M8[:, 4] > rows_M8[:, 2]) & (rows_M8[:, 5] > rows_M8[:, 3])
         padded = np.full((max(self.count, len(seen)), COLUMNS), -1.0, np.float32)
-        padded[: seen.sum()] = rows_M7[seen]
+        padded[: seen.sum()] = rows_M8[seen]
         return torch.from_numpy(padded)
 
 
@@ -98,12 +101,14 @@ def boxes_of(label: Mapping[Any, Any], name: str) -> BoxLabel:
         raise DataError(f"{name}: {kind} have to be (N, 4) numbers, with a class for each under 'labels'") from error
     if kind == "bbox":
         boxes_M4[:, 2:] += boxes_M4[:, :2]
-    return BoxLabel(rows_of_boxes(classes_M, classes_M, boxes_M4, np.zeros(len(boxes_M4)), name))
+    return BoxLabel(rows_of_boxes(classes_M, classes_M, boxes_M4, np.zeros(len(boxes_M4)), classes_M, name))
 
 
-def rows_of_boxes(ids_M: Any, places_M: Any, boxes_M4: np.ndarray, crowd_M: Any, name: str) -> np.ndarray:
-    """Return checked rows (M, 7) of boxes (left, top, right, bottom); DataError for what is no box or class."""
-    rows = np.concatenate([np.stack([ids_M, places_M], 1), boxes_M4, np.reshape(crowd_M, (-1, 1))], 1)
+def rows_of_boxes(
+    ids_M: Any, places_M: Any, boxes_M4: np.ndarray, crowd_M: Any, largest_M: Any, name: str
+) -> np.ndarray:
+    """Return checked rows (M, 8) of boxes (left, top, right, bottom); DataError for what is no box or class."""
+    rows = np.concatenate([np.stack([ids_M, places_M], 1), boxes_M4, np.stack([crowd_M, largest_M], 1)], 1)
     if not np.isfinite(rows).all() or bool((rows[:, :2] < 0).any()) or bool((rows[:, :2] % 1 != 0).any()):
         raise DataError(f"{name}: a box needs four finite numbers and a class number from 0")
     return rows.astype(np.float32)

@@ -71,7 +71,7 @@ class Boxes(Task):
         classes = self._scores(outputs[self.primary][:1]).shape[-1]
         if labels_B.numel() == 0:
             return
-        ids, places = (int(labels_B[..., column].max()) for column in (0, 1))  # -1 where no image has a box
+        places, ids = (int(labels_B[..., column].max()) for column in (1, 7))  # -1 where no image has a box
         if ids >= classes <= places:
             raise DataError(
                 f"a box has category {ids}, and the model has only {classes} classes, from 0; give boxes of its own "
@@ -81,7 +81,7 @@ class Boxes(Task):
     def score(self, summary: Outputs, labels_N: torch.Tensor) -> dict[str, float]:
         """Return ``map`` (COCO's, IoU .5 to .95) and ``map50`` in percent, by ``pycocotools``.
 
-        Categories are the model's classes by their id, where no id is beyond these; else by their place in the file.
+        Categories are the model's classes by their id, where no id of the labels is beyond these; else by their place.
         Raises DataError where pycocotools is missing.
         """
         return mean_precision(self._scores(summary[self.primary]), corners(summary[self.boxes]), labels_N)

@@ -13,19 +13,20 @@ SIDE = 640.0
 DETECTIONS = 100
 
 
-def mean_precision(scores_NQK: torch.Tensor, corners_NQ4: torch.Tensor, labels_NM7: torch.Tensor) -> dict[str, float]:
+def mean_precision(scores_NQK: torch.Tensor, corners_NQ4: torch.Tensor, labels_NM8: torch.Tensor) -> dict[str, float]:
     """Return ``map`` and ``map50`` in percent of the 100 surest (query, class) pairs of each image.
 
-    ``corners_NQ4`` and the labels' boxes are (left, top, right, bottom) in shares of the image. Raises DataError where
-    pycocotools is missing, or no image has a box.
+    Categories are classes by their id where all ids of the labels are, else by their place. ``corners_NQ4`` and the
+    labels' boxes are (left, top, right, bottom) in shares of the image. Raises DataError where pycocotools is missing,
+    or no image has a box.
     """
     coco_of, evaluation = _tools()
     classes = scores_NQK.shape[-1]
-    seen_NM = labels_NM7[..., 0] >= 0
+    seen_NM = labels_NM8[..., 0] >= 0
     if not bool(seen_NM.any()):
         raise DataError("no image has a box: there is nothing to measure")
-    column = 0 if int(labels_NM7[..., 0].max()) < classes else 1
-    truth = coco_of(_dataset(labels_NM7, seen_NM, column, classes))
+    column = 0 if int(labels_NM8[..., 7].max()) < classes else 1
+    truth = coco_of(_dataset(labels_NM8, seen_NM, column, classes))
     found = _detections(scores_NQK, corners_NQ4)
     if not found:
         return {"map": 0.0, "map50": 0.0}
@@ -37,17 +38,17 @@ def mean_precision(scores_NQK: torch.Tensor, corners_NQ4: torch.Tensor, labels_N
     return {"map": 100 * max(float(measured.stats[0]), 0.0), "map50": 100 * max(float(measured.stats[1]), 0.0)}
 
 
-def _dataset(labels_NM7: torch.Tensor, seen_NM: torch.Tensor, column: int, classes: int) -> dict[str, Any]:
+def _dataset(labels_NM8: torch.Tensor, seen_NM: torch.Tensor, column: int, classes: int) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
-    for image, (rows_M7, seen_M) in enumerate(zip(labels_NM7.double(), seen_NM, strict=True)):
-        for row in rows_M7[seen_M].tolist():
+    for image, (rows_M8, seen_M) in enumerate(zip(labels_NM8.double(), seen_NM, strict=True)):
+        for row in rows_M8[seen_M].tolist():
             left, top, right, bottom = (SIDE * value for value in row[2:6])
             width, height = right - left, bottom - top
             annotations.append({
                 "id": len(annotations) + 1, "image_id": image, "category_id": int(row[column]), "iscrowd": int(row[6]),
                 "bbox": [left, top, width, height], "area": width * height,
             })  # fmt: skip
-    images = [{"id": image, "width": int(SIDE), "height": int(SIDE)} for image in range(len(labels_NM7))]
+    images = [{"id": image, "width": int(SIDE), "height": int(SIDE)} for image in range(len(labels_NM8))]
     return {"images": images, "annotations": annotations, "categories": [{"id": number} for number in range(classes)]}
 
 
