@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from command import append, rows, run_or_table
+from grid import grid
 from matrix import HELD_OUT, MODELS, ends, images, judge
 
 import vitq
@@ -261,14 +262,14 @@ def table(chosen: argparse.Namespace) -> None:
             if not columns:
                 continue
             heads = [f"{model.split('_')[0]} {average}" for model, average in columns]
-            print(f"\n| {recipe} | {' | '.join(heads)} | CPU seconds: bits, quantizing |")
-            print("|---|" + "---|" * (len(columns) + 1))
+            lines = []
             for solver in SOLVERS:
                 group = [row for row in mine if row["solver"] == solver]
                 if group:
                     parts = [[r for r in group if (r["model"], r["average"]) == column] for column in columns]
                     longest = [max(row[key] for row in group) for key in ("solving", "seconds")]
-                    print(f"| {solver} | {' | '.join(map(_cell, parts))} | {longest[0]:.0f}, {longest[1]:.0f} |")
+                    lines.append((solver, *map(_cell, parts), f"{longest[0]:.0f}, {longest[1]:.0f}"))
+            print(f"\n{grid((recipe, *heads, 'CPU seconds: bits, quantizing'), lines)}")
 
 
 def _cell(group: list[Cell]) -> str:
