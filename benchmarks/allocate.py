@@ -18,13 +18,13 @@ import traceback
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+from allocate_tables import FLOATING, SOLVERS, TABLES, UNIFORM, table
 from command import append, rows, run_or_table
 from matrix import HELD_OUT, MODELS, ends, images, judge
 
@@ -47,38 +47,7 @@ from vitq.run.run import Run
 RESULTS = Path(__file__).parent / "results" / "allocate.jsonl"
 KEYS = ("table", "recipe", "solver", "model", "average", "seed")
 TRIAL_IMAGES = 32
-UNIFORM, FLOATING = "uniform", "floating point"
-SOLVERS: dict[str, dict[str, Any]] = {
-    UNIFORM: {},
-    "greedy": {"solver": "greedy"},
-    "program": {"solver": "program"},
-    "program with pairs": {"solver": "program", "pairs": True},
-    "evolutionary": {"solver": "evolutionary"},
-}
 Cell = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a table compares: average bits, the candidates of a site, and recipes with options and solvers.
-
-    The first recipe calibrates for the trials; a later one gets the same bits everywhere, greedy and the best alone.
-    ``options`` are those of every recipe.
-    """
-
-    averages: tuple[str, ...]
-    candidates: tuple[int, ...]
-    recipes: dict[str, dict[str, Any]]
-    solvers: tuple[str, ...] = tuple(SOLVERS)
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-TABLES = {
-    "paper": Setup(("4", "3", "2.5"), (2, 3, 4, 5, 6, 8), {"repq": {}, "mgrq": {"reconstruct.steps": 100}}),
-    "full": Setup(
-        ("6", "5"), (4, 5, 6, 7, 8), {"mptq-vit": {}}, (UNIFORM, "greedy", "program"), {"insert.scope": "full"}
-    ),
-}
 
 
 class Bench:
@@ -242,41 +211,6 @@ def run(chosen: argparse.Namespace) -> None:
 
 def _lacks(phase: int, cell: Cell, chosen: argparse.Namespace) -> bool:
     return phase == 0 and not is_allocation(folder_of(cell["table"], cell["model"], chosen))
-
-
-def table(chosen: argparse.Namespace) -> None:
-    """Print the results as Markdown: top-1, held-out KL and megabytes, and the most processor seconds of a row."""
-    measured = rows(chosen.results)
-    for name, setup in TABLES.items():
-        own = [row for row in measured if row["table"] == name]
-        for row in own:
-            if row["solver"] == FLOATING:
-                text = f"{row['sites']} sites by {row['candidates']} candidates in {row['solving']:.0f} CPU seconds"
-                print(f"\n{row['model']}, {name}: floating point {row['top1']:.1f} %; {text}")
-        for recipe in setup.recipes:
-            mine = [row for row in own if row["recipe"] == recipe]
-            averages = sorted({row["average"] for row in mine}, key=lambda text: (len(text) > 3, text), reverse=True)
-            known = {(row["model"], row["average"]) for row in mine}
-            columns = [column for column in product(MODELS, averages) if column in known]
-            if not columns:
-                continue
-            heads = [f"{model.split('_')[0]} {average}" for model, average in columns]
-            print(f"\n| {recipe} | {' | '.join(heads)} | CPU seconds: bits, quantizing |")
-            print("|---|" + "---|" * (len(columns) + 1))
-            for solver in SOLVERS:
-                group = [row for row in mine if row["solver"] == solver]
-                if group:
-                    parts = [[r for r in group if (r["model"], r["average"]) == column] for column in columns]
-                    longest = [max(row[key] for row in group) for key in ("solving", "seconds")]
-                    print(f"| {solver} | {' | '.join(map(_cell, parts))} | {longest[0]:.0f}, {longest[1]:.0f} |")
-
-
-def _cell(group: list[Cell]) -> str:
-    if not group:
-        return "–"
-    top1, kl, size = (torch.tensor([float(row[key]) for row in group]) for key in ("top1", "kl", "bytes"))
-    spread = f" ± {top1.std():.1f}" if len(group) > 1 else ""
-    return f"{top1.mean():.1f}{spread} / {kl.mean():.3f} / {size.mean() / 1e6:.2f}"
 
 
 def options(parser: argparse.ArgumentParser) -> None:

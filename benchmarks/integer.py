@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from command import append, rows, run_or_table
+from grid import grid
 from torch import nn
 
 import vitq
@@ -76,11 +77,12 @@ def run(chosen: argparse.Namespace) -> None:
 
 def table(chosen: argparse.Namespace) -> None:
     """Print the results as Markdown: milliseconds, and how many times as fast as float32."""
-    print(f"| model | device | batch | {' | '.join(KINDS)} |\n|---|---|---|{'---|' * len(KINDS)}")
+    lines = []
     for row in rows(chosen.results):
         spent = row["milliseconds"]
         cells = [f"{spent[kind]:.1f} ({spent['float32'] / spent[kind]:.2f})" for kind in KINDS]
-        print(f"| {row['model']} | {row['device']} | {row['batch']} | {' | '.join(cells)} |")
+        lines.append((row["model"], row["device"], str(row["batch"]), *cells))
+    print(grid(("model", "device", "batch", *KINDS), lines))
 
 
 def options(parser: argparse.ArgumentParser) -> None:

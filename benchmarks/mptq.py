@@ -6,8 +6,7 @@
 
 A row has top-1 on the validation images (not in the table ``starts``, which chooses), what 200 calibration images that
 were not used say (KL to floating point and the error of the final feature), and the processor's seconds that quantizing
-took. Rows that are in the results are not
-measured again.
+took. Rows that are in the results are not measured again.
 """
 
 import argparse
@@ -22,6 +21,7 @@ from typing import Any
 
 import torch
 from command import append, rows, run_or_table
+from grid import grid
 from matrix import HELD_OUT, MODELS, ends, images, judge
 
 from vitq.activations import CPU_CHUNK
@@ -37,10 +37,10 @@ from vitq.run.run import Run
 RESULTS = Path(__file__).parent / "results" / "mptq.jsonl"
 KEYS = ("table", "variant", "model", "bits", "seed")
 CODEBOOK = {"insert.weight.format": "codebook"}
-TWIN = {"insert.post_activation.format": "twin", "insert.probabilities.format": "twin"}
 HESSIAN = {"calibrate.weights": "hessian", "calibrate.activations": "hessian"}
 FULL = {"insert.scope": "full"}
 GELU, PROBABILITIES = "insert.post_activation.format", "insert.probabilities.format"
+TWIN = {GELU: "twin", PROBABILITIES: "twin"}
 TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, dict[str, Any]]]]] = {
     "activations": (
         ("w4a4", "w6a6"),
@@ -138,15 +138,15 @@ def table(chosen: argparse.Namespace) -> None:
         if not columns:
             continue
         heads = [f"{model.split('_')[0]} {bits.upper()}" for model, bits in columns]
-        print(f"\n| {name} | {' | '.join(heads)} | CPU seconds |")
-        print("|---|" + "---|" * (len(columns) + 1))
+        lines = []
         for variant in variants:
             own = [row for row in own_rows if row["variant"] == variant]
             if not own:
                 continue
             cells = [[r for r in own if (r["model"], r["bits"]) == column] for column in columns]
             longest = max(row["seconds"] for row in own)
-            print(f"| `{variant}` | {' | '.join(map(_cell, cells))} | {longest:.0f} |")
+            lines.append((f"`{variant}`", *map(_cell, cells), f"{longest:.0f}"))
+        print(f"\n{grid((name, *heads, 'CPU seconds'), lines)}")
 
 
 def _cell(group: list[dict[str, Any]]) -> str:

@@ -139,8 +139,7 @@ def evaluate(
     place = choose_device(device)
     if isinstance(target, str | Path) and is_artifact(Path(target)):
         given = {"weights": weights, "num_classes": num_classes, "preprocessing": preprocessing}
-        if ignored := [name for name, value in given.items() if value is not None]:
-            raise ArgumentError(f"'{target}' is an artifact, which has its own {' and '.join(ignored)}: leave them out")
+        _leave_out(f"'{target}' is an artifact, which", given)
         model = load(target, place)
         return model.evaluate(images, limit=limit, batch_size=batch_size, integer=integer, task=task, progress=progress)
     if integer:
@@ -262,6 +261,15 @@ def allocate(
         if isinstance(model, str) and is_allocation(Path(model)):
             if images is not None:
                 raise ArgumentError(f"'{model}' holds the trials of an allocation: leave the images out")
+            known: dict[str, Any] = {
+                "candidates": candidates,
+                "target": target,
+                "bits": bits,
+                "scope": scope,
+                "task": task,
+            }
+            known |= {"weights": weights, "num_classes": num_classes, "preprocessing": preprocessing}
+            _leave_out(f"'{model}' holds the trials of an allocation, which", {**known, "overrides": overrides or None})
             return allocate_from(Path(model), request, seed, events)
         if images is None:
             raise ArgumentError("images are missing: trials run on some, unless model is a folder of an allocation")
@@ -331,3 +339,9 @@ def bench(
             task=task,
             events=events,
         )
+
+
+def _leave_out(what: str, given: Mapping[str, Any]) -> None:
+    """Raise ArgumentError for what is given, which would be ignored: ``what`` has its own."""
+    if ignored := [name for name, value in given.items() if value is not None]:
+        raise ArgumentError(f"{what} has its own {' and '.join(ignored)}: leave them out")

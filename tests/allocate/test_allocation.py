@@ -73,6 +73,8 @@ def test_another_budget_needs_neither_model_nor_images(folder: Path, allocation:
         vitq.allocate(str(folder), size_mb=0.0001, progress=False)
     with pytest.raises(ArgumentError, match="leave the images out"):
         vitq.allocate(str(folder), torch.zeros(2, 3, 8, 8), size_mb=1, progress=False)
+    with pytest.raises(ArgumentError, match="has its own candidates and target: leave them out"):
+        vitq.allocate(str(folder), within=1, candidates=(8, 32), target="onnxruntime", progress=False)
 
 
 def test_the_same_trials_are_not_run_again(

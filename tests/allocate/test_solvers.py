@@ -72,6 +72,15 @@ def test_greedy_gives_no_site_more_bits_under_a_smaller_budget(
     assert (before == np.where(saving, problem.lowest, problem.highest)).all()
 
 
+def test_greedy_goes_on_behind_sites_that_left_floating_point_together(make_sensitivities: MakeSensitivities) -> None:
+    problem = make_sensitivities(8, bits=(8, 32)).problem({})
+    many = problem.distance_SB.copy()
+    many[:12] = 0.0
+    problem = replace(problem, distance_SB=many, tied=(tuple(range(12)), (12, 13), (14, 15)))
+    problem = problem.within({BIT_OPS: problem.cost(BIT_OPS, problem.lowest)})
+    assert (solve(problem, "greedy", Search()) == problem.lowest).all()
+
+
 def test_greedy_keeps_averages_of_weights_and_activations_apart(make_sensitivities: MakeSensitivities) -> None:
     problem = make_sensitivities(4).problem({})
     both = solve(problem.within({WEIGHTS: 3.0, ACTIVATIONS: 5.0}), "greedy", Search())

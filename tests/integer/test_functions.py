@@ -78,8 +78,6 @@ def test_values_of_more_than_eight_bits_are_multiplied_byte_by_byte(name: str, b
     x = (4 * X).softmax(-1)
     wanted = (a(x).double() @ b(X.mT).double()).float()
     torch.testing.assert_close(IntegerProduct(a, b)(x, X.mT), wanted, rtol=1e-5, atol=1e-6)
-    turned = (b(X.mT).mT.double() @ a(x).mT.double()).float()
-    assert turned.shape == wanted.mT.shape
     torch.testing.assert_close(
         IntegerProduct(b, a)(X, x.mT), (b(X).double() @ a(x.mT).double()).float(), atol=1e-5, rtol=1e-5
     )

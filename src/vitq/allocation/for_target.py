@@ -6,21 +6,19 @@ import torch
 
 from vitq.allocate.costs import Costs, SiteCost, stored_bytes
 from vitq.artifact.tensors import freeze_weights
-from vitq.bits import FLOATING_POINT, Bits
+from vitq.bits import FLOATING_POINT
 from vitq.errors import AllocationError
-from vitq.export.targets import Profile, bits_for, require_export
+from vitq.export.targets import Profile, require_export, weight_bits_for
 from vitq.graph import Graph
 from vitq.quantizers import Format, Quantizer
 
 HALF, CAST, METADATA = 4, 256, 2048
 """Most bits of a code that takes half a byte; bytes of the operation that widens such codes; of a file's properties."""
-BESIDE = 8
-"""Bits of the activations beside which weights are narrowed, as for a bit table."""
 
 
 def candidates_for(candidates: Sequence[int], profile: Profile) -> tuple[int, ...]:
-    """Return the candidates with those that weights get in place of some of them, as ``bits_for`` narrows."""
-    return tuple(sorted({*candidates, *(_narrowed(width, profile) for width in candidates)}))
+    """Return the candidates with those that weights get in place of some of them, as ``weight_bits_for`` narrows."""
+    return tuple(sorted({*candidates, *(weight_bits_for(width, profile) for width in candidates)}))
 
 
 def carried_bits(
@@ -44,7 +42,7 @@ def carried_bits(
         for width in candidates:
             if width == FLOATING_POINT:
                 own.append(width)
-            elif site.is_weight and _narrowed(width, profile) != width:
+            elif site.is_weight and weight_bits_for(width, profile) != width:
                 reasons.append(f"weights of {width} bits saturate in its integer kernels")
             elif reason := refusal_of(site, library[width][name], profile):
                 reasons.append(reason)
@@ -91,7 +89,3 @@ def other_bytes(
     content = build(clone, weights, example_BCHW, {}, profile.carrier)
     forms = {name: q.format if isinstance(q := held.get(name), Quantizer) else None for name in widest}
     return len(content) + METADATA - sum(file_bytes(costs.sites[name], form) for name, form in forms.items())
-
-
-def _narrowed(width: int, profile: Profile) -> int:
-    return bits_for(Bits(width, BESIDE), profile).weights

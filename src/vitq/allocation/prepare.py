@@ -66,7 +66,7 @@ def formats_at(
     planned = {width: _planned(run, steps, width) for width in widths}
     sites = [name for name in planned[widths[0]] if all(planned[width][name].bits == width for width in widths)]
     if not sites:
-        raise AllocationError(f"{where} leaves no site whose bits can be chosen")
+        raise AllocationError(f"{where} leaves no site whose bits can be chosen: take another recipe or scope")
     return {
         width: {name: None if width == FLOATING_POINT else planned[width][name] for name in sites}
         for width in candidates
@@ -77,7 +77,7 @@ def calibration_of(steps: Sequence[Step], where: str = "the recipe") -> Calibrat
     """Return the last step that calibrates; RecipeError where there is none."""
     found = next((step for step in reversed(steps) if isinstance(step, Calibrate)), None)
     if found is None:
-        raise RecipeError(f"{where} calibrates nothing; take another one, such as repq")
+        raise RecipeError(f"{where} calibrates nothing: add step calibrate, or take a recipe that has it, such as repq")
     return found
 
 

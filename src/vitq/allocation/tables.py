@@ -9,7 +9,7 @@ from vitq.allocate import site_costs
 from vitq.bits import MIXED, Bits, BitTable, mixed_label
 from vitq.calibrate.scope import roles_of
 from vitq.errors import RecipeError, did_you_mean
-from vitq.export.targets import Profile, bits_for
+from vitq.export.targets import Profile, bits_for, weight_bits_for
 from vitq.graph import Graph
 from vitq.quantizers import Format
 
@@ -62,7 +62,7 @@ class Asked:
 
 def _narrowed(table: BitTable, profile: Profile) -> BitTable:
     def narrowed(pattern: str, width: int) -> int:
-        return bits_for(Bits(width, 8), profile).weights if pattern.endswith("weight") else width
+        return weight_bits_for(width, profile) if pattern.endswith("weight") else width
 
     sites = {pattern: narrowed(pattern, width) for pattern, width in table.sites.items()}
     return replace(table, base=bits_for(table.base, profile), sites=sites)

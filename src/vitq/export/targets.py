@@ -176,6 +176,11 @@ def cpu_of(cpu: str, profile: Profile) -> Cpu:
     return Cpu(cpu)
 
 
+def weight_bits_for(bits: int, profile: Profile) -> int:
+    """Return the bits to calibrate a weight with beside activations of 8 bits, as ``bits_for`` does."""
+    return bits_for(Bits(bits, 8), profile).weights
+
+
 def bits_for(bits: Bits, profile: Profile) -> Bits:
     """Return the bits to calibrate ``profile`` with: one less for weights that would leave its integer kernels."""
     if profile.uint8_weights or bits.activations == FLOATING_POINT:

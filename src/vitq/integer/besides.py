@@ -18,11 +18,11 @@ from vitq.integer.functions import (
     units,
     whole_zeros,
 )
-from vitq.integer.replacement import Replacement, Scene
+from vitq.integer.replacement import SUM_BITS, Replacement, Scene
 from vitq.quantizers import Quantizer
 
-MOST_ENTRIES = 1 << 16
-"""Entries of the largest table of exponentials."""
+MOST_STEPS = 1 << 16
+"""Steps of the widest codes that a table of exponentials or a residual sum takes."""
 
 
 def besides(scene: Scene, readings: Sequence[Reading]) -> Replacement | str:
@@ -41,7 +41,7 @@ def _sum(scene: Scene, node: fx.Node) -> Replacement | str:
     if len(found) != 2:
         return next(side for side in sides if isinstance(side, str))
     views = [side.view for side in found if side.view is not None]
-    if node.kwargs or not whole_zeros(*views) or any(view.steps > MOST_ENTRIES for view in views):
+    if node.kwargs or not whole_zeros(*views) or any(view.steps > MOST_STEPS for view in views):
         return "its operands have no whole steps that a sum holds"
     return Replacement(IntegerSum(*(side.quantizer for side in found)), tuple(side.tensor for side in found))
 
@@ -58,7 +58,7 @@ def _softmax(scene: Scene, reading: Reading) -> Replacement | str:
     assert codes.view is not None
     if axis is not None and axis >= dim:
         return "scales differ inside its sums"
-    if codes.view.steps > MOST_ENTRIES:
+    if codes.view.steps > MOST_STEPS:
         return "its codes are too wide for a table"
     return Replacement(IntegerSoftmax(codes.quantizer, dim), (codes.tensor,))
 
@@ -79,7 +79,7 @@ def _norm(scene: Scene, node: fx.Node) -> Replacement | str:
     eps = (1e-5 if centred else torch.finfo(torch.float32).eps) if eps is None else eps
     count = int(torch.Size(shape).numel())  # type: ignore[arg-type]
     largest = codes.view.steps.bit_length() + int(units(codes.view)[1].max()).bit_length() + count.bit_length()
-    if 2 * largest > 62:
+    if 2 * largest > SUM_BITS:
         return "its sums exceed 64 bits"
     operation = IntegerNorm(codes.quantizer, len(shape), float(eps), centred=centred)  # type: ignore[arg-type]
     return Replacement(operation, (codes.tensor, *given[: 2 if centred else 1]))

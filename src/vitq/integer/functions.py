@@ -41,11 +41,11 @@ class IntegerSoftmax(nn.Module):
         super().__init__()
         self.quantizer, self.dim = quantizer, dim
         view = view_of(quantizer)
-        self.entries = view.steps + 1
-        down = torch.arange(self.entries, device=view.scale.device).double()
+        entries = view.steps + 1
+        down = torch.arange(entries, device=view.scale.device).double()
         table_HN = (-view.scale.double().reshape(-1, 1) * down).exp().mul(1 << FRACTION).round().long()
         self.register_buffer("table", table_HN.flatten())
-        first = torch.arange(len(table_HN), device=view.scale.device) * self.entries
+        first = torch.arange(len(table_HN), device=view.scale.device) * entries
         self.register_buffer("first", first.reshape(view.scale.shape))
 
     table: torch.Tensor

@@ -31,7 +31,8 @@ KINDS = {
 }
 """What the executor computes from codes, and how it is called."""
 
-PRODUCTS = ("linears", "convolutions", "products of two activations")
+PRODUCTS = tuple(KINDS[kind] for kind in (IntegerLinear, IntegerConvolution, IntegerProduct))
+"""Of which there has to be one."""
 
 
 @dataclass(frozen=True)

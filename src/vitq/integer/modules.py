@@ -16,8 +16,6 @@ Pair = tuple[int, int]
 
 OFFSET = 128
 """What turns uint8 codes into int8 ones."""
-BYTE = 255
-"""The largest step of 8 bits."""
 ROWS = 256
 """Rows at a time on a CPU: what is in between stays in its caches (docs/research-notes.md)."""
 

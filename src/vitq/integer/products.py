@@ -5,16 +5,16 @@ from typing import Any
 from torch import fx
 
 from vitq.graph.ops import LINEAR, aten, attribute, is_op, value
-from vitq.integer.modules import BYTE, IntegerConvolution, IntegerLinear, IntegerProduct
-from vitq.integer.replacement import Replacement, Scene
+from vitq.integer.modules import IntegerConvolution, IntegerLinear, IntegerProduct
+from vitq.integer.replacement import SUM_BITS, Replacement, Scene
+from vitq.quantizers.scales import INTEGER_STEPS
 
 CONVOLUTION = {aten.conv2d.default}
 DEFAULTS: tuple[Any, ...] = (None, [1, 1], [0, 0], [1, 1], 1)
 """Of a convolution's bias, stride, padding, dilation and groups."""
 
 MOST_TOKENS = 1 << 16
-WIDEST = 62
-"""Bits of the largest sum."""
+"""Of an attention whose number of tokens is not fixed."""
 
 
 def product(scene: Scene, node: fx.Node) -> Replacement | str:
@@ -30,7 +30,7 @@ def product(scene: Scene, node: fx.Node) -> Replacement | str:
     assert a.view is not None and b.view is not None
     inner = value(node.args[0]).shape[-1]  # type: ignore[arg-type]
     steps = (a.view.steps, b.view.steps, inner if isinstance(inner, int) else MOST_TOKENS)
-    if sum(number.bit_length() for number in steps) > WIDEST:
+    if sum(number.bit_length() for number in steps) > SUM_BITS:
         return "its sums exceed 64 bits"
     return Replacement(IntegerProduct(*sides), (a.tensor, b.tensor))
 
@@ -49,7 +49,7 @@ def layer(scene: Scene, node: fx.Node) -> Replacement | str:
     if weight is None:
         return "its weight is not quantized"
     view = weight.whole_steps()
-    if view is None or view.steps > BYTE:
+    if view is None or view.steps > INTEGER_STEPS:
         return f"its weight, {weight.format}, is no whole steps of one scale"
     codes = view.spread(weight.encode(attribute(scene.module, str(source.target))))
     linear = IntegerLinear(reader.quantizer, codes.flatten(1), view)

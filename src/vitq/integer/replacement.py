@@ -9,6 +9,9 @@ from torch import fx, nn
 from vitq.graph.ops import origin
 from vitq.quantizers import IntegerView, Quantizer
 
+SUM_BITS = 62
+"""Bits of the largest sum."""
+
 
 class Replacement(NamedTuple):
     """An integer operation and its arguments."""

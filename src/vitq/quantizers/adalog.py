@@ -15,7 +15,7 @@ from torch import Tensor
 from vitq.quantizers.codec import SCALE, Codec, IntegerView, Parameter, Parameters
 from vitq.quantizers.format import Format
 from vitq.quantizers.registry import register_format
-from vitq.quantizers.scales import OCTAVES, SMALLEST_SCALE, carrier, clamp_scale
+from vitq.quantizers.scales import INTEGER_STEPS, OCTAVES, SMALLEST_SCALE, carrier, clamp_scale
 
 OCTAVE = 37
 """Bases are powers of 2^(1/37), a prime: the paper's r."""
@@ -99,7 +99,7 @@ class AdaLog(Codec):
     def integer_view(self, format: Format, p: Parameters) -> IntegerView | None:
         """Return these where 8 bits hold them and nothing is shifted up, as of probabilities with few octaves."""
         view = self.whole_steps(format, p)
-        fits = view is not None and view.steps <= 255 and not bool(p["shift"].any())
+        fits = view is not None and view.steps <= INTEGER_STEPS and not bool(p["shift"].any())
         return view if fits else None
 
     def resolution(self, x: Tensor, qmax: int, p: Parameters) -> Tensor:

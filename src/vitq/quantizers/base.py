@@ -11,10 +11,8 @@ from vitq.quantizers.drop import DropMask
 from vitq.quantizers.format import Format, Granularity
 from vitq.quantizers.granularity import group_shape, parameter_shape
 from vitq.quantizers.registry import FORMATS
+from vitq.quantizers.scales import INTEGER_STEPS
 from vitq.quantizers.simulation import fake_quantize
-
-INTEGER_STEPS = 255
-"""Steps of the largest code of 8 bits."""
 
 
 class Quantizer(nn.Module):

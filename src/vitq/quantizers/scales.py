@@ -22,13 +22,16 @@ def free_range_qparams(low_KG: torch.Tensor, high_KG: torch.Tensor, steps: int) 
     return {"scale": scale_KG, "zero_point": (-low_KG / scale_KG).round()}
 
 
+INTEGER_STEPS = 255
+"""Steps of the largest code of 8 bits."""
+
 OCTAVES = 32
 """How far below the largest value logarithmic values count where they are whole numbers: less is 0 in float32 sums."""
 
 
 def carrier(steps: int) -> torch.dtype:
     """Return the type of whole numbers from 0 to ``steps``."""
-    return torch.uint8 if steps <= 255 else torch.int64
+    return torch.uint8 if steps <= INTEGER_STEPS else torch.int64
 
 
 def total(x: torch.Tensor, shape: torch.Size) -> torch.Tensor:

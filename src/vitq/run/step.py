@@ -50,7 +50,8 @@ class OptionGroup(BaseModel):
 class Step(OptionGroup, ABC):
     """One step of a recipe: its options, and ``apply``, which changes a run's student graph.
 
-    Steps speak to each other only through ``run.student``. ``renamed`` maps names that options had before to their
+    What a step does, others find in ``run.student`` alone; what it has to know of them, ``run`` says (``placed_ahead``,
+    ``rehearse``, ``before``). ``renamed`` maps names that options had before to their
     dotted names of today, for the error that an unknown key gives.
     """
 

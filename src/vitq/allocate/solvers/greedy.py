@@ -37,7 +37,9 @@ def greedy(problem: Problem, search: Search) -> Choice:
                 score_S[site] = state.score(int(site), unmet, start)
         site = int(best[np.argmax(score_S[best])])
         if score_S[site] == -np.inf:
-            break
+            if np.isneginf(score_S).all():
+                break
+            continue  # the ones looked at moved with others: the rest are next
         if bound is not None and problem.distance(state.after(site)) > bound:
             score_S[site] = -np.inf  # and so it stays: what others move only grows
             continue

@@ -15,7 +15,7 @@ from vitq.errors import AllocationError
 SLACK = 2e-6
 """HiGHS keeps a constraint to 1e-6; limits are set lower by this share where that was used up."""
 SECONDS = 120.0
-"""Of a program with pairs, whose best answer by then is taken."""
+"""Of a program with many products of choices (pairs, bit operations), whose best answer by then is taken."""
 INFEASIBLE = 2
 """What ``milp`` calls a program without an answer."""
 PAIRS_PER_GROUP = 12
