@@ -16,10 +16,10 @@ UNWRITTEN: dict[Any, Any] = {
 """What makes memory with anything in it, and what makes zeros in its place."""
 
 
-SIZED_AS: frozenset[Any] = frozenset({
+SIZED_AS: set[Any] = {
     aten.zeros_like.default, aten.ones_like.default, aten.full_like.default,
     aten.new_zeros.default, aten.new_ones.default, aten.new_full.default,
-})  # fmt: skip
+}  # fmt: skip
 """What takes of a tensor nothing but how large it is."""
 
 
