@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 
 from vitq.activations import sites_by_segment, walk
 from vitq.calibrate import SCOPES, Calibrate, Insert, SiteFormat
 from vitq.calibrate.groups import find_groups
 from vitq.errors import CalibrationError, RecipeError
-from vitq.graph import Graph
+from vitq.graph import Graph, capture
 from vitq.quantizers import Granularity, Quantizer
 from vitq.run.run import Run
 
@@ -92,6 +93,44 @@ def test_unusable_tensors_are_named(vit: Graph, make_run: MakeRun) -> None:
     run.images_NCHW = broken[:0]
     with pytest.raises(CalibrationError, match="no calibration images"):
         Calibrate().apply(run)
+
+
+class Decoder(nn.Module):
+    """Queries that start from zeros, as DETR's do, and are mixed before they read the image."""
+
+    def __init__(self, *, sized_as_image: bool) -> None:
+        super().__init__()
+        self.sized_as_image = sized_as_image
+        self.read, self.value, self.head = nn.Linear(48, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        memory = self.read(x_BCHW.reshape(x_BCHW.shape[0], 64, 48))
+        start = torch.zeros_like(memory) if self.sized_as_image else memory.new_zeros(memory.shape[0], 4, 8)
+        mixed = (start @ start.transpose(1, 2)).softmax(-1) @ self.value(start)
+        return self.head((mixed @ memory.transpose(1, 2)).softmax(-1) @ memory)
+
+
+@pytest.mark.parametrize("search", ["minmax", "percentile", "mse", "output", "hessian"])
+@pytest.mark.parametrize("sized_as_image", [False, True])
+def test_zeros_that_are_no_matter_of_the_images_are_a_named_warning(
+    make_run: MakeRun, search: str, sized_as_image: bool
+) -> None:
+    torch.manual_seed(0)
+    graph = capture(Decoder(sized_as_image=sized_as_image), torch.randn(2, 3, 32, 32))
+    run = make_run(graph, "w8a8")
+    Insert().apply(run)
+    Calibrate(images=4, weights=search, activations=search, rounds=1).apply(run)
+    zeros = [w.message for w in run.events.warnings if w.name == "always-zero"]
+    assert zeros and not any("read" in message or "head" in message for message in zeros)
+    truth = graph(run.images_NCHW)
+    assert float((run.student(run.images_NCHW) - truth).norm() / truth.norm()) < 0.1
+    empty = make_run(graph, "w8a8")
+    with torch.no_grad():
+        for parameter in ("read.weight", "read.bias"):
+            empty.student.module.get_parameter(parameter).zero_()
+    Insert().apply(empty)
+    with pytest.raises(CalibrationError, match="every value is 0 on all calibration images"):
+        Calibrate(images=4, weights=search, activations=search).apply(empty)
 
 
 def test_a_dead_channel_is_a_named_warning(vit: Graph, make_run: MakeRun) -> None:

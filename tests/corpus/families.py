@@ -1,7 +1,7 @@
 """Small random models of every family that vitq takes beside classifiers; no weights, no network."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -36,9 +36,8 @@ def _upernet() -> nn.Module:
     from transformers import ConvNextConfig
 
     backbone = ConvNextConfig(
-        num_stages=4, depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 16, 16],
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )  # fmt: skip
+        num_stages=3, depths=[1, 1, 1], hidden_sizes=[8, 8, 16], out_features=["stage1", "stage2", "stage3"]
+    )
     return _hf(
         "UperNetForSemanticSegmentation", "UperNetConfig", backbone_config=backbone, hidden_size=16, num_labels=3,
         pool_scales=[1], use_auxiliary_head=True, auxiliary_channels=8, auxiliary_in_channels=16,
@@ -67,10 +66,12 @@ def _depth_anything() -> nn.Module:
         **{**SMALL, "num_hidden_layers": 4, "patch_size": 14, "image_size": 28}, apply_layernorm=True,
         out_indices=[1, 2, 3, 4], reshape_hidden_states=False,
     )  # fmt: skip
-    return _hf(
+    model: Any = _hf(
         "DepthAnythingForDepthEstimation", "DepthAnythingConfig", backbone_config=backbone, reassemble_hidden_size=16,
         patch_size=14, neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8, head_hidden_size=8,
     )  # fmt: skip
+    nn.init.ones_(model.head.conv3.bias)  # else its last ReLU may give nothing but zeros
+    return cast(nn.Module, model)
 
 
 def _yolos() -> nn.Module:
@@ -166,6 +167,23 @@ def _timm(name: str, **options: Any) -> nn.Module:
     return model
 
 
+def _mobilenet_v2() -> nn.Module:
+    ensure_torchvision()
+    from torchvision.models import MobileNetV2
+
+    return MobileNetV2(num_classes=5, width_mult=0.25, inverted_residual_setting=[[1, 32, 1, 1], [6, 32, 2, 2]])
+
+
+def _mobilenet_v4() -> nn.Module:
+    """Its own blocks: a universal inverted bottleneck of both kinds, and one behind a fused one."""
+    ensure_torchvision()
+    from timm.models._efficientnet_builder import decode_arch_def
+    from timm.models.mobilenetv3 import MobileNetV3
+
+    stages = [["cn_r1_k3_s2_e1_c16"], ["uir_r1_a5_k5_s2_e3_c16", "uir_r1_a3_k0_s1_e2_c16"], ["cn_r1_k1_s1_c16"]]
+    return MobileNetV3(decode_arch_def(stages), num_classes=5, num_features=16, stem_size=8)
+
+
 class YoloLike(nn.Module):
     """What YOLO's blocks are made of: strided, grouped and depthwise convolutions, SiLU, splits, upsampling."""
 
@@ -216,10 +234,10 @@ FAMILIES: dict[str, tuple[int, str | None, Callable[[], nn.Module]]] = {
                       num_heads=2),
     ),
     "ResNet": (32, None, lambda: _timm("resnet10t", num_classes=5, channels=(8, 8, 16, 16))),
-    "MobileNetV2": (32, None, lambda: _timm("mobilenetv2_035", num_classes=5)),
+    "MobileNetV2": (32, None, _mobilenet_v2),
     "EfficientNet": (32, None, lambda: _timm("test_efficientnet", num_classes=5)),
-    "MobileNetV4": (32, None, lambda: _timm("mobilenetv4_conv_small_035", num_classes=5)),
-    "ConvNeXt": (32, None, lambda: _timm("test_convnext", num_classes=5)),
+    "MobileNetV4": (32, None, _mobilenet_v4),
+    "ConvNeXt": (32, None, lambda: _timm("test_convnext", num_classes=5, depths=(1, 1, 1, 1), dims=(8, 8, 8, 8))),
     "YOLO-like": (32, None, YoloLike),
 }  # fmt: skip
 """By name: the side of an image, the task that is found, and what makes the model."""

@@ -35,6 +35,11 @@ class BranchOnBatch(TwoOutputs):
         return self.fc(x) if len(x) == 2 else x
 
 
+class LengthOfBatch(TwoOutputs):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x) + self.fc.bias.tile([len(x), 1]) * len(x.shape)
+
+
 class Constant(TwoOutputs):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc.weight * 2
@@ -245,3 +250,11 @@ def test_no_file_of_the_graph_names_a_model_family() -> None:
     for path in folder.glob("*.py"):
         code = re.sub(r'"""(?:.|\n)*?"""', "", path.read_text(encoding="utf-8"))
         assert not family.search(code), f"{path.name} names a model family: {family.search(code)}"
+
+
+def test_the_length_of_the_batch_is_its_size() -> None:
+    model = LengthOfBatch()
+    graph = capture(model, torch.randn(2, 4))
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(graph(x), model(x))
+    assert "len" not in globals()

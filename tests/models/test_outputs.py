@@ -166,6 +166,16 @@ def test_a_new_head_says_how_many_classes_there_are() -> None:
     assert top1 is not None
 
 
+def test_a_model_whose_head_was_taken_away_gives_features() -> None:
+    ensure_torchvision()
+    import timm
+
+    model = timm.create_model("test_vit", num_classes=7, img_size=8, patch_size=4)
+    model.head = nn.Identity()
+    loaded, _ = settled(model)
+    assert model.num_classes == 7 and loaded.task == "features" and loaded.num_classes is None
+
+
 def test_a_model_of_a_dict_is_evaluated() -> None:
     images = [(x, label) for x, label in zip(X_NCHW, [0, 1, 2, 3], strict=True)]
     options: dict[str, Any] = {"preprocessing": {"input_size": [3, 8, 8]}, "progress": False, "device": "cpu"}
@@ -195,21 +205,28 @@ TINY = {
         ("CLIPVisionModel", "CLIPVisionConfig", ["last_hidden_state", "pooler_output"]),
         ("CLIPVisionModelWithProjection", "CLIPVisionConfig", ["image_embeds", "last_hidden_state"]),
         ("SiglipVisionModel", "SiglipVisionConfig", ["last_hidden_state", "pooler_output"]),
-        ("YolosForObjectDetection", "YolosConfig", ["logits", "pred_boxes", "last_hidden_state"]),
     ],
 )
 def test_all_outputs_of_a_hugging_face_model_are_kept(
     transformers: Any, kind: str, config: str, names: list[str]
 ) -> None:
-    options: dict[str, Any] = {**TINY, "num_detection_tokens": 5} if kind.startswith("Yolos") else dict(TINY)
-    if kind.startswith("Yolos"):
-        options["image_size"] = [8, 8]
-    model = getattr(transformers, kind)(getattr(transformers, config)(**options)).eval()
+    model = getattr(transformers, kind)(getattr(transformers, config)(**TINY)).eval()
     loaded, warned = settled(model)
     with torch.no_grad():
         got, expected = loaded.module(X_NCHW), model(pixel_values=X_NCHW)
     assert list(got) == names and all(torch.equal(y, expected[name]) for name, y in got.items())
-    assert not warned and loaded.num_classes is None
+    assert not warned and loaded.num_classes is None and "left out" not in loaded.meaning
+
+
+def test_of_a_detector_classes_and_boxes_are_kept_and_the_rest_is_named(transformers: Any) -> None:
+    config = transformers.YolosConfig(**{**TINY, "image_size": [8, 8]}, num_detection_tokens=5)
+    model = transformers.YolosForObjectDetection(config).eval()
+    loaded, warned = settled(model)
+    with torch.no_grad():
+        got, expected = loaded.module(X_NCHW), model(pixel_values=X_NCHW)
+    assert list(got) == ["logits", "pred_boxes"] and all(torch.equal(y, expected[name]) for name, y in got.items())
+    assert not warned and loaded.meaning.endswith("; left out: last_hidden_state")
+    assert settle(loaded, X_NCHW, Events().warn).meaning == loaded.meaning
 
 
 def test_the_only_feature_map_of_a_backbone_is_the_output(transformers: Any) -> None:

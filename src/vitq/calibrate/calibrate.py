@@ -17,6 +17,7 @@ from vitq.calibrate.statistics import dead_channels, require_usable
 from vitq.errors import CalibrationError, RecipeError, did_you_mean
 from vitq.graph import Graph, Role, Site
 from vitq.graph.edit import quantizer_target
+from vitq.graph.fold import holds_image
 from vitq.quantizers import Quantizer
 from vitq.run.step import Step, register_step
 
@@ -64,11 +65,15 @@ class Calibrate(Step):
             raise CalibrationError("no calibration images: give a folder that holds some")
         remaining = self._chosen(run.student)
         weighed = {name for name in remaining if self._search_of(run.student.sites[name]) == HESSIAN}
+        varying = {node.name for node in holds_image(run.student.module.graph)}
         with run.events.task("calibrate", total=len(remaining)) as task:
             for span, group, members in self._visited(run, remaining):
-                done = self._calibrate(group, members, remaining, run.events)
-                remaining.difference_update(done)
-                task.advance(len(done), segment=span)
+                own = [name for name in members if name in remaining]
+                for name in own:
+                    _check(members[name], run.events, fixed=members[name].site.node not in varying)
+                self._calibrate(group, members, own)
+                remaining.difference_update(own)
+                task.advance(len(own), segment=span)
         if weighed:
             self._weigh(run, weighed)
         run.events.log("calibrate", **self.model_dump(mode="json"))
@@ -111,18 +116,13 @@ class Calibrate(Step):
         return {name for name, q in known if q is not None and not (self.only_uncalibrated and q.calibrated)}
 
     @torch.no_grad()
-    def _calibrate(
-        self, group: Group, members: Mapping[str, Member], remaining: set[str], events: "Events"
-    ) -> list[str]:
-        """Calibrate the sites of ``group`` that ``remaining`` holds and return their names."""
-        own = [name for name in members if name in remaining]
+    def _calibrate(self, group: Group, members: Mapping[str, Member], own: Sequence[str]) -> None:
+        """Calibrate the sites of ``group`` that are to be: ``own``."""
         for name in own:
-            _check(members[name], events)
             search = self._search_of(members[name].site)
             search_alone(members[name], "mse" if search in BY_PRODUCT else search)
         by_output = [name for name in own if self._search_of(members[name].site) == OUTPUT]
         self._by_product(group, members, by_output)
-        return own
 
     @torch.no_grad()
     def _by_product(
@@ -179,10 +179,13 @@ def set_parameters(graph: Graph, tensors: Mapping[str, torch.Tensor], device: to
             quantizer.set_parameters(**own)
 
 
-def _check(member: Member, events: "Events") -> None:
-    """Raise or warn about values that cannot be calibrated well."""
+def _check(member: Member, events: "Events", *, fixed: bool) -> None:
+    """Raise or warn about values that cannot be calibrated well; ``fixed`` ones are the same for all images."""
     idle_branch = member.site.role is Role.RESIDUAL  # a branch that adds nothing, as some begin their training
-    require_usable(member.site.name, member.x, weight=member.site.is_weight, may_be_zero=idle_branch)
+    require_usable(member.site.name, member.x, weight=member.site.is_weight, may_be_zero=idle_branch or fixed)
+    if fixed and not member.site.is_weight and not bool(member.x.any()):
+        events.warn("always-zero", f"site '{member.site.name}' is 0 whatever the image is; its scale says nothing")
+        return
     quantizer = member.quantizer
     assert isinstance(quantizer, Quantizer)
     if not quantizer.codec.signed and float(member.x.min()) < 0:

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ def capture(model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
             f"torch.export cannot capture {type(model).__name__}: {reason}; "
-            "vitq needs a model without branches on values or on the batch size (x.shape[0], not len(x))"
+            "vitq needs a model without branches on values or on the batch size, such as a loop over the images"
         ) from error
     outputs = _outputs(module, structure, type(model).__name__)
     if drawn := random_nodes(module.graph):
@@ -90,9 +91,29 @@ def _export(model: nn.Module, example: torch.Tensor) -> tuple[fx.GraphModule, Tr
     shapes = _dynamic_batch(model, example)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(model, (example,), dynamic_shapes=shapes)
+        with _length_as_size(model):
+            program = torch.export.export(model, (example,), dynamic_shapes=shapes)
         module: fx.GraphModule = program.run_decompositions({}).module()
     return module, program.call_spec.out_spec
+
+
+@contextmanager
+def _length_as_size(model: nn.Module) -> Iterator[None]:
+    """Let ``len(x)`` in the files of the model's classes be the size that it is: Python's own makes it one number."""
+    files = {kind.__module__ for part in model.modules() for kind in type(part).__mro__}
+    own = sorted(file for file in files if file in sys.modules and not file.startswith(("torch.", "builtins")))
+    spaces = [space for file in own if "len" not in (space := vars(sys.modules[file]))]
+    for space in spaces:
+        space["len"] = _length
+    try:
+        yield
+    finally:
+        for space in spaces:
+            space.pop("len", None)
+
+
+def _length(x: Any) -> Any:
+    return x.shape[0] if isinstance(x, torch.Tensor) and x.ndim else len(x)
 
 
 def _dynamic_batch(model: nn.Module, example: torch.Tensor) -> dict[str, Any]:

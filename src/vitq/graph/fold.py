@@ -16,6 +16,13 @@ UNWRITTEN: dict[Any, Any] = {
 """What makes memory with anything in it, and what makes zeros in its place."""
 
 
+SIZED_AS: set[Any] = {
+    aten.zeros_like.default, aten.ones_like.default, aten.full_like.default,
+    aten.new_zeros.default, aten.new_ones.default, aten.new_full.default,
+}  # fmt: skip
+"""What takes of a tensor nothing but how large it is."""
+
+
 def depends_on_input(graph: fx.Graph) -> set[fx.Node]:
     """Return the nodes computed from the model's input, sizes included."""
     dependent: set[fx.Node] = set()
@@ -30,6 +37,19 @@ def depends_on_image(graph: fx.Graph) -> set[fx.Node]:
     dependent: set[fx.Node] = set()
     for node in graph.nodes:
         if node.op == "placeholder" or (not is_size(node) and any(n in dependent for n in node.all_input_nodes)):
+            dependent.add(node)
+    return dependent
+
+
+def holds_image(graph: fx.Graph) -> set[fx.Node]:
+    """Return the nodes that may hold other values for another image of the same size.
+
+    They are those of ``depends_on_image`` but for what is made as large as one of them, such as zeros.
+    """
+    dependent: set[fx.Node] = set()
+    for node in graph.nodes:
+        computed = not is_size(node) and not is_op(node, SIZED_AS)
+        if node.op == "placeholder" or (computed and any(n in dependent for n in node.all_input_nodes)):
             dependent.add(node)
     return dependent
 

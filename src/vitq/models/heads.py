@@ -21,6 +21,10 @@ class Head:
     words: str
     task: str
 
+    def loads(self, saved: Any) -> bool:
+        """Whether a class of this name is of this kind."""
+        return isinstance(saved, str) and saved.endswith(self.ending)
+
     @property
     def has_classes(self) -> bool:
         """Whether the number of labels is the width of the logits."""
@@ -49,7 +53,7 @@ def head_for(config: Any, task: str | None, name: str) -> Head:
     Raises ModelError for a class that is saved there and that vitq does not load.
     """
     saved = next(iter(getattr(config, "architectures", None) or ()), None)
-    known = next((head for head in HEADS if isinstance(saved, str) and saved.endswith(head.ending)), None)
+    known = next((head for head in HEADS if head.loads(saved)), None)
     wanted = [head for head in HEADS if head.task == TASKS_OF_HEADS.get(task or "", task)]
     if known in wanted:
         return known

@@ -41,15 +41,22 @@ class LogitsOf(nn.Module):
         self.bgr = bgr
         self.output = output
 
-    def outputs(self, x_BCHW: Tensor) -> Any:
-        """Return all that the model returns; of a set predictor the classes and boxes of its queries alone.
+    def everything(self, x_BCHW: Tensor) -> Any:
+        """Return all that the model returns."""
+        return self.model(pixel_values=x_BCHW.flip(1) if self.bgr else x_BCHW, return_dict=True)
+
+    def kept(self, result: Any) -> Any:
+        """Return all of ``everything``; of a set predictor the classes and boxes of its queries alone.
 
         What detectors return beside is for their training, and holds numbers as large as floats can be (RT-DETR).
         """
-        result = self.model(pixel_values=x_BCHW.flip(1) if self.bgr else x_BCHW, return_dict=True)
         if isinstance(result, Mapping) and all(isinstance(result.get(name), Tensor) for name in QUERIES):
             return {name: result[name] for name in QUERIES}
         return result
+
+    def outputs(self, x_BCHW: Tensor) -> Any:
+        """Return what is ``kept`` of all that the model returns."""
+        return self.kept(self.everything(x_BCHW))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return the logits (B, K), or what ``output`` names."""
@@ -79,7 +86,8 @@ def load_huggingface(
         )
         head = head_for(config, task, name)
         if weights is None:
-            model, report = _trained(getattr(transformers, head.auto), name, head)
+            saved, kind = _saved_class(transformers, config)  # some doors, as that of backbones, open no folder
+            model, report = _trained(kind if kind and head.loads(saved) else getattr(transformers, head.auto), name)
             _check_trained(name, report, head.words)
         else:
             model = getattr(transformers, head.auto).from_config(config, trust_remote_code=False)
@@ -105,11 +113,10 @@ def load_huggingface_whole(name: str) -> tuple[nn.Module, Preprocessing]:
     local = Path(name).is_dir()
     with reading(f"folder '{name}'") if local else download(f"'{name}' is no folder here and"):
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
-        saved = next(iter(getattr(config, "architectures", None) or ()), None)
-        kind: Any = getattr(transformers, saved, None) if isinstance(saved, str) else None
-        if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        saved, kind = _saved_class(transformers, config)
+        if kind is None:
             raise ModelError(f"'{name}' was saved as {saved!r}, which transformers does not have; give it as a module")
-        model: nn.Module = cast(Any, kind).from_pretrained(name, dtype=torch.float32)
+        model: nn.Module = kind.from_pretrained(name, dtype=torch.float32)
     return model.eval(), _preprocessing(transformers, name, config, None, HEADS[1])[0]
 
 
@@ -122,12 +129,18 @@ def run_on_images(model: nn.Module, x_BCHW: Tensor) -> Any:
     return model(pixel_values=x_BCHW) if features is None else features(pixel_values=x_BCHW)
 
 
-def _trained(auto: Any, name: str, head: Head) -> tuple[nn.Module, Mapping[str, Any]]:
+def _trained(kind: Any, name: str) -> tuple[nn.Module, Mapping[str, Any]]:
     """Return the model with its weights, and what did not fit."""
-    if head.auto == "AutoBackbone":  # its door knows no other options
-        return auto.from_pretrained(name), {}
-    model, report = auto.from_pretrained(name, dtype=torch.float32, output_loading_info=True, trust_remote_code=False)
+    model, report = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True, trust_remote_code=False)
     return model, report
+
+
+def _saved_class(transformers: Any, config: Any) -> tuple[Any, Any]:
+    """Return the name of the class that a model was saved as, and the class, None where transformers has none."""
+    saved = next(iter(getattr(config, "architectures", None) or ()), None)
+    kind = getattr(transformers, saved, None) if isinstance(saved, str) else None
+    known = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
+    return saved, kind if known else None
 
 
 def _preprocessing(

@@ -28,3 +28,5 @@ class LoadedModel:
     """What its outputs mean, by the name of a registered task; None is vitq's own choice."""
     meaning: str = ""
     """The task in words, once the model was run."""
+    left_out: tuple[str, ...] = ()
+    """Outputs of the model that are not kept."""

@@ -65,7 +65,11 @@ def settle(loaded: LoadedModel, x_NCHW: Tensor, warn: Warn) -> LoadedModel:
     """
     x_2CHW = torch.cat((x_NCHW[:2], x_NCHW[:2]))[:2]
     module = loaded.module
-    outputs = _run(loaded.name, module.outputs if isinstance(module, LogitsOf) else module, x_2CHW)
+    given = _run(loaded.name, module.everything if isinstance(module, LogitsOf) else module, x_2CHW)
+    outputs, left_out = given, loaded.left_out
+    if isinstance(module, LogitsOf):
+        outputs = module.kept(given)
+        left_out = tuple(name for name in own_names(given) if name not in own_names(outputs))
     named: dict[str, Tensor] = named_outputs(outputs)
     if not named:
         raise ModelError(
@@ -82,8 +86,8 @@ def settle(loaded: LoadedModel, x_NCHW: Tensor, warn: Warn) -> LoadedModel:
     found = recognized(module, dict(zip(own_names(outputs), shapes.values(), strict=True)))
     task = task_for(shapes, loaded.task, found)
     chosen = None if type(task) is type(own_task(shapes)) else name_of(task)  # only what vitq would not choose
-    said = f"task {name_of(task)}: {task.describe(shapes)}"
-    return _with_width(replace(settled, task=chosen, meaning=said), task.classes(shapes))
+    said = f"task {name_of(task)}: {task.describe(shapes)}" + (f"; left out: {', '.join(left_out)}" if left_out else "")
+    return _with_width(replace(settled, task=chosen, meaning=said, left_out=left_out), task.classes(shapes))
 
 
 def _by_name(module: nn.Module, outputs: Any, count: int, columns: bool) -> nn.Module:

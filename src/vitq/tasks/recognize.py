@@ -39,11 +39,21 @@ def _labels(module: nn.Module) -> int | None:
 
 
 def _is_headless(module: nn.Module) -> bool:
-    """Whether timm says so: no classes, or feature maps."""
+    """Whether timm's model gives features: it has no classifier now, whatever it was made with, or gives maps."""
     return any(
-        getattr(part, "num_classes", None) == 0 or (hasattr(part, "feature_info") and not hasattr(part, "num_classes"))
+        _has_no_classifier(part) if hasattr(part, "num_classes") else hasattr(part, "feature_info")
         for part in _faces(module)
     )
+
+
+def _has_no_classifier(model: nn.Module) -> bool:
+    """Whether what a model of timm calls its classifiers holds no weights; of others, whether it counts no classes."""
+    find = getattr(model, "get_classifier", None)
+    if not callable(find):
+        return getattr(model, "num_classes", None) == 0
+    found = find()
+    heads = found if isinstance(found, tuple | list) else (found,)
+    return not any(isinstance(head, nn.Module) and any(True for _ in head.parameters()) for head in heads)
 
 
 def _faces(module: nn.Module) -> Sequence[nn.Module]:
