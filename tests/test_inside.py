@@ -100,6 +100,17 @@ def test_a_function_may_feed_the_whole_and_images_of_every_verb_do(batches: list
         assert len(made.images_NCHW) == 12
 
 
+def test_a_feed_that_ends_early_the_second_time_is_told(batches: list[list[torch.Tensor]]) -> None:
+    torch.manual_seed(0)
+    left = iter(batches)
+
+    def feed(whole: nn.Module) -> Iterator[Any]:
+        yield from map(whole, left)
+
+    made = vitq.quantize(Detector().eval(), feed, inside="backbone", recipe="rtn", bits="w8a8", progress=False)
+    assert "whole-not-compared" in dict(made.metrics.warnings) and made.metrics.whole is None
+
+
 @pytest.mark.parametrize(
     ("inside", "images", "error", "words"),
     [
