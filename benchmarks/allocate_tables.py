@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from command import Row, rows
-from grid import grid
+from grid import grid, model_name
 from matrix import MODELS
 
 UNIFORM, FLOATING = "uniform", "floating point"
@@ -59,7 +59,7 @@ def table(chosen: argparse.Namespace) -> None:
             columns = [column for column in product(MODELS, averages) if column in known]
             if not columns:
                 continue
-            heads = [f"{model.split('_')[0]} {average}" for model, average in columns]
+            heads = [f"{model_name(model)} {average}" for model, average in columns]
             lines = []
             for solver in SOLVERS:
                 group = [row for row in mine if row["solver"] == solver]

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from command import append, rows, run_or_table
-from grid import grid
+from grid import grid, model_name
 from matrix import HELD_OUT, MODELS, ends, images, judge
 
 from vitq.activations import CPU_CHUNK
@@ -137,7 +137,7 @@ def table(chosen: argparse.Namespace) -> None:
         columns = [column for column in product(MODELS, widths) if column in known]
         if not columns:
             continue
-        heads = [f"{model.split('_')[0]} {bits.upper()}" for model, bits in columns]
+        heads = [f"{model_name(model)} {bits.upper()}" for model, bits in columns]
         lines = []
         for variant in variants:
             own = [row for row in own_rows if row["variant"] == variant]

@@ -13,19 +13,18 @@ from vitq.allocation.files import is_allocation
 from vitq.allocation.for_target import candidates_for
 from vitq.allocation.result import candidates_of, limits_of, require_choices
 from vitq.allocation.run import Request, allocate_anew, allocate_from
-from vitq.arguments import BITS_OR_TABLE, MODEL, checked
+from vitq.arguments import BITS_OR_TABLE, MODEL, checked, leave_out
 from vitq.artifact.artifact import seal as seal_files
 from vitq.artifact.sealing import is_artifact
 from vitq.bits import AverageBits, Bits, BitTable
 from vitq.devices import choose_device
 from vitq.errors import ArgumentError, ArtifactError, RecipeError
 from vitq.evaluation import Metrics, measure_loaded
-from vitq.export.targets import cpu_of, profile_of, require_export
+from vitq.export.targets import profile_of
 from vitq.inside import quantize_inside
 from vitq.model import QuantizedModel, load
 from vitq.models import LoadedModel, Preprocessing
 from vitq.modes import in_own_modes
-from vitq.quantization import quantize_whole
 from vitq.recipes import load_recipe
 from vitq.recipes.auto import AUTO
 from vitq.recipes.for_target import recipe_for
@@ -33,6 +32,8 @@ from vitq.reconstruct import Choice, Reconstruct
 from vitq.run.events import Events
 from vitq.run.inputs import load_source, load_with_images, start_run
 from vitq.run.pipeline import apply_steps
+from vitq.verbs.bench import bench_runs
+from vitq.verbs.quantize import quantize_whole
 
 if TYPE_CHECKING:
     from vitq.bench.bench import Measured
@@ -133,13 +134,14 @@ def evaluate(
 ) -> Metrics:
     """Return what an artifact folder or a floating-point model scores on labelled images, by its task.
 
-    ``task`` names another task than the one that was found (docs/tasks.md). ``integer`` runs an artifact's linears in
-    integer arithmetic instead of simulating it.
+    ``task`` names another task than the one that was found (docs/tasks.md). ``integer`` runs an artifact in integer
+    arithmetic where it can, instead of simulating it. Raises DataError for images or labels that cannot be used,
+    ArtifactError where ``integer`` is asked of what is no artifact.
     """
     place = choose_device(device)
     if isinstance(target, str | Path) and is_artifact(Path(target)):
         given = {"weights": weights, "num_classes": num_classes, "preprocessing": preprocessing}
-        _leave_out(f"'{target}' is an artifact, which", given)
+        leave_out(f"'{target}' is an artifact, which", given)
         model = load(target, place)
         return model.evaluate(images, limit=limit, batch_size=batch_size, integer=integer, task=task, progress=progress)
     if integer:
@@ -261,15 +263,9 @@ def allocate(
         if isinstance(model, str) and is_allocation(Path(model)):
             if images is not None:
                 raise ArgumentError(f"'{model}' holds the trials of an allocation: leave the images out")
-            known: dict[str, Any] = {
-                "candidates": candidates,
-                "target": target,
-                "bits": bits,
-                "scope": scope,
-                "task": task,
-            }
-            known |= {"weights": weights, "num_classes": num_classes, "preprocessing": preprocessing}
-            _leave_out(f"'{model}' holds the trials of an allocation, which", {**known, "overrides": overrides or None})
+            known: dict[str, Any] = {"candidates": candidates, "target": target, "bits": bits, "scope": scope}
+            known |= {"task": task, "weights": weights, "num_classes": num_classes, "preprocessing": preprocessing}
+            leave_out(f"'{model}' holds the trials of an allocation, which", {**known, "overrides": overrides or None})
             return allocate_from(Path(model), request, seed, events)
         if images is None:
             raise ArgumentError("images are missing: trials run on some, unless model is a folder of an allocation")
@@ -312,36 +308,18 @@ def bench(
     ``cpu`` as in ``QuantizedModel.export``. Raises ArtifactError for what is no artifact, ExportError for what cannot
     be exported, another ``floating``, or a run that is named twice.
     """
-    require_export()
-    from vitq.bench.bench import RESERVED
-    from vitq.bench.bench import bench as measured
-    from vitq.bench.runs import drawn, named
-
-    if weights is not None and floating is None:
-        raise ArgumentError("weights are those of the floating-point model; name it with floating")
-    cpu_of(cpu, profile_of("onnxruntime"))
-    found = named(runs, RESERVED)
-    artifacts = {name: load(run).artifact if isinstance(run, Path) else run for name, run in found.items()}
-    config = next(iter(artifacts.values())).config
-    classes = config.source.get("num_classes")
-    with Events(console=progress) as events:
-        x_NCHW, labelled = drawn(config, images, validation, limit, events)
-        return measured(
-            artifacts,
-            x_NCHW,
-            batches=(batch,) if isinstance(batch, int) else tuple(batch),
-            threads=threads,
-            rounds=rounds,
-            baselines=baselines,
-            labelled=labelled,
-            floating=None if floating is None else load_source(floating, weights, classes, None),
-            cpu=cpu,
-            task=task,
-            events=events,
-        )
-
-
-def _leave_out(what: str, given: Mapping[str, Any]) -> None:
-    """Raise ArgumentError for what is given, which would be ignored: ``what`` has its own."""
-    if ignored := [name for name, value in given.items() if value is not None]:
-        raise ArgumentError(f"{what} has its own {' and '.join(ignored)}: leave them out")
+    return bench_runs(
+        runs,
+        images,
+        validation=validation,
+        floating=floating,
+        weights=weights,
+        batches=(batch,) if isinstance(batch, int) else tuple(batch),
+        threads=threads,
+        rounds=rounds,
+        limit=limit,
+        cpu=cpu,
+        baselines=baselines,
+        task=task,
+        progress=progress,
+    )

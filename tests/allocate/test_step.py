@@ -29,7 +29,7 @@ def test_bits_average_what_the_run_was_asked_for(
     recipe.write_text(RECIPE)
     options = {"recipe": recipe, "bits": "w5a4", "out": tmp_path / "run", "progress": False}
     with monkeypatch.context() as patch:
-        patch.setattr("vitq.quantization.segment_errors", lambda _: 1 / 0)
+        patch.setattr("vitq.verbs.quantize.segment_errors", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             vitq.quantize(attend, images, **options)  # a run that ends behind its steps
     monkeypatch.setattr(module, "prepared", lambda *_, **__: pytest.fail("ran the trials again"))

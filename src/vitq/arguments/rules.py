@@ -3,11 +3,11 @@
 import functools
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
-from vitq import readers
+from vitq.arguments import readers
 from vitq.errors import ArgumentError
 
 P = ParamSpec("P")
@@ -52,6 +52,12 @@ def check(name: str, value: Any, rule: Rule) -> Any:
     except (TypeError, ValueError, OverflowError) as error:
         why = f" ({error})" if isinstance(error, ValueError) and str(error) else ""
         raise ArgumentError(f"{name} takes {rule.takes}, not {_shown(value)}{why}") from None
+
+
+def leave_out(what: str, given: Mapping[str, Any]) -> None:
+    """Raise ArgumentError for what is given, which would be ignored: ``what`` has its own."""
+    if ignored := [name for name, value in given.items() if value is not None]:
+        raise ArgumentError(f"{what} has its own {' and '.join(ignored)}: leave them out")
 
 
 def whole(low: int, high: int) -> Rule:

@@ -33,7 +33,7 @@ from vitq.run.inputs import load_with_images, start_run
 from vitq.run.pipeline import preview, run_steps
 from vitq.run.run import Run
 from vitq.run.workspace import Workspace, open_workspace
-from vitq.segment_errors import segment_errors
+from vitq.verbs.segment_errors import segment_errors
 
 NO_SCOPE = "none"
 """Scope of a run whose recipe inserts nothing."""

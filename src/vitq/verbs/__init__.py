@@ -1,0 +1,1 @@
+"""What the longer verbs do with their arguments; ``vitq.api`` holds the arguments."""
