@@ -133,6 +133,7 @@ def test_a_job_that_came_as_text_is_answered_as_text(
     assert "NotADirectoryError" in answer(measure_cell, {**given, "store": str(tmp_path / "file")})["error"]
 
 
+@pytest.mark.slow
 def test_a_local_ray_replaces_a_worker_that_is_killed_and_measures_nothing_twice(
     cells: Callable[..., tuple[Cell, ...]], tmp_path: Path, row: Callable[..., dict[str, Any]]
 ) -> None:

@@ -59,7 +59,7 @@ def cells_of(suite: Suite, folder: Path, data: Path | None = None) -> tuple[Cell
     digest_of_file.cache_clear()  # files may have changed since the last call
     digest_of_images.cache_clear()
     base = data or folder / suite.data
-    shared = {
+    shared: dict[str, Any] = {
         "images": _place(base, suite.images, "images"),
         "validation": _place(base, suite.validation, "validation"),
         "limit": suite.limit,

@@ -37,13 +37,6 @@ class Outcome:
 Work = Callable[[Job], dict[str, Any]]
 
 
-def measure(job: Job) -> dict[str, Any]:
-    """Measure a cell, as ``vitq.suites.work.measure_cell`` does."""
-    from vitq.suites.work import measure_cell
-
-    return measure_cell(job)
-
-
 def answer(work: Work, given: Mapping[str, Any]) -> dict[str, Any]:
     """Do a job that came as plain data: ``{"row": …}``, or ``{"error": …}`` of what failed."""
     try:

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vitq.errors import SuiteError, first_line
-from vitq.suites.jobs import Job, Outcome, Work, answer, measure
-from vitq.suites.workers import Workers
+from vitq.suites.jobs import Job, Outcome, Work, answer
+from vitq.suites.workers import Workers, measure
 
 if TYPE_CHECKING:
     from ray import ObjectRef

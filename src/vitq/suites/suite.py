@@ -17,7 +17,7 @@ Example, a whole suite::
       - {better: mgrq, than: repq}
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -166,7 +166,7 @@ def _check_names(suite: Suite, where: str) -> None:
     if FLOATING in suite.recipes:
         raise SuiteError(f"{where}: no recipe can be called '{FLOATING}', which every suite measures; rename it")
     bits = {*suite.bits, *(own for recipe in suite.recipes.values() for own in recipe.bits or ())}
-    asked = [
+    asked: list[tuple[str, str, Collection[str], str]] = [
         *(("models", name, suite.models, f"recipes.{k}") for k, r in suite.recipes.items() for name in r.models or ()),
         *(("recipes", name, suite.recipes, "claims") for claim in suite.claims for name in (claim.better, claim.than)),
         *(("bits", name, bits, "claims") for claim in suite.claims for name in claim.bits or ()),

@@ -20,6 +20,7 @@ from vitq.data import load_labelled, open_images
 from vitq.devices import choose_device, peak_memory
 from vitq.evaluation import Metrics, measure
 from vitq.models import Preprocessing
+from vitq.modes import in_own_modes
 from vitq.outcomes import Outcomes, Watch
 from vitq.quantizers import use_compiled_kernels, worth_compiling
 from vitq.run.events import Events
@@ -27,11 +28,13 @@ from vitq.run.inputs import load_source, settle_for
 from vitq.run.lock import locked
 from vitq.suites.jobs import FAILED, Job, answer
 from vitq.suites.store import RUN, Store
+from vitq.verbs.quantize import quantize_whole
 
 QUANTIZE = ("recipe", "bits", "budget", "scope", "target", "views", "overrides", "seed", "limit", "task")
 FROM_RUN = ("agreement", "mean_segment_error", "size_bytes", "fp_size_bytes", "seconds", "peak_memory_bytes")
 
 
+@in_own_modes
 def measure_cell(job: Job) -> dict[str, Any]:
     """Return the result of a cell, from the store if it is there, else measured and kept there.
 
@@ -55,10 +58,8 @@ def _measured(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def _quantized(job: Job, folder: Path) -> dict[str, Any]:
-    from vitq import api
-
-    call = dict(job.call)
-    model = api.quantize(
+    call = job.call
+    model = quantize_whole(
         call["model"],
         call["images"],
         weights=call["weights"],

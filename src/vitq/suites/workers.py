@@ -9,13 +9,20 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from vitq.suites.jobs import FAILED, Job, Outcome, Work, measure, said
+from vitq.suites.jobs import FAILED, Job, Outcome, Work, said
 from vitq.suites.store import LOG, Store
 
 TAIL = 2000
 """Bytes of a dead process's log that are told."""
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """Measure a cell, as ``vitq.suites.work.measure_cell`` does."""
+    from vitq.suites.work import measure_cell
+
+    return measure_cell(job)
 
 
 class Workers(ABC):
