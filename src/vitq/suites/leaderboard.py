@@ -91,7 +91,7 @@ def _scores(board: Board) -> Iterator[Table]:
             heads,
             tuple((name, budget, *cells) for name, budget, cells in rows),
             _best(own, len(models)),
-            "Mean ± deviation (seeds). Published figures are of their authors' images and weights.",
+            "Mean ± deviation (seeds)." + (" Published figures are their authors'." if board.suite.published else ""),
         )
 
 
