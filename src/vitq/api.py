@@ -10,7 +10,6 @@ from torch import nn
 
 from vitq.allocation import Allocation
 from vitq.allocation.files import is_allocation
-from vitq.allocation.for_target import candidates_for
 from vitq.allocation.result import candidates_of, limits_of, require_choices
 from vitq.allocation.run import Request, allocate_anew, allocate_from
 from vitq.arguments import BITS_OR_TABLE, MODEL, checked, leave_out
@@ -20,7 +19,6 @@ from vitq.bits import AverageBits, Bits, BitTable
 from vitq.devices import choose_device
 from vitq.errors import ArgumentError, ArtifactError, RecipeError
 from vitq.evaluation import Metrics, measure_loaded
-from vitq.export.targets import profile_of
 from vitq.inside import quantize_inside
 from vitq.model import QuantizedModel, load
 from vitq.models import LoadedModel, Preprocessing
@@ -256,8 +254,6 @@ def allocate(
     require_choices(solver, by, within)
     widths = candidates_of(candidates, limits, within)
     base = "w4a4" if min(widths) < 8 else "w8a8"
-    if target is not None:
-        widths = candidates_for(widths, profile_of(target))
     request = Request(limits, solver, by, pairs, keep or {}, widths, trials, within, target)
     with Events(console=progress) as events:
         if isinstance(model, str) and is_allocation(Path(model)):

@@ -34,6 +34,8 @@ def test_bits_average_what_the_run_was_asked_for(
             vitq.quantize(attend, images, **options)  # a run that ends behind its steps
     monkeypatch.setattr(module, "prepared", lambda *_, **__: pytest.fail("ran the trials again"))
     model = vitq.quantize(attend, images, resume=True, **options)
+    assert model.config.bits == "mixed w5a4"
+    assert vitq.quantize(attend, images, resume=True, **options).config == model.config
     bits = {name: site.format["bits"] for name, site in model.config.sites.items()}
     costs = site_costs(capture(attend, images))
     averages = (costs.average(bits, weights=True), costs.average(bits, weights=False))

@@ -34,6 +34,7 @@ class Allocate(Step):
     """
 
     trains = True
+    mixes = True
 
     solver: Solver = "program"
     by: Literal["output", "feature", "proxy"] = "output"
@@ -74,4 +75,4 @@ class Allocate(Step):
         keep = {pattern: entry.bits for pattern, entry in self.keep.items()}
         problem = found.problem(limits, by=self.by, pairs=self.pairs, keep=keep)
         real = measurer(ready, own, widths) if self.solver in MEASURING else None
-        return problem.named(solve(problem, self.solver, Search(real, self.trials, run.seed)))
+        return problem.named(solve(problem, self.solver, Search(real, self.trials, run.seed, warn=run.events.warn)))

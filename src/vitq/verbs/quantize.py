@@ -15,7 +15,7 @@ from vitq.arguments import BITS_OR_TABLE
 from vitq.artifact.artifact import Artifact
 from vitq.artifact.metrics import RunMetrics
 from vitq.artifact.origin import describe_run
-from vitq.bits import Bits, BitTable
+from vitq.bits import MIXED, Bits, BitTable
 from vitq.calibrate import scope_rows
 from vitq.devices import choose_device, peak_memory
 from vitq.errors import ArgumentError
@@ -116,7 +116,8 @@ def _quantize_in(
     scopes = scopes_of(plan)
     taken = "+".join(scopes) or NO_SCOPE
     about = describe_run(loaded, x_NCHW, plan.to_dict(), asked.bits, taken, seed)
-    about = about.model_copy(update={"bits": asked.label})
+    averages = asked.table is None and any(step.mixes for step in plan.steps)
+    about = about.model_copy(update={"bits": f"{MIXED} {asked.bits}" if averages else asked.label})
     if space.folder is not None and space.finished:
         return load_finished(space.folder, about, device)
     checkpoints = space.checkpoints(about.model_dump(mode="json"))
@@ -125,7 +126,8 @@ def _quantize_in(
     )
     asked.require_sites(run.teacher, scopes)
     formats = {name: placed.format for name, placed in preview(run, plan.steps).items()}
-    about = about.model_copy(update={"bits": asked.label_on(run.teacher, formats)})
+    if not averages:
+        about = about.model_copy(update={"bits": asked.label_on(run.teacher, formats)})
     title = f"What is quantized ({about.bits}), scope {taken}"
     events.show(scope_table(scope_rows(run.student, planned=formats), title))
     evaluator = Evaluator(loaded, validation, x_NCHW, device, events)
