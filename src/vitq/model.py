@@ -30,7 +30,7 @@ from vitq.quantizers import Quantizer, use_compiled_kernels, worth_compiling
 from vitq.report.card import model_card
 from vitq.report.html import write_report
 from vitq.run.batch import Checked, image_shape, run_checked
-from vitq.run.checkpoints import Checkpoints, require_same
+from vitq.run.checkpoints import require_same
 from vitq.run.events import Events
 from vitq.run.inputs import load_source
 
@@ -254,10 +254,11 @@ class UnsavedError(ArtifactError):
         self.model = model
 
 
-def finish(model: QuantizedModel, folder: Path, checkpoints: Checkpoints, events: Events) -> None:
+def finish(model: QuantizedModel, folder: Path, events: Events, clear: Callable[[], object] = lambda: None) -> None:
     """Save the finished model of a run; what fails after that is a warning, for the model is whole.
 
-    Raises UnsavedError, which holds the model, where it cannot be saved; its checkpoints stay.
+    ``clear`` removes what is not needed then. Raises UnsavedError, which holds the model, where it cannot be saved; its
+    checkpoints stay.
     """
     try:
         model.save(folder)
@@ -271,7 +272,7 @@ def finish(model: QuantizedModel, folder: Path, checkpoints: Checkpoints, events
     extras: dict[str, Callable[[], object]] = {
         "run-costs": lambda: write_files(folder, {"run.json": to_json_bytes(model.metrics.costs())}),
         "report": lambda: write_report(folder / "report.html", page),
-        "leftovers": checkpoints.clear,
+        "leftovers": clear,
     }
     for name, work in extras.items():
         try:

@@ -119,7 +119,7 @@ def work(out: Path, model: QuantizedModel, overwrite: bool = False) -> None:
         for piece in ("a", "b"):
             if checkpoints.load(piece) is None:
                 checkpoints.save(piece, {"w": torch.ones(3)}, {"loss": 0.5})
-        finish(QuantizedModel(model.artifact), out, checkpoints, events)
+        finish(QuantizedModel(model.artifact), out, events, checkpoints.clear)
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["new", "overwritten"])

@@ -56,7 +56,7 @@ def prepare(
     steps = tuple(step for step in plan.steps if not step.trains)
     formats = formats_at(run, steps, candidates, f"recipe '{plan.name}'")
     apply_steps(run, steps)
-    return prepared(run, steps, formats, target, only_weights)
+    return calibrate_candidates(run, steps, formats, target, only_weights)
 
 
 def formats_at(
@@ -88,7 +88,7 @@ def calibration_of(steps: Sequence[Step], where: str = "the recipe") -> Calibrat
     return found
 
 
-def prepared(
+def calibrate_candidates(
     run: Run,
     steps: Sequence[Step],
     formats: Mapping[int, Mapping[str, Format | None]],

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 from vitq.allocate import SOLVERS, Search
 from vitq.allocate.problem import ACTIVATIONS, WEIGHTS
 from vitq.allocate.solvers.base import solve
-from vitq.allocation.prepare import calibration_of, fit, formats_at, measure, measurer, prepared
+from vitq.allocation.prepare import calibrate_candidates, calibration_of, fit, formats_at, measure, measurer
 from vitq.allocation.result import MEASURING
 from vitq.bits import FLOATING_POINT
 from vitq.calibrate.options import SiteBits
@@ -61,7 +61,7 @@ class Allocate(Step):
         """Run the trials on a copy of the student and return what the solver chooses."""
         own = replace(run, student=run.student.clone(), images_NCHW=run.images_NCHW[: self.images])
         widths = tuple(formats)
-        ready = prepared(own, run.before, formats, stage=f"{run.stage}-")
+        ready = calibrate_candidates(own, run.before, formats, stage=f"{run.stage}-")
         found = measure(
             own,
             ready,

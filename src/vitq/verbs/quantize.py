@@ -136,7 +136,7 @@ def _quantize_in(
     metrics = _metrics(run, floating, evaluator, began)
     result = QuantizedModel(Artifact(run.student, frozen, about, metrics))
     if space.folder is not None:
-        finish(result, space.folder, checkpoints, events)
+        finish(result, space.folder, events, checkpoints.clear)
     numbers = result.metrics.to_dict()
     events.log("finished", **{k: v for k, v in numbers.items() if isinstance(v, float | int)})
     return result
