@@ -86,6 +86,7 @@ def quantize_whole(
             views=views,
             seed=seed,
             events=events,
+            device=place,
             task=task,
         )
         result = _quantize_in(
