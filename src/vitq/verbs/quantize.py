@@ -147,6 +147,7 @@ def _metrics(run: Run, floating: Metrics, evaluator: Evaluator, began: float) ->
     return RunMetrics(
         **{f"fp_{key}": value for key, value in asdict(floating).items() if key not in OF_OUTPUTS},
         **asdict(score),
+        outliers=tuple(run.outliers) or None,
         segment_errors=errors,
         mean_segment_error=sum(errors.values()) / len(errors),
         fp_size_bytes=sum(t.nbytes for t in run.teacher.module.state_dict().values()),
