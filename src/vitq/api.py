@@ -71,7 +71,8 @@ def quantize(
     ``model`` is a timm name, a Hugging Face id or folder, or a module x_BCHW -> logits_BK, which is not changed; it may
     return other tensors too, or several, which are kept by name.
     ``images`` is a folder, an ``.npz``, a preprocessed tensor x_NCHW or an iterable; ``validation`` likewise, with
-    labels. ``bits`` reads "w4a4", or is a bit table or its .yaml file (``vitq.allocate``); ``recipe`` "auto" is "repq",
+    labels. Without images "synthetic" makes some from the model alone (PSAQ-ViT), and "noise" is the last resort.
+    ``bits`` reads "w4a4", or is a bit table or its .yaml file (``vitq.allocate``); ``recipe`` "auto" is "repq",
     calibration, at 6 bits and more, and "mgrq", training, below. ``scope`` is "paper", "deploy" or "full", by default
     the recipe's ("paper" where it has none); ``target`` calibrates for a target of ``QuantizedModel.export``, whose
     default scope is "deploy". A run at 6 bits and more that leaves recipe, scope and target open is for "onnxruntime".
@@ -193,7 +194,16 @@ def granularity(
     torch.manual_seed(seed)
     with Events(console=progress) as events:
         loaded, x_NCHW = load_with_images(
-            model, images, weights, num_classes, preprocessing, limit=limit, seed=seed, events=events, task=task
+            model,
+            images,
+            weights,
+            num_classes,
+            preprocessing,
+            limit=limit,
+            seed=seed,
+            events=events,
+            device=place,
+            task=task,
         )
         run = start_run(loaded, x_NCHW, wanted, plan.name, seed=seed, device=place, events=events)
         apply_steps(run, plan.steps[:last])
@@ -270,7 +280,16 @@ def allocate(
         place = choose_device(device)
         torch.manual_seed(seed)
         loaded, x_NCHW = load_with_images(
-            model, images, weights, num_classes, preprocessing, limit=limit, seed=seed, events=events, task=task
+            model,
+            images,
+            weights,
+            num_classes,
+            preprocessing,
+            limit=limit,
+            seed=seed,
+            events=events,
+            device=place,
+            task=task,
         )
         folder = None if out is None else Path(out)
         return allocate_anew(loaded, x_NCHW, plan, wanted, request, folder, overwrite, seed, place, events)

@@ -17,6 +17,7 @@ from vitq.models.huggingface import run_on_images
 from vitq.models.modules import not_a_model, plain_copy
 from vitq.models.weights import check_finite, state_sha256
 from vitq.run.events import Events
+from vitq.run.synthetic import is_generated
 from vitq.run.whole import Feed, PartOf, QuantizedPart, Received, batches_feed, is_ordinary, outputs_of, part_of, watch
 from vitq.run.whole_metrics import compare_wholes
 
@@ -99,6 +100,8 @@ def _feed(
     images: Any, preprocessing: Preprocessing, limit: int, seed: int, events: Events
 ) -> tuple[Feed, torch.Tensor | None]:
     """Return what runs a whole, and the images where they are those of every verb."""
+    if is_generated(images):
+        raise ModelError(f"'{images}' images are made for whole models; with inside= give images that the whole takes")
     if is_ordinary(images):
         source = open_images(images, labels=False, limit=limit)
         if source.shape is not None:

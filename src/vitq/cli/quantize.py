@@ -30,7 +30,8 @@ def quantize(
         str,
         typer.Option(
             metavar="DIR",
-            help="Calibration images, labels not needed: a folder (flat or of class folders) or .npz.",
+            help="Calibration images, labels not needed: a folder (flat or of class folders) or .npz. Where there are "
+            "none: synthetic, made from the model alone (PSAQ-ViT), or noise, the last resort.",
         ),
     ],
     weights: Weights = None,

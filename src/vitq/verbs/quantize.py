@@ -86,6 +86,7 @@ def quantize_whole(
             views=views,
             seed=seed,
             events=events,
+            device=place,
             task=task,
         )
         result = _quantize_in(
@@ -148,6 +149,7 @@ def _metrics(run: Run, floating: Metrics, evaluator: Evaluator, began: float) ->
     return RunMetrics(
         **{f"fp_{key}": value for key, value in asdict(floating).items() if key not in OF_OUTPUTS},
         **asdict(score),
+        outliers=tuple(run.outliers) or None,
         segment_errors=errors,
         mean_segment_error=sum(errors.values()) / len(errors),
         fp_size_bytes=sum(t.nbytes for t in run.teacher.module.state_dict().values()),

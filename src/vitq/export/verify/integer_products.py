@@ -24,14 +24,12 @@ def expected_integer_products(
     OpenVINO fuses attention in its own way.
     """
     nodes = {node.name: node for node in graph.module.graph.nodes}
-    operands = Counter(
-        consumer
-        for name, quantizer in graph.quantizers.items()
-        if isinstance(quantizer, Quantizer) and quantizer.has_integer_values
-        for consumer in graph.sites[name].consumers
-    )
+    kinds = {name: quantizer.parts for name, quantizer in graph.quantizers.items() if isinstance(quantizer, Quantizer)}
+    integer = {name: parts for name, parts in kinds.items() if all(part.has_integer_values for part in parts)}
+    operands = Counter(consumer for name in integer for consumer in graph.sites[name].consumers)
+    apart = {c for name, parts in integer.items() if len(parts) > 1 for c in graph.sites[name].consumers}
     products = {
-        name: sum(len(parts_of(nodes[c], graph.cuts)) or 1 for c in graph.sites[name].consumers)
+        name: sum(2 if c in apart else len(parts_of(nodes[c], graph.cuts)) or 1 for c in graph.sites[name].consumers)
         for name, weight in weights.items()
         if weight.integer_view() is not None
         and all(is_op(nodes[c], LINEAR) and c in operands for c in graph.sites[name].consumers)
@@ -51,7 +49,7 @@ def expected_integer_products(
                 "bits), or export with --cpu vnni for CPUs with VNNI alone"
             )
         return sum(count for name, count in products.items() if name not in uneven | wide), (*notes, *floating)
-    attention = sum(count == 2 and is_op(nodes[c], MATMUL) for c, count in operands.items())
+    attention = sum(count == 2 and is_op(nodes[c], MATMUL) and c not in apart for c, count in operands.items())
     return sum(products.values()) + (attention if profile.runtime == "onnxruntime" else 0), floating
 
 
