@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from vitq.activations import first_output, forward_all
+from vitq.errors import RecipeError
 from vitq.quantizers import DropMask, Quantizer
 from vitq.reconstruct.data import Data
 from vitq.reconstruct.loop import POOL, Loop
@@ -15,7 +16,11 @@ from vitq.reconstruct.objective.terms import Fusion
 from vitq.reconstruct.replay import Replay
 from vitq.reconstruct.segment import TrainingSegment
 from vitq.reconstruct.settings import Settings
+from vitq.reconstruct.views import Supply
 from vitq.run.events import Events
+
+PROBES = 4
+"""Batches on which gradients are balanced."""
 
 
 def optimize(
@@ -26,11 +31,12 @@ def optimize(
     device: torch.device,
     generator: torch.Generator,
     events: Events,
+    supply: Supply | None = None,
 ) -> list[torch.Tensor] | None:
-    """Train the variables of ``segment``; return their moving average where ``settings.average`` asks for one.
+    """Train the variables of ``segment``; return their moving average where ``settings.evaluation`` asks for one.
 
-    Everything that differs from step to step is drawn before the first one and lies on ``device``, so that a GPU can
-    replay the step (see ``Replay``) where it holds the data too.
+    Everything that differs from step to step is drawn before the first one, or before those that share a ``supply`` of
+    views, and lies on ``device``, so that a GPU can replay the step (see ``Replay``) where it holds the data too.
     """
     if not segment.variables.groups:
         return None
@@ -42,11 +48,23 @@ def optimize(
         objective = settings.objective
         refresh = max(settings.steps // objective.curvature_refreshes, 1)
         estimate = None if objective.curvature == NONE else make_estimator(objective.curvature)
+        supplied = 0
         for done in range(settings.steps):
+            if supply is not None and done == supplied:
+                supplied += supply.steps(settings.batch, settings.steps - done)
+                loop.refill(*supply.draw(settings.batch, supplied - done, generator))
+                step.again()
             if estimate is not None and done % refresh == 0:
                 loop.curvature = estimate(_gradients(segment, data, settings, device, generator))
+                if supply is not None and len(loop.curvature.diagonal_N) > 1:
+                    raise RecipeError(
+                        f"curvature '{objective.curvature}' is one for each image, and views are other images: take "
+                        "another curvature, or no views"
+                    )
                 fusion.rescale()
                 step.again()
+            if fusion.balance == "gradient" and not fusion.first:
+                loop.probe(PROBES)
             loss = step()
             if not loop.learns:
                 events.warn("no-term", f"no term of the objective sees what '{segment.span.name}' learns: it stays")
