@@ -5,10 +5,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitq.api import allocate, bench, evaluate, granularity, load, quantize, seal
+    from vitq.api import allocate, bench, compare, evaluate, granularity, load, quantize, seal
     from vitq.model import QuantizedModel
 
-__all__ = ["QuantizedModel", "allocate", "bench", "evaluate", "granularity", "load", "quantize", "seal"]
+__all__ = ["QuantizedModel", "allocate", "bench", "compare", "evaluate", "granularity", "load", "quantize", "seal"]
 
 
 def __getattr__(name: str) -> Any:

@@ -35,8 +35,9 @@ from vitq.verbs.quantize import quantize_whole
 
 if TYPE_CHECKING:
     from vitq.bench.bench import Measured
+    from vitq.suites.compare import Comparison
 
-__all__ = ["QuantizedModel", "allocate", "bench", "evaluate", "granularity", "load", "quantize", "seal"]
+__all__ = ["QuantizedModel", "allocate", "bench", "compare", "evaluate", "granularity", "load", "quantize", "seal"]
 
 
 @checked(bits=BITS_OR_TABLE)
@@ -338,3 +339,51 @@ def bench(
         task=task,
         progress=progress,
     )
+
+
+@checked()
+@in_own_modes
+def compare(
+    suite: str | Path,
+    *,
+    data: str | Path | None = None,
+    store: str | Path = "runs/store",
+    out: str | Path | None = None,
+    only: str | None = None,
+    jobs: int = 1,
+    ray: str | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    retries: int = 2,
+    measure: bool = True,
+    overwrite: bool = False,
+    renew_golden: bool = False,
+    progress: bool = True,
+) -> "Comparison":
+    """Measure a suite of models, recipes, bits, budgets and seeds, and write its leaderboard (docs/compare.md).
+
+    ``suite`` is a file; ``data`` stands for the folder that it names. What the ``store`` has is not measured again,
+    unless to ``overwrite`` it; without ``measure`` nothing is. ``only`` takes cells whose name matches a glob or holds
+    words. ``jobs`` cells are measured at a time, each by a process; 1 is this one. ``ray`` is the address of a cluster,
+    or "local". A cell whose worker dies is begun again up to ``retries`` times. ``renew_golden`` writes the suite's
+    golden scores. Raises SuiteError for what is wrong with the suite; cells that fail are named in the result.
+    """
+    from vitq.suites.compare import compare_suite
+
+    with Events(console=progress) as events:
+        return compare_suite(
+            Path(suite),
+            data=None if data is None else Path(data),
+            store=Path(store),
+            out=None if out is None else Path(out),
+            only=only,
+            jobs=jobs,
+            ray=ray,
+            threads=threads,
+            device=device,
+            retries=retries,
+            measure=measure,
+            overwrite=overwrite,
+            renew_golden=renew_golden,
+            events=events,
+        )

@@ -9,6 +9,7 @@ import typer
 from vitq._version import __version__
 from vitq.cli.allocate import allocate
 from vitq.cli.bench import bench
+from vitq.cli.compare import compare
 from vitq.cli.console import note
 from vitq.cli.demo import demo
 from vitq.cli.doctor.doctor import doctor
@@ -59,6 +60,7 @@ app.command()(evaluate)
 app.command()(export)
 app.command()(seal)
 app.command()(bench)
+app.command()(compare)
 app.command()(granularity)
 app.command()(allocate)
 app.command()(models)

@@ -85,6 +85,10 @@ class Events:
             if task.depth <= 2:  # deeper levels (the steps of a segment) live only in their bar and in the log
                 self.show(task.line(status))
 
+    def beside(self, label: str, total: int | None = None) -> ProgressTask:
+        """Show a bar below the task at work, beside others of its kind; whoever asked for it ends it."""
+        return ProgressTask(label, total, self._depth + 1, self._bars, self.log)
+
     def close(self) -> None:
         """Stop the progress display and close the log."""
         self._bars.stop()
