@@ -16,6 +16,7 @@ from vitq.models import LoadedModel, Preprocessing, load_whole
 from vitq.models.huggingface import run_on_images
 from vitq.models.modules import not_a_model, plain_copy
 from vitq.models.weights import check_finite, state_sha256
+from vitq.report.extras import extras_of
 from vitq.report.html import write_report
 from vitq.run.events import Events
 from vitq.run.whole import Feed, PartOf, QuantizedPart, Received, batches_feed, is_ordinary, outputs_of, part_of, watch
@@ -72,7 +73,7 @@ def quantize_inside(
     if out is not None:
         made.save(out)
         page = replace(made.artifact, metrics=made.metrics.without_costs())
-        write_report(Path(out) / "report.html", page)
+        write_report(Path(out) / "report.html", page, extras_of(Path(out), page))
     return placed
 
 

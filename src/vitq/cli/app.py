@@ -11,6 +11,7 @@ from vitq.cli.allocate import allocate
 from vitq.cli.bench import bench
 from vitq.cli.console import note
 from vitq.cli.demo import demo
+from vitq.cli.diagnose import diagnose
 from vitq.cli.doctor.doctor import doctor
 from vitq.cli.errors import RUN_FAILED
 from vitq.cli.evaluate import evaluate
@@ -19,6 +20,7 @@ from vitq.cli.granularity import granularity
 from vitq.cli.models import models
 from vitq.cli.quantize import quantize
 from vitq.cli.recipes import recipes_app
+from vitq.cli.report import report
 from vitq.cli.seal import seal
 from vitq.run.streams import Lasting, open_missing, silence
 
@@ -59,6 +61,8 @@ app.command()(evaluate)
 app.command()(export)
 app.command()(seal)
 app.command()(bench)
+app.command()(report)
+app.command()(diagnose)
 app.command()(granularity)
 app.command()(allocate)
 app.command()(models)
