@@ -54,10 +54,13 @@ def diagnose_loaded(
     if not widths:
         raise ArgumentError("bits w32a32 quantize nothing, so there is nothing to leave out; take some from 2 to 8")
     plan = recipe_for(RECIPE, "quick", scope, None, {})
-    loaded, x_NCHW, labels_N = _images(loaded, images, take_size, limit, events)
+    loaded, x_NCHW, labels_N, pictures = _images(loaded, images, take_size, limit, events)
     run = start_run(loaded, x_NCHW, bits, plan.name, seed=seed, device=device, events=events)
     with events.task("look at the model in floating point"):
-        sanity, found = _sanity(run, loaded, labels_N), extremes(run.teacher, x_NCHW[:LOOKED_AT], device)
+        sanity, found = (
+            _sanity(run, loaded if pictures else None, labels_N),
+            extremes(run.teacher, x_NCHW[:LOOKED_AT], device),
+        )
     prepared = prepare(run, plan, widths)
     graph = prepared.simulation.graph
     chosen = {
@@ -85,8 +88,11 @@ def diagnose_loaded(
 
 def _images(
     loaded: LoadedModel, images: Any, take_size: bool, limit: int, events: Events
-) -> tuple[LoadedModel, torch.Tensor, torch.Tensor | None]:
-    """Return the model, settled on its images, ``limit`` evenly spaced ones, and their classes where all have one."""
+) -> tuple[LoadedModel, torch.Tensor, torch.Tensor | None, bool]:
+    """Return the model, settled on its images, ``limit`` evenly spaced ones, and their classes where all have one.
+
+    Last, whether they were pictures, so that it is known how they were normalised.
+    """
     source = open_images(images, limit=limit)
     if take_size and source.shape is not None:
         loaded = replace(loaded, preprocessing=loaded.preprocessing.of_tensors(source.shape))
@@ -97,17 +103,18 @@ def _images(
     check_images(x_NCHW, events.warn)
     loaded = settle(loaded, x_NCHW, events.warn)
     events.show(f"{loaded.name}: {loaded.meaning}")
-    return loaded, x_NCHW, torch.cat(labels) if len(labels) == len(batches) else None
+    labels_N = torch.cat(labels) if len(labels) == len(batches) else None
+    return loaded, x_NCHW, labels_N, source.shape is None
 
 
-def _sanity(run: Run, loaded: LoadedModel, labels_N: torch.Tensor | None) -> Sanity | None:
+def _sanity(run: Run, loaded: LoadedModel | None, labels_N: torch.Tensor | None) -> Sanity | None:
     task = run.task
     if not isinstance(task, Classes):
         return None
     return sanity_of(
         lambda x_BCHW: as_outputs(run.teacher(x_BCHW.to(run.device)))[task.primary],
         run.images_NCHW,
-        loaded.preprocessing,
+        None if loaded is None else loaded.preprocessing,
         labels_N,
     )
 

@@ -63,9 +63,12 @@ class Sanity:
 
 @torch.no_grad()
 def sanity_of(
-    logits: Logits, x_NCHW: torch.Tensor, preprocessing: Preprocessing, labels_N: torch.Tensor | None
+    logits: Logits, x_NCHW: torch.Tensor, preprocessing: Preprocessing | None, labels_N: torch.Tensor | None
 ) -> Sanity:
-    """Return how sure the model is on images, on other crops of them, and with other normalisations. Source: vitq."""
+    """Return how sure the model is on images, on other crops of them, and with other normalisations. Source: vitq.
+
+    Without ``preprocessing`` it is not known how they were normalised, so that no other way is tried.
+    """
     p_NK = _run(logits, x_NCHW)
     top_N, classes = p_NK.argmax(-1), p_NK.shape[-1]
     entropy_N = -(p_NK * p_NK.clamp(min=1e-12).log()).sum(-1)
@@ -101,9 +104,9 @@ def _crops(x_NCHW: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     yield "closer", functional.interpolate(closer, (height, width), mode="bilinear", align_corners=False)
 
 
-def _normalised(x_NCHW: torch.Tensor, own: Preprocessing) -> Iterator[tuple[str, torch.Tensor]]:
+def _normalised(x_NCHW: torch.Tensor, own: Preprocessing | None) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the images as other models want them, where it is known how they were normalised."""
-    if len(own.mean) != 3 or x_NCHW.shape[1] != 3:
+    if own is None or len(own.mean) != 3 or x_NCHW.shape[1] != 3:
         return
     mean_311, std_311 = (torch.tensor(part)[:, None, None] for part in (own.mean, own.std))
     pixels = x_NCHW * std_311 + mean_311

@@ -81,6 +81,7 @@ def _inline(svg: str, name: str, title: str) -> str:
     svg = svg.replace("xlink:href", "href")
     svg = re.sub(r"(\bid=\"|href=\"#|url\(#)", rf"\g<1>{name}-", svg)
     svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 system-ui, sans-serif", svg)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", svg)
     for colour, variable in COLOURS.items():
         svg = svg.replace(colour, f"var({variable})")
     return svg.strip()

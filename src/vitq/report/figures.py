@@ -59,7 +59,7 @@ def loss_chart(trained: tuple[Trained, ...]) -> Markup | None:
                 own.plot([20 * step * i for i in range(len(values))], values, color=BAR, alpha=shade, linewidth=1)
                 seen += values
             log_scale(own, seen)
-            own.set_title(f"segments by {_level(level)}, the deeper the darker", loc="left")
+            own.set_title(f"segments by {_level(level)}, the deeper the stronger", loc="left")
         own.set_xlabel("training step")
 
     return chart("losses", "loss relative to the first, over training steps", draw, panels=len(sweeps))

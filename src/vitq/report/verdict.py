@@ -74,9 +74,11 @@ def _judged(metrics: RunMetrics, loss: Loss | None, within: float) -> tuple[Kind
 def _by_loss(metrics: RunMetrics, loss: Loss, within: float) -> tuple[Kind, str]:
     interval = f"95 % interval {loss.low:+.1f} to {loss.high:+.1f}"
     tested = "" if loss.p is None else f", p {'< 0.001' if loss.p < 0.001 else f'= {loss.p:.2g}'} by McNemar's test"
-    how = "lost" if loss.p is not None else "expected to be lost (no labels)"
+    change = "lost" if loss.points >= 0 else "gained"
+    how = change if loss.p is not None else f"expected to be {change} (no labels)"
     noise = "within noise" if loss.within_noise else "more than noise"
-    found = f"{loss.points:+.1f} points of top-1 {how} on {loss.images:,} images, {noise} ({interval}{tested})"
+    points = f"{abs(loss.points):.1f} points of top-1 {how} on {loss.images:,} images"
+    found = f"{points}, {noise} (loss: {interval}{tested})"
     left = None if not metrics.fp_top1 or metrics.top1 is None else metrics.top1 / metrics.fp_top1
     if loss.p is None:
         left = metrics.agreement / 100 if metrics.agreement is not None else left
