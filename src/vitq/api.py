@@ -17,6 +17,7 @@ from vitq.artifact.artifact import seal as seal_files
 from vitq.artifact.sealing import is_artifact
 from vitq.bits import AverageBits, Bits, BitTable
 from vitq.devices import choose_device
+from vitq.diagnosis import Diagnosis, diagnose_loaded
 from vitq.errors import ArgumentError, ArtifactError, RecipeError
 from vitq.evaluation import Metrics, measure_loaded
 from vitq.inside import quantize_inside
@@ -32,12 +33,25 @@ from vitq.run.inputs import load_source, load_with_images, start_run
 from vitq.run.pipeline import apply_steps
 from vitq.verbs.bench import bench_runs
 from vitq.verbs.quantize import quantize_whole
+from vitq.verbs.report import report_runs
 
 if TYPE_CHECKING:
     from vitq.bench.bench import Measured
     from vitq.suites.compare import Comparison
 
-__all__ = ["QuantizedModel", "allocate", "bench", "compare", "evaluate", "granularity", "load", "quantize", "seal"]
+__all__ = [
+    "QuantizedModel",
+    "allocate",
+    "bench",
+    "compare",
+    "diagnose",
+    "evaluate",
+    "granularity",
+    "load",
+    "quantize",
+    "report",
+    "seal",
+]
 
 
 @checked(bits=BITS_OR_TABLE)
@@ -385,5 +399,59 @@ def compare(
             measure=measure,
             overwrite=overwrite,
             renew_golden=renew_golden,
+            events=events,
+        )
+
+
+@checked()
+@in_own_modes
+def report(runs: Any, *, out: str | Path | None = None, within: float = 1.0) -> Path:
+    """Write the report of a run anew from its folder, or one page that compares several, and return its path.
+
+    ``runs`` as in ``vitq.bench``; a folder tells more than a loaded model. ``out`` is the page: by default
+    ``report.html`` in the run's folder, ``comparison.html`` for several. ``within``: points of the score that may be
+    lost. Raises ArtifactError for what is no artifact, for damaged files, and where another's file is at ``out``.
+    """
+    return report_runs(runs, out, within)
+
+
+@checked()
+@in_own_modes
+def diagnose(
+    model: str | nn.Module | LoadedModel,
+    images: Any,
+    *,
+    bits: str | Bits = "w4a4",
+    scope: str = "paper",
+    task: str | None = None,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    limit: int = 64,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> Diagnosis:
+    """Look at a model before it is quantized: does it get its images right, which sites will be hard, and why.
+
+    Confidence, entropy and agreement between crops say whether the preprocessing fits; then everything is quantized to
+    ``bits`` by recipe repq, and each site, and each role, is left out in turn. ``limit`` images are looked at, labels
+    are used where every one has one; sites are left out on some of them. Other arguments as in ``vitq.quantize``;
+    ``Diagnosis.save`` writes the page. Raises a VitqError that names what is wrong with model or images.
+    """
+    wanted = bits if isinstance(bits, Bits) else Bits.parse(bits)
+    place = choose_device(device)
+    torch.manual_seed(seed)
+    with Events(console=progress) as events:
+        loaded = load_source(model, weights, num_classes, preprocessing, task)
+        return diagnose_loaded(
+            loaded,
+            images,
+            wanted,
+            scope,
+            take_size=preprocessing is None,
+            limit=limit,
+            seed=seed,
+            device=place,
             events=events,
         )

@@ -21,6 +21,7 @@ from vitq.data import draw_calibration, load_labelled, open_images, require_labe
 from vitq.devices import choose_device
 from vitq.errors import ArgumentError, ArtifactError, VitqError
 from vitq.evaluation import Metrics, measure
+from vitq.evidence import Evidence
 from vitq.export.targets import OPSET, require_export
 from vitq.graph import Graph
 from vitq.integer import IntegerGraph, integer_graph
@@ -28,7 +29,9 @@ from vitq.models import LoadedModel, Preprocessing, settle
 from vitq.modes import in_own_modes
 from vitq.quantizers import Quantizer, use_compiled_kernels, worth_compiling
 from vitq.report.card import model_card
+from vitq.report.extras import Extras
 from vitq.report.html import write_report
+from vitq.report.training import training_of
 from vitq.run.batch import Checked, image_shape, run_checked
 from vitq.run.checkpoints import require_same
 from vitq.run.events import Events
@@ -59,6 +62,7 @@ class QuantizedModel:
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
+        self.evidence: Evidence | None = None
 
     @property
     def graph(self) -> Graph:
@@ -271,7 +275,7 @@ def finish(model: QuantizedModel, folder: Path, events: Events, clear: Callable[
     page = replace(model.artifact, metrics=model.metrics.without_costs())
     extras: dict[str, Callable[[], object]] = {
         "run-costs": lambda: write_files(folder, {"run.json": to_json_bytes(model.metrics.costs())}),
-        "report": lambda: write_report(folder / "report.html", page),
+        "report": lambda: write_report(folder / "report.html", page, Extras(model.evidence, training_of(folder))),
         "leftovers": clear,
     }
     for name, work in extras.items():

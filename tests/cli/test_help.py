@@ -48,7 +48,9 @@ def test_every_verb_has_help_and_every_option_a_text(vitq_cli: Any, verb: str) -
 
 def test_help_lists_every_verb(vitq_cli: Any) -> None:
     output = vitq_cli("--help").stdout
-    verbs = "allocate bench compare demo doctor evaluate export granularity models quantize recipes seal"
+    verbs = (
+        "allocate bench compare demo diagnose doctor evaluate export granularity models quantize recipes report seal"
+    )
     assert sorted(COMMANDS) == verbs.split()
     assert all(f"\n  {verb} " in output for verb in COMMANDS)
 

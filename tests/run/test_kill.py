@@ -128,7 +128,7 @@ def test_a_run_that_is_killed_at_any_write_is_resumed_to_the_same_folder(
 ) -> None:
     model = load(small_artifact)
     monkeypatch.setattr(os, "fsync", lambda _: None)  # a kill loses nothing that the system has; it only takes time
-    monkeypatch.setattr("vitq.model.write_report", lambda path, _: write_files(path.parent, {path.name: REPORT}))
+    monkeypatch.setattr("vitq.model.write_report", lambda path, *_: write_files(path.parent, {path.name: REPORT}))
     work(tmp_path / "whole", model)
     names = {file.name for file in (tmp_path / "whole").iterdir()}
     assert names == {*FILES, "run.json", "events.jsonl"}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
@@ -21,6 +22,16 @@ from vitq.run.events import Events
 
 PROBES = 4
 """Batches on which gradients are balanced."""
+EVERY = 20
+"""Training steps between two losses that are kept."""
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """The moving average of what was learnt, where it is kept, and the loss at every ``EVERY``-th training step."""
+
+    averaged: list[torch.Tensor] | None = None
+    losses: tuple[float, ...] = ()
 
 
 def optimize(
@@ -32,14 +43,15 @@ def optimize(
     generator: torch.Generator,
     events: Events,
     supply: Supply | None = None,
-) -> list[torch.Tensor] | None:
-    """Train the variables of ``segment``; return their moving average where ``settings.evaluation`` asks for one.
+) -> Optimized:
+    """Train the variables of ``segment``; their moving average is kept where ``settings.evaluation`` asks for one.
 
     Everything that differs from step to step is drawn before the first one, or before those that share a ``supply`` of
     views, and lies on ``device``, so that a GPU can replay the step (see ``Replay``) where it holds the data too.
     """
     if not segment.variables.groups:
-        return None
+        return Optimized()
+    losses: list[float] = []
     random = generator if device.type == "cpu" else _on_device(generator, device)
     with _dropping(segment, settings, random), events.task(segment.span.name, settings.steps) as task:
         loop = Loop(segment, data, fusion, settings, device, generator, random)
@@ -68,9 +80,13 @@ def optimize(
             loss = step()
             if not loop.learns:
                 events.warn("no-term", f"no term of the objective sees what '{segment.span.name}' learns: it stays")
-                return None
-            task.advance(1, **({"loss": float(loss)} if done % 20 == 0 else {}))
-    return loop.average()
+                return Optimized()
+            if done % EVERY:
+                task.advance(1)
+                continue
+            losses.append(float(f"{float(loss):.4g}"))
+            task.advance(1, loss=float(loss))
+    return Optimized(loop.average(), tuple(losses))
 
 
 def _on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:

@@ -44,7 +44,7 @@ class Sweep:
         if saved is not None:
             for path, tensor in saved[0].items():
                 set_attribute(run.student.module, path, tensor.to(run.device))
-            run.events.log("segment", name=span.name, resumed=True, **saved[1])
+            run.events.log("segment", name=span.name, key=key, resumed=True, **saved[1])
             if options.compute.cache == "float32" or span.start != span.cut:
                 return None
             here = self.activations.at(span.cut)
@@ -71,7 +71,7 @@ class Sweep:
         outcome = train(segment, data, fusion, settings, run.device, run.generator(key), run.events, supply)
         facts = vars(outcome)
         run.save(key, segment.variables.snapshot(), facts)
-        run.events.log("segment", name=span.name, **facts)
+        run.events.log("segment", name=span.name, key=key, **facts)
         if span.start != span.cut:
             return None
         if options.inputs == "floating":

@@ -28,6 +28,8 @@ class Outcome:
     goal_after: float
     rolled_back: bool
     seconds: float
+    losses: tuple[float, ...] = ()
+    """At every 20th training step."""
 
 
 def train(
@@ -46,12 +48,12 @@ def train(
     initial = variables.snapshot()
     before = evaluate(segment, data.held_out(), device, settings.bfloat16)
     variables.stand_in(segment.student)
-    averaged = optimize(segment, data, fusion, settings, device, generator, events, supply)
+    optimized = optimize(segment, data, fusion, settings, device, generator, events, supply)
     variables.commit(segment.student)
     after = evaluate(segment, data.held_out(), device, settings.bfloat16)
-    if averaged is not None:
+    if optimized.averaged is not None:
         final = variables.snapshot()
-        variables.load(averaged)
+        variables.load(optimized.averaged)
         variables.commit(segment.student)
         smoother = evaluate(segment, data.held_out(), device, settings.bfloat16)
         if score(smoother, before) <= score(after, before):
@@ -67,7 +69,8 @@ def train(
             f"(error {before[0]:.4g} -> {after[0]:.4g}); its values from before are kept",
         )
     kept = after if better else before
-    return Outcome(before[0], kept[0], before[1], kept[1], not better, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return Outcome(before[0], kept[0], before[1], kept[1], not better, seconds, optimized.losses)
 
 
 @torch.no_grad()
