@@ -93,7 +93,9 @@ def _activation(module: fx.GraphModule, node: fx.Node, site: str, quantizer: Qua
     if reason := refusal(quantizer, is_weight=False):
         raise ExportError(f"site '{site}': {reason}")
     if quantizer.outliers is not None:
-        return lower_apart(module, node, quantizer, lambda *given: _write(module, *given, carrier))
+        return lower_apart(
+            module, node, quantizer, lambda part, x, at, name: _write(module, part, x, at, name, carrier)
+        )
     source = node.args[0]
     assert isinstance(source, fx.Node)
     new = _write(module, quantizer, source, node, node.name, carrier)

@@ -31,7 +31,8 @@ class Convolution:
         if not self.transposed:
             return weight.flatten(1)
         mirrored = weight.flip(list(range(2, weight.ndim))).unflatten(0, (self.groups, -1))
-        return mirrored.transpose(1, 2).flatten(0, 1).flatten(1)
+        w_OI: torch.Tensor = mirrored.transpose(1, 2).flatten(0, 1).flatten(1)
+        return w_OI
 
     def patches(self, x: torch.Tensor) -> torch.Tensor:
         """Return x_BPI, the values that meet the weights at each of P places: x_BCHW or x_BCW."""

@@ -77,7 +77,8 @@ class IntegerLinear(nn.Module):
         w_GIO = self.w_IO.unflatten(1, (self.groups, -1)).movedim(1, 0)
         total_TGO = (a_TGI.transpose(0, 1).double() @ w_GIO.double()).transpose(0, 1)
         sum_TG1 = a_TGI.sum(-1, keepdim=True, dtype=torch.int32)
-        return (total_TGO - sum_TG1 * self.zero_O.unflatten(0, (self.groups, -1))).flatten(1).to(torch.int32)
+        y_TGO: torch.Tensor = total_TGO - sum_TG1 * self.zero_O.unflatten(0, (self.groups, -1))
+        return y_TGO.flatten(1).to(torch.int32)
 
 
 class IntegerConvolution(nn.Module):
