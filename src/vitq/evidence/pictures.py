@@ -53,7 +53,8 @@ def attention_maps(graph: Graph, site: str, x_BCHW: torch.Tensor, device: torch.
     if side < 2 or extra > 8:
         return None
     looked_BT = p_BTT[:, 0] if extra else p_BTT.mean(1)
-    return looked_BT[:, extra:].reshape(-1, side, side)
+    maps_BSS: torch.Tensor = looked_BT[:, extra:].reshape(-1, side, side)
+    return maps_BSS
 
 
 def map_picture(map_SS: torch.Tensor, brightest: float) -> str:

@@ -88,10 +88,10 @@ class Evidence(_Plain):
 
     vitq: Literal["report"] = "report"
     version: Literal[1] = 1
-    model: str = Field("", description="SHA-256 of the model.safetensors that this is about")
+    model: str = Field(default="", description="SHA-256 of the model.safetensors that this is about")
     pairs: Pairs | None = None
     sites: tuple[SiteError, ...] = ()
     distributions: tuple[Distribution, ...] = ()
     pictures: tuple[Picture, ...] = ()
-    attention: str = Field("", description="the site whose attention is shown")
-    images: int = Field(0, description="calibration images behind the errors of sites")
+    attention: str = Field(default="", description="the site whose attention is shown")
+    images: int = Field(default=0, description="calibration images behind the errors of sites")

@@ -46,7 +46,9 @@ def bits_map(artifact: Artifact) -> tuple[Row, ...]:
         Row(
             row.kind,
             tuple(
-                cell and Cell(str(cell.bits), f"{cell.site}: {cell.bits} bits, {words[cell.site]}", cell.strength)
+                None
+                if cell is None
+                else Cell(str(cell.bits), f"{cell.site}: {cell.bits} bits, {words[cell.site]}", cell.strength)
                 for cell in row.cells
             ),
             ", ".join(dict.fromkeys(words[cell.site] for cell in row.cells if cell is not None)),
@@ -67,7 +69,7 @@ def number_map(values: Mapping[str, float], blocks: Mapping[str, str], words: Ma
         return Cell(_short(value), f"{site}: {number(value)} {words.get(site, '')}".strip(), round(strength, 3))
 
     rows = heat_rows(dict.fromkeys(values, 8), blocks)
-    return tuple(Row(row.kind, tuple(one and cell(one.site) for one in row.cells)) for row in rows)
+    return tuple(Row(row.kind, tuple(None if one is None else cell(one.site) for one in row.cells)) for row in rows)
 
 
 def error_map(sites: tuple[SiteError, ...]) -> tuple[Row, ...]:
