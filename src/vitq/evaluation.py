@@ -202,8 +202,8 @@ class Evaluator:
     device: torch.device
     events: Events
     reference: Seen | None = None
-    latest: Seen | None = None
-    """What the model that was measured last gave."""
+    same_images: bool = False
+    """Whether the model that was measured last saw the images of the first, in their order."""
 
     def __call__(self, graph: Forward, label: str) -> Metrics:
         """Measure ``graph``; the first one measured becomes the reference of the next.
@@ -215,11 +215,12 @@ class Evaluator:
             metrics, self.reference = self._measure(graph, label, strict=True)
             return metrics
         try:
-            metrics, self.latest = self._measure(graph, label, strict=False)
+            metrics, seen = self._measure(graph, label, strict=False)
         except (VitqError, OSError) as error:
             self.events.warn("not-measured", f"the {label} model could not be measured: {error}")
             return Metrics(0)
-        return self._beside(metrics, self.latest, self.reference)
+        self.same_images = seen.images == self.reference.images
+        return self._beside(metrics, seen, self.reference)
 
     @cached_property
     def source(self) -> ImageSource | None:

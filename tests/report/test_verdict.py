@@ -56,7 +56,7 @@ def test_pairing_is_sharper_than_what_accuracies_and_agreement_bound() -> None:
         (pairs(950, 5, 3, 42), Kind.ACCEPT, "within noise"),
         (pairs(9500, 50, 5, 445), Kind.ACCEPT, "more than noise"),
         (pairs(800, 80, 10, 110), Kind.REGRESSION, "7.0 points of top-1 lost"),
-        (pairs(90, 4, 0, 6), Kind.REGRESSION, "1 points may be lost"),
+        (pairs(90, 4, 0, 6), Kind.REGRESSION, "1 point may be lost"),
         (pairs(95, 1, 0, 4), Kind.ACCEPT, "cannot rule out"),
         (pairs(100, 700, 5, 195), Kind.INFEASIBLE, "nothing usable is left"),
         (pairs(900, 3, 8, 89), Kind.ACCEPT, "0.5 points of top-1 gained"),

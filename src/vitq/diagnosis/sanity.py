@@ -11,6 +11,8 @@ from vitq.models import Preprocessing
 from vitq.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 CHUNK = 16
+CROPPED, NORMALISED = 32, 16
+"""Images that are looked at in other crops, and with other normalisations."""
 ZOOM = 0.875
 """Share of the side that a closer crop keeps."""
 
@@ -46,13 +48,15 @@ class Sanity:
     predicted: int
     crops: tuple[View, ...]
     others: tuple[View, ...]
+    beside: float = 0.0
+    """Mean confidence on those images that ``others`` are of."""
     top1: float | None = None
 
     @property
     def better(self) -> View | None:
         """Another way to normalise of which the model is clearly surer."""
         best = max(self.others, key=lambda view: view.confidence, default=None)
-        return best if best is not None and best.confidence > self.confidence + BETTER else None
+        return best if best is not None and best.confidence > self.beside + BETTER else None
 
     @property
     def fits(self) -> bool:
@@ -74,7 +78,7 @@ def sanity_of(
     entropy_N = -(p_NK * p_NK.clamp(min=1e-12).log()).sum(-1)
     views = [
         [_view(name, _run(logits, own_NCHW), top_N) for name, own_NCHW in kind]
-        for kind in (_crops(x_NCHW), _normalised(x_NCHW, preprocessing))
+        for kind in (_crops(x_NCHW[:CROPPED]), _normalised(x_NCHW[:NORMALISED], preprocessing))
     ]
     return Sanity(
         images=len(x_NCHW),
@@ -84,6 +88,7 @@ def sanity_of(
         predicted=len(top_N.unique()),
         crops=tuple(views[0]),
         others=tuple(views[1]),
+        beside=float(p_NK[:NORMALISED].amax(-1).mean()),
         top1=None if labels_N is None else float((top_N == labels_N).double().mean()),
     )
 
@@ -93,7 +98,7 @@ def _run(logits: Logits, x_NCHW: torch.Tensor) -> torch.Tensor:
 
 
 def _view(name: str, p_NK: torch.Tensor, top_N: torch.Tensor) -> View:
-    return View(name, float(p_NK.amax(-1).mean()), float((p_NK.argmax(-1) == top_N).double().mean()))
+    return View(name, float(p_NK.amax(-1).mean()), float((p_NK.argmax(-1) == top_N[: len(p_NK)]).double().mean()))
 
 
 def _crops(x_NCHW: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:

@@ -53,8 +53,8 @@ def attention_maps(graph: Graph, site: str, x_BCHW: torch.Tensor, device: torch.
     if side < 2 or extra > 8:
         return None
     looked_BT = p_BTT[:, 0] if extra else p_BTT.mean(1)
-    map_BHW: torch.Tensor = looked_BT[:, extra:].reshape(-1, side, side)
-    return map_BHW
+    maps_BSS: torch.Tensor = looked_BT[:, extra:].reshape(-1, side, side)
+    return maps_BSS
 
 
 def map_picture(map_SS: torch.Tensor, brightest: float) -> str:

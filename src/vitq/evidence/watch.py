@@ -47,7 +47,9 @@ class Watched:
 
     def rows(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return classes (N, 5) and probabilities (N, 5)."""
-        return torch.cat(self.classes), torch.cat(self.shares)
+        if len(self.classes) > 1:  # joined once: the other model asks at each batch
+            self.classes, self.shares = [torch.cat(self.classes)], [torch.cat(self.shares)]
+        return self.classes[0], self.shares[0]
 
     def images(self) -> list[tuple[int, torch.Tensor]]:
         """Return the kept images, by their numbers, the greatest difference first."""

@@ -49,8 +49,9 @@ def sanity_words(sanity: "Sanity | None") -> str:
         return "The outputs are no classes, so confidence says nothing of the preprocessing."
     sure = f"{100 * sanity.confidence:.0f} % sure of {sanity.images} images on average"
     if sanity.better is not None:
-        other = f"with {sanity.better.name} it is {100 * sanity.better.confidence:.0f} % sure"
-        return f"The preprocessing does not seem to fit: the model is {sure}, {other}."
+        own, other = (f"{100 * share:.0f} %" for share in (sanity.beside, sanity.better.confidence))
+        instead = f"with {sanity.better.name} it is {other} sure of the first of them instead of {own}"
+        return f"The preprocessing does not seem to fit: the model is {sure}; {instead}."
     if not sanity.fits:
         steady = ", ".join(f"{view.name} {100 * view.agreement:.0f} %" for view in sanity.crops)
         return f"The model is {sure}; its class should stay for other crops ({steady})."

@@ -89,8 +89,12 @@ def _by_loss(metrics: RunMetrics, loss: Loss, within: float) -> tuple[Kind, str]
         tail = f"; so few images cannot rule out {loss.high:.1f} points" if few else ""
         return Kind.ACCEPT, f"{found}{tail}."
     if loss.points <= within:
-        return Kind.ACCEPT, f"{found}, and no more than the {within:g} points that may be lost."
-    return Kind.REGRESSION, f"{found}; {within:g} points may be lost."
+        return Kind.ACCEPT, f"{found}, and no more than the {_points(within)} that may be lost."
+    return Kind.REGRESSION, f"{found}; {_points(within)} may be lost."
+
+
+def _points(within: float) -> str:
+    return f"{within:g} point{'' if within == 1 else 's'}"
 
 
 def _by_error(error: float) -> tuple[Kind, str]:

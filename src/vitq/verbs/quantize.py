@@ -150,16 +150,15 @@ def _quantize_in(
 
 def _evidence(witness: Witness, evaluator: Evaluator) -> Evidence | None:
     """Return what the report shows; what goes wrong there is a warning, for the model is whole."""
-    events, reference, latest = evaluator.events, evaluator.reference, evaluator.latest
+    events, reference = evaluator.events, evaluator.reference
     try:
         with events.task("look at sites and images"):
-            same = reference is not None and latest is not None and reference.images == latest.images
             return witness.evidence(
                 evaluator.loaded.preprocessing,
                 reference.images if reference is not None else (),
                 reference.labels_N if reference is not None else None,
                 evaluator.source.class_names if evaluator.source is not None else None,
-                same,
+                evaluator.same_images,
             )
     except Exception as error:  # whatever it is, it must not take the model away
         events.warn("report", f"{error if isinstance(error, VitqError) else reason(error)}; it shows less")
