@@ -16,7 +16,13 @@ from vitq.errors import ArgumentError
 from vitq.graph import Role
 from vitq.models import Preprocessing
 from vitq.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from vitq.report.diagnosis import diagnosis_advice, hardness_words, render_diagnosis, sanity_words
+from vitq.report.diagnosis import (
+    diagnosis_advice,
+    hardness_words,
+    render_diagnosis,
+    sanity_words,
+    write_diagnosis,
+)
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -125,7 +131,7 @@ def test_the_page_is_the_same_again_and_names_are_escaped(found: Diagnosis, tmp_
     from dataclasses import replace
 
     odd = replace(found, model="<script>alert(1)</script>")
-    page = odd.save(tmp_path / "new" / "page.html").read_text()
+    page = write_diagnosis(tmp_path / "new" / "page.html", odd).read_text()
     assert "<script" not in page and page == render_diagnosis(odd)
 
 
