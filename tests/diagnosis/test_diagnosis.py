@@ -9,6 +9,7 @@ from torch import nn
 
 import vitq
 from vitq.diagnosis import Diagnosis
+from vitq.diagnosis.diagnose import QUICK
 from vitq.diagnosis.extremes import extreme
 from vitq.diagnosis.hard import reasons
 from vitq.diagnosis.sanity import sanity_of
@@ -104,7 +105,7 @@ def test_leaving_a_site_out_gives_what_the_whole_model_gives_without_it(one_bloc
 
     torch.manual_seed(0)
     images = torch.randn(10, 3, 8, 8)
-    plan, loaded = recipe_for("repq", "quick", "paper", None, {}), load_model(one_block)
+    plan, loaded = recipe_for("repq", "quick", "paper", None, QUICK), load_model(one_block)
     run = start_run(loaded, images, Bits(3, 3), "repq", seed=0, device=torch.device("cpu"), events=Events())
     simulation = prepare(run, plan, (3,)).simulation
     whole = Whole.on(simulation, images[: found.site_images], run.task)
