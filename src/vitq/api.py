@@ -28,6 +28,7 @@ from vitq.recipes import load_recipe
 from vitq.recipes.auto import AUTO
 from vitq.recipes.for_target import recipe_for
 from vitq.reconstruct import Choice, Reconstruct
+from vitq.report.diagnosis import check_page, write_diagnosis
 from vitq.run.events import Events
 from vitq.run.inputs import load_source, load_with_images, start_run
 from vitq.run.pipeline import apply_steps
@@ -430,21 +431,25 @@ def diagnose(
     limit: int = 64,
     seed: int = 0,
     device: str = "auto",
+    out: str | Path | None = None,
     progress: bool = True,
 ) -> Diagnosis:
     """Look at a model before it is quantized: does it get its images right, which sites will be hard, and why.
 
     Confidence, entropy and agreement between crops say whether the preprocessing fits; then everything is quantized to
     ``bits`` by recipe repq, and each site, and each role, is left out in turn. ``limit`` images are looked at, labels
-    are used where every one has one; sites are left out on some of them. Other arguments as in ``vitq.quantize``;
-    ``Diagnosis.save`` writes the page. Raises a VitqError that names what is wrong with model or images.
+    are used where every one has one; sites are left out on some of them. With ``out``
+    its page is written there. Other arguments as in ``vitq.quantize``. Raises a VitqError that names what is wrong with
+    model, images or page.
     """
     wanted = bits if isinstance(bits, Bits) else Bits.parse(bits)
+    if out is not None:
+        check_page(Path(out))
     place = choose_device(device)
     torch.manual_seed(seed)
     with Events(console=progress) as events:
         loaded = load_source(model, weights, num_classes, preprocessing, task)
-        return diagnose_loaded(
+        found = diagnose_loaded(
             loaded,
             images,
             wanted,
@@ -455,3 +460,6 @@ def diagnose(
             device=place,
             events=events,
         )
+    if out is not None:
+        write_diagnosis(Path(out), found)
+    return found

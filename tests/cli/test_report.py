@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import vitq
 from vitq.errors import ArgumentError, ArtifactError
+from vitq.models import load_model
 
 
 @pytest.fixture(scope="module")
@@ -95,24 +97,26 @@ def test_a_damaged_log_shows_less_and_a_damaged_evidence_is_named(folders: dict[
         vitq.report(tmp_path / "run")
 
 
-def test_a_diagnosis_is_a_table_json_and_a_page(vitq_cli: Any, tmp_path: Path) -> None:
-    from PIL import Image
-
+def test_a_diagnosis_is_a_table_json_and_a_page(
+    vitq_cli: Any, one_block: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_model(one_block, preprocessing={"input_size": (3, 8, 8)})
+    monkeypatch.setattr("vitq.api.load_source", lambda *_: loaded)  # the smallest model that has a name is not small
     photos, out = tmp_path / "photos", tmp_path / "page.html"
     photos.mkdir()
     for number in range(6):
         noise = torch.randint(256, (40, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
         Image.fromarray(noise.numpy()).save(photos / f"{number}.png")
-    line = ["diagnose", "test_vit", "--weights", "random", "--images", str(photos), "--limit", "6", "--out", str(out)]
+    line = ["diagnose", "small", "--images", str(photos), "--limit", "6", "--out", str(out)]
     result = vitq_cli(*line, "--bits", "w4a8", "--scope", "deploy", "--json", "--quiet")
     assert result.exit_code == 0, result.output
     data = json.loads(result.stdout)
     assert data["bits"] == "w4a8" and data["images"] == 6 and data["distance"] > 0
-    assert data["sanity"]["classes"] == 1000 and {view["name"] for view in data["sanity"]["crops"]} == {
+    assert data["sanity"]["classes"] == 5 and {view["name"] for view in data["sanity"]["crops"]} == {
         "mirrored",
         "closer",
     }
-    assert data["sites"] and "blocks.0.attn/query" not in data["sites"]
+    assert data["sites"] and not any(site.endswith("/query") for site in data["sites"])
     page = out.read_text()
     for words in ("before it is quantized", "Does the preprocessing fit?", "What will be hard", "Each site left out"):
         assert words in page

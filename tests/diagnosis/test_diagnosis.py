@@ -9,6 +9,7 @@ from torch import nn
 
 import vitq
 from vitq.diagnosis import Diagnosis
+from vitq.diagnosis.diagnose import QUICK
 from vitq.diagnosis.extremes import extreme
 from vitq.diagnosis.hard import reasons
 from vitq.diagnosis.sanity import sanity_of
@@ -16,7 +17,13 @@ from vitq.errors import ArgumentError
 from vitq.graph import Role
 from vitq.models import Preprocessing
 from vitq.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from vitq.report.diagnosis import diagnosis_advice, hardness_words, render_diagnosis, sanity_words
+from vitq.report.diagnosis import (
+    diagnosis_advice,
+    hardness_words,
+    render_diagnosis,
+    sanity_words,
+    write_diagnosis,
+)
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -98,7 +105,7 @@ def test_leaving_a_site_out_gives_what_the_whole_model_gives_without_it(one_bloc
 
     torch.manual_seed(0)
     images = torch.randn(10, 3, 8, 8)
-    plan, loaded = recipe_for("repq", "quick", "paper", None, {}), load_model(one_block)
+    plan, loaded = recipe_for("repq", "quick", "paper", None, QUICK), load_model(one_block)
     run = start_run(loaded, images, Bits(3, 3), "repq", seed=0, device=torch.device("cpu"), events=Events())
     simulation = prepare(run, plan, (3,)).simulation
     whole = Whole.on(simulation, images[: found.site_images], run.task)
@@ -125,7 +132,7 @@ def test_the_page_is_the_same_again_and_names_are_escaped(found: Diagnosis, tmp_
     from dataclasses import replace
 
     odd = replace(found, model="<script>alert(1)</script>")
-    page = odd.save(tmp_path / "new" / "page.html").read_text()
+    page = write_diagnosis(tmp_path / "new" / "page.html", odd).read_text()
     assert "<script" not in page and page == render_diagnosis(odd)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import vitq
+from vitq.report.diagnosis import render_diagnosis
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (360, 768, 1280)
@@ -55,7 +56,7 @@ def pages(one_block: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> dic
     torch.manual_seed(0)
     root, images = tmp_path_factory.mktemp("pages"), torch.randn(16, 3, 8, 8)
     data = (images, one_block(images).argmax(-1))
-    quick = {"reconstruct.steps": 45, "reconstruct.batch": 4}
+    quick = {"reconstruct.steps": 25, "reconstruct.batch": 4}
     for name, options in (("rtn", {}), ("qdrop", {"overrides": quick})):
         vitq.quantize(
             one_block, images, validation=data, recipe=name, bits="w3a3", out=root / name, progress=False, **options
@@ -63,7 +64,7 @@ def pages(one_block: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> dic
     return {
         "report": (root / "qdrop" / "report.html").read_text(),
         "comparison": vitq.report([root / "rtn", root / "qdrop"], out=root / "both.html").read_text(),
-        "diagnosis": vitq.diagnose(one_block, images, progress=False).save(root / "diagnosis.html").read_text(),
+        "diagnosis": render_diagnosis(vitq.diagnose(one_block, images, progress=False)),
     }
 
 

@@ -39,11 +39,9 @@ def diagnose(
     It takes about two minutes on two CPU cores for a model of DeiT-Tiny's size.
     """
     from vitq.arguments import PATH, check
-    from vitq.report.diagnosis import check_page, diagnosis_table
 
     page = Path(check("out", out, PATH)) if out is not None else default_out(model, "diagnosis", bits)
     page = page if out is not None else page.with_name(page.name + ".html")
-    check_page(page)
 
     import vitq
 
@@ -59,12 +57,14 @@ def diagnose(
         limit=limit,
         seed=seed,
         device=device,
+        out=page,
         progress=not quiet,
     )
-    found.save(page)
     if as_json:
         print_json({"page": page, **found.to_dict()})
         return
+    from vitq.report.diagnosis import diagnosis_table
+
     try:
         show(diagnosis_table(found))
     finally:

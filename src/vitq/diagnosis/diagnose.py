@@ -32,8 +32,8 @@ from vitq.tasks import Classes
 RECIPE = "repq"
 SITE_IMAGES = 8
 """Images on which sites are left out: enough for their order, a minute for a model of DeiT-Tiny's size."""
-CALIBRATED = 8
-"""Images on which ranges are searched: a quarter of the recipe's, for a first look."""
+QUICK = {"calibrate.images": 8, "calibrate.weights": "mse", "calibrate.activations": "mse"}
+"""Ranges by squared error: those of the recipe, by the layers' outputs, take minutes, too much for a first look."""
 LOOKED_AT = 16
 """Images on which values of hard sites are looked at."""
 HARDEST = 6
@@ -55,7 +55,7 @@ def diagnose_loaded(
     widths = sorted({width for width in (bits.weights, bits.activations) if width != FLOATING_POINT})
     if not widths:
         raise ArgumentError("bits w32a32 quantize nothing, so there is nothing to leave out; take some from 2 to 8")
-    plan = recipe_for(RECIPE, "quick", scope, None, {"calibrate.images": CALIBRATED})
+    plan = recipe_for(RECIPE, "quick", scope, None, QUICK)
     loaded, x_NCHW, labels_N, pictures = _images(loaded, images, take_size, limit, events)
     run = start_run(loaded, x_NCHW, bits, plan.name, seed=seed, device=device, events=events)
     with events.task("look at the model in floating point"):

@@ -1,8 +1,7 @@
-"""What a diagnosis found; it can be printed, saved as a page, and turned into plain data."""
+"""What a diagnosis found; it can be turned into plain data; its page is in report/."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from vitq.diagnosis.extremes import Extreme
@@ -53,9 +52,3 @@ class Diagnosis:
             "hard": {hard.site: list(hard.reasons) for hard in self.hard},
             "warnings": [list(warning) for warning in self.warnings],
         }
-
-    def save(self, path: str | Path) -> Path:
-        """Write the page to ``path`` and return it; ArtifactError where that fails or another's file is there."""
-        from vitq.report.diagnosis import write_diagnosis
-
-        return write_diagnosis(Path(path), self)
