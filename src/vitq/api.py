@@ -33,6 +33,7 @@ from vitq.run.events import Events
 from vitq.run.inputs import load_source, load_with_images, start_run
 from vitq.run.pipeline import apply_steps
 from vitq.verbs.bench import bench_runs
+from vitq.verbs.evaluate import evaluate_beside
 from vitq.verbs.quantize import quantize_whole
 from vitq.verbs.report import report_runs
 
@@ -63,6 +64,8 @@ def quantize(
     *,
     recipe: str | Path = AUTO,
     bits: str | Path | Bits | BitTable = "w8a8",
+    fit_mb: float | None = None,
+    within: float | None = None,
     budget: str = "quick",
     scope: str | None = None,
     target: str | None = None,
@@ -97,12 +100,17 @@ def quantize(
     ``resume`` goes on after a kill, ``overwrite`` replaces what is there. With ``inside``, the path of a part of a
     larger model, that part is quantized on what it receives, and a module to put in its place is returned
     (docs/tasks.md).
+    ``fit_mb`` and ``within`` ask for a result instead of ``bits``: at most so many megabytes of stored tensors, at most
+    so many percent of the score expected to be lost; which site gets how many bits is then chosen as by
+    ``vitq.allocate`` (docs/allocate.md).
     Raises a VitqError that names what is wrong with model, images, recipe or folder.
     """
     run: partial[QuantizedModel] = partial(
         quantize_whole,
         recipe=recipe,
         bits=bits,
+        fit_mb=fit_mb,
+        within=within,
         budget=budget,
         scope=scope,
         target=target,
@@ -144,27 +152,44 @@ def evaluate(
     limit: int | None = None,
     batch_size: int = 32,
     integer: bool = False,
+    baseline: bool | str | Path | nn.Module | LoadedModel = False,
+    workers: int | None = None,
     device: str = "auto",
     progress: bool = True,
 ) -> Metrics:
     """Return what an artifact folder or a floating-point model scores on labelled images, by its task.
 
     ``task`` names another task than the one that was found (docs/tasks.md). ``integer`` runs an artifact in integer
-    arithmetic where it can, instead of simulating it. Raises DataError for images or labels that cannot be used,
-    ArtifactError where ``integer`` is asked of what is no artifact.
+    arithmetic where it can, instead of simulating it. ``baseline`` measures the model that an artifact was made of too,
+    loaded by its name (with ``weights``) or given, and returns ``vitq.beside.Beside``. ``workers`` processes decode
+    files, threads where it is 0; None takes processes for 2,000 images and more. Raises DataError for images or labels
+    that cannot be used, ArtifactError where ``integer`` or ``baseline`` is asked of what is no artifact.
     """
     place = choose_device(device)
     if isinstance(target, str | Path) and is_artifact(Path(target)):
-        given = {"weights": weights, "num_classes": num_classes, "preprocessing": preprocessing}
-        leave_out(f"'{target}' is an artifact, which", given)
+        given = {"num_classes": num_classes, "preprocessing": preprocessing}
+        leave_out(f"'{target}' is an artifact, which", given if baseline else {"weights": weights, **given})
         model = load(target, place)
-        return model.evaluate(images, limit=limit, batch_size=batch_size, integer=integer, task=task, progress=progress)
+        options: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "integer": integer, "task": task}
+        options |= {"workers": workers, "progress": progress}
+        if baseline:
+            return evaluate_beside(model, baseline, images, weights=weights, **options)
+        return model.evaluate(images, **options)
+    if baseline:
+        raise ArtifactError(f"{target} is no artifact, so it has no baseline; leave it out")
     if integer:
         raise ArtifactError(f"{target} is no artifact, so it has no integer codes to run; quantize it first")
     loaded = load_source(str(target) if isinstance(target, Path) else target, weights, num_classes, preprocessing, task)
     with Events(console=progress) as events:
         return measure_loaded(
-            loaded, images, place, events, take_size=preprocessing is None, limit=limit, batch_size=batch_size
+            loaded,
+            images,
+            place,
+            events,
+            take_size=preprocessing is None,
+            limit=limit,
+            batch_size=batch_size,
+            workers=workers,
         )
 
 

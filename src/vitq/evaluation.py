@@ -127,6 +127,7 @@ def measure_loaded(
     take_size: bool,
     limit: int | None,
     batch_size: int,
+    workers: int | None = None,
 ) -> Metrics:
     """Return the metrics of a floating-point model on ``limit`` labelled images, None for all.
 
@@ -139,9 +140,15 @@ def measure_loaded(
     loaded = settle_for(source, loaded, events.warn)
     events.show(f"{loaded.name}: {loaded.meaning}")
     batches = load_labelled(
-        source, loaded.preprocessing, limit, batch_size=batch_size, num_classes=loaded.num_classes, warn=events.warn
+        source,
+        loaded.preprocessing,
+        limit,
+        batch_size=batch_size,
+        num_classes=loaded.num_classes,
+        warn=events.warn,
+        workers=workers,
     )
-    with events.task("evaluate", len(source) if limit is None else min(limit, len(source))) as bar:
+    with events.task("evaluate", len(source) if limit is None else min(limit, len(source)), unit="images") as bar:
         return measure(loaded.module.to(device), batches, device, progress=bar.advance, task=loaded.task)[0]
 
 
@@ -236,7 +243,7 @@ class Evaluator:
     def _measure(self, graph: Forward, label: str, strict: bool) -> tuple[Metrics, Seen]:
         images, labels = list[int](), list[torch.Tensor]()
         batches, total = self._batches()
-        with self.events.task(f"evaluate {label}", total) as bar:
+        with self.events.task(f"evaluate {label}", total, unit="images") as bar:
             metrics, summary = measure(
                 graph,
                 _noted(batches, images, labels),
@@ -257,7 +264,8 @@ class Evaluator:
             x_NCHW = self.x_NCHW[:AGREEMENT_IMAGES]
             return ((x_BCHW, None) for x_BCHW in x_NCHW.split(32)), len(x_NCHW)
         preprocessing, classes = self.loaded.preprocessing, self.loaded.num_classes
-        return load_batches(self.source, preprocessing, num_classes=classes, warn=self.events.warn), len(self.source)
+        batches = load_batches(self.source, preprocessing, num_classes=classes, warn=self.events.warn, workers=None)
+        return batches, len(self.source)
 
     def _beside(self, metrics: Metrics, seen: Seen, reference: Seen) -> Metrics:
         """Compare the outputs of the same images, whatever their order; files may change while a run works."""

@@ -84,6 +84,7 @@ RULES: dict[str, Rule] = {
     "recipe": Rule("a recipe's name or a .yaml file", readers.path),
     "bits": Rule("bits such as 'w4a4'", readers.bits),
     "average_bits": Rule("average bits such as 4.5 or 'w3a4.5'", readers.average_bits),
+    "fit_mb": Rule("a number of megabytes above 0", readers.positive),
     "size_mb": Rule("a number of megabytes above 0", readers.positive),
     "bit_ops": Rule("a number of bit operations above 0", readers.positive),
     "candidates": Rule("bit-widths, whole numbers from 2 to 8, or 32", readers.candidates),
@@ -130,6 +131,8 @@ RULES: dict[str, Rule] = {
     "resume": FLAG,
     "overwrite": FLAG,
     "integer": FLAG,
+    "workers": whole(0, 256),
+    "baseline": Rule("True, or the model that an artifact was made of", readers.baseline),
     "force": FLAG,
     "progress": FLAG,
 }

@@ -70,11 +70,11 @@ class Events:
         self.console.print(renderable)
 
     @contextmanager
-    def task(self, label: str, total: int | None = None) -> Iterator[ProgressTask]:
+    def task(self, label: str, total: int | None = None, unit: str | None = None) -> Iterator[ProgressTask]:
         """Show a progress bar while the block runs; tasks nest; start, end and last fields are logged."""
         self.log("task", task=label, total=total)
         self._depth += 1
-        task = ProgressTask(label, total, self._depth, self._bars, self.log)
+        task = ProgressTask(label, total, self._depth, self._bars, self.log, unit)
         status = "failed"
         try:
             yield task

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from vitq.statistics import LEVEL, Spread, holm, mcnemar, over_seeds, spread
 from vitq.suites.cells import Cell
-from vitq.suites.statistics import LEVEL, Spread, holm, mcnemar, over_seeds, spread
 from vitq.suites.suite import FLOATING, Claim, Suite
 from vitq.suites.work import unpacked
 

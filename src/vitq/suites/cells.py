@@ -9,6 +9,7 @@ from typing import Any
 from vitq._version import __version__
 from vitq.artifact.files import digest, shown, to_json_bytes
 from vitq.bits import Bits
+from vitq.data.splits import is_split
 from vitq.errors import SuiteError, VitqError
 from vitq.recipes.auto import choose
 from vitq.recipes.bit_table import is_table, read_table
@@ -160,7 +161,7 @@ def _model_about(entry: ModelEntry, base: Path) -> dict[str, Any]:
 
 def _place(base: Path, path: str, what: str) -> str:
     place = base / path
-    if not place.exists():
+    if not place.exists() and not is_split(place):
         raise SuiteError(f"{what} '{shown(place)}': no such folder or file; name the folder that holds it with --data")
     return str(place.resolve())
 

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from vitq.artifact.files import reason, shown
+from vitq.data.splits import shards_in
 from vitq.errors import SuiteError
 
 SMALL = 1 << 20
@@ -34,10 +35,18 @@ def digest_of_images(path: Path) -> str:
         return digest_of_file(path)
     found = hashlib.sha256()
     try:
-        files = sorted(Path(folder) / name for folder, _, names in os.walk(path, followlinks=True) for name in names)
+        files = (
+            shards_in(path)
+            if not path.exists()
+            else sorted(Path(folder) / name for folder, _, names in os.walk(path, followlinks=True) for name in names)
+        )
         for place in files:
             size = place.stat().st_size
-            found.update(f"{place.relative_to(path)}\0{size}\0".encode("utf-8", "surrogateescape"))
+            found.update(
+                f"{place.relative_to(path) if path.exists() else place.name}\0{size}\0".encode(
+                    "utf-8", "surrogateescape"
+                )
+            )
             if size <= SMALL and place.suffix.lower() in TEXTS:
                 found.update(digest_of_file(place).encode())
             elif len(files) <= MANY:

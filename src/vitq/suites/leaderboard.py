@@ -15,10 +15,10 @@ from vitq._version import __version__
 from vitq.artifact.files import exists, read_file, shown, write_files
 from vitq.errors import SuiteError
 from vitq.report.units import duration, label, size
+from vitq.statistics import Spread
 from vitq.suites.board import Board, Group
 from vitq.suites.golden import Drift
 from vitq.suites.plots import pareto_plots
-from vitq.suites.statistics import Spread
 from vitq.suites.suite import FLOATING
 
 NONE = "–"

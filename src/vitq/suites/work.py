@@ -102,7 +102,7 @@ def _score(
     total = len(source) if limit is None else min(limit, len(source))
     fast = worth_compiling(total, preprocessing.input_size)
     with torch.no_grad(), use_compiled_kernels() if fast else nullcontext():
-        batches = load_labelled(source, preprocessing, limit, num_classes=classes)
+        batches = load_labelled(source, preprocessing, limit, num_classes=classes, workers=None)
         metrics, summary = measure(watch.forward(model), watch.batches(batches), device, task=job.call["task"])
     outcomes, first = watch.outcomes(), summary.task.metric
     values = {**{k: v for k, v in asdict(metrics).items() if v is not None}, **(metrics.scores or {})}

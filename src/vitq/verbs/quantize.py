@@ -36,6 +36,7 @@ from vitq.run.inputs import load_with_images, start_run
 from vitq.run.pipeline import preview, run_steps
 from vitq.run.run import Run
 from vitq.run.workspace import Workspace, open_workspace
+from vitq.verbs.fit import Goal
 from vitq.verbs.segment_errors import segment_errors
 
 NO_SCOPE = "none"
@@ -60,6 +61,8 @@ def quantize_whole(
     overwrite: bool,
     progress: bool,
     limit: int,
+    fit_mb: float | None = None,
+    within: float | None = None,
     weights: str | Path | None = None,
     num_classes: int | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
@@ -68,12 +71,12 @@ def quantize_whole(
 ) -> QuantizedModel:
     """Choose what is left open, load model and images, and quantize; arguments and errors as of ``vitq.quantize``."""
     began = time.monotonic()
+    goal = Goal.of(fit_mb, within, bits)
     asked = Asked.of(BITS_OR_TABLE.read(bits))
     if (resume or overwrite) and out is None:
         raise ArgumentError("resume and overwrite are about a folder of a run; name it with out")
-    chosen, target = choose(recipe, asked.table or asked.bits, scope, target, overrides)
-    taken = asked if target is None else asked.narrowed(profile_of(target))
-    plan = recipe_for(chosen, budget, scope, target, {**taken.overrides, **overrides})
+    given = target
+    chosen, target, taken, plan = _chosen(recipe, asked, budget, scope, given, overrides)
     place = choose_device(device)
     torch.manual_seed(seed)
     with open_workspace(out, resume, overwrite) as space, Events(space.log, console=progress) as events:
@@ -92,12 +95,40 @@ def quantize_whole(
             device=place,
             task=task,
         )
+        if goal is not None:
+            table = goal.table(
+                loaded,
+                x_NCHW,
+                budget=budget,
+                scope=scope,
+                target=given,
+                seed=seed,
+                device=place,
+                folder=space.folder,
+                overwrite=overwrite,
+                events=events,
+            )
+            chosen, target, taken, plan = _chosen(recipe, Asked.of(table), budget, scope, given, overrides)
         result = _quantize_in(
             space, loaded, x_NCHW, plan, taken, validation, seed=seed, device=place, events=events, began=began
         )
-        if recipe == AUTO and chosen == CALIBRATION:
+        if recipe == AUTO and chosen == CALIBRATION and goal is None:
             events.show(escape(fewer_bits(result.artifact)))
         return result
+
+
+def _chosen(
+    recipe: str | Path,
+    asked: Asked,
+    budget: str,
+    scope: str | None,
+    target: str | None,
+    overrides: Mapping[str, Any],
+) -> tuple[str | Path, str | None, Asked, ResolvedRecipe]:
+    """Return recipe and target with what was left open, the bits as the target takes them, and the resolved recipe."""
+    chosen, target = choose(recipe, asked.table or asked.bits, scope, target, overrides)
+    taken = asked if target is None else asked.narrowed(profile_of(target))
+    return chosen, target, taken, recipe_for(chosen, budget, scope, target, {**taken.overrides, **overrides})
 
 
 def _quantize_in(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from vitq.suites.statistics import holm, mcnemar, over_seeds, spread, wilson
+from vitq.statistics import holm, mcnemar, over_seeds, spread, wilson
 
 
 def test_mean_and_sample_deviation() -> None:
