@@ -143,11 +143,17 @@ def test_a_stage_over_the_whole_network_sees_feature_and_logits(
     assert set(fusions[0].first) == {"block", "global"}
 
 
+LEVELS = {"order": "fine_to_coarse", "schedule": ["unit", "block"], "equal_total_steps": True}
+
+
 @pytest.mark.parametrize(
-    "path", [{"order": "fine_to_coarse", "schedule": ["unit", "block"], "equal_total_steps": True}, {"choose": TRIALS}]
-)
-@pytest.mark.parametrize(
-    "objective", [{"global": 0.1, "local": 0.02}, {"curvature": "perturbed"}, {"curvature": "mean_fisher"}]
+    ("path", "objective"),
+    [
+        (LEVELS, {"global": 0.1, "local": 0.02}),
+        (LEVELS, {"curvature": "perturbed"}),
+        ({"choose": TRIALS}, {"global": 0.1, "local": 0.02}),
+        ({"choose": TRIALS}, {"curvature": "mean_fisher"}),
+    ],
 )
 def test_levels_and_chosen_slicings_take_any_objective(
     make_run: Callable[..., Run], path: dict[str, object], objective: dict[str, object]
