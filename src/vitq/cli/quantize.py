@@ -107,7 +107,8 @@ def quantize(
 
     overrides = parse_assignments(override or [])
     asked = read_table(bits) if is_table(bits) else Bits.parse(bits)  # a typing error is told before slow imports
-    folder: str | Path = default_out(model, str(choose(recipe, asked, scope, target, overrides)[0]), bits)
+    named = model if inside is None else f"{model.rstrip('/')}-{inside}"
+    folder: str | Path = default_out(named, str(choose(recipe, asked, scope, target, overrides)[0]), bits)
     if out is not None:
         folder = Path(out) if out.strip() else out  # Path("") is the working directory, which nobody asked for
 
