@@ -60,8 +60,8 @@ def outlying(site: Site, x: torch.Tensor, axis: int | None) -> Outlying | None:
     most_BTG = each_BTC.amax(2, keepdim=True) if axis is None else each_BTC
     places, ratio = _massive(most_BTG.amax(0), far)
     fixed = True
-    if not places:  # the same question for tokens at any place
-        if _share_of_images(most_BTG, 2 * far) < 0.5:
+    if not places:  # the same question for tokens at any place; single channels are often silent but for a few tokens
+        if axis is not None or _share_of_images(most_BTG, 2 * far) < 0.5:
             return None
         fixed, ratio = False, 2 * far
     flat_C = each_BTC.amax((0, 1))
