@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vitq.artifact.metrics import COSTS, LEFT_OUT, RunMetrics
 
@@ -26,6 +27,7 @@ TYPES = {
     Mapping[str, float]: "object: number by block",
     Mapping[str, float] | None: "object: number by metric",
     Mapping[str, Mapping[str, float]] | None: "object: by output, number by metric",
+    tuple[Mapping[str, Any], ...] | None: "list of objects",
 }
 
 

@@ -10,7 +10,6 @@ from torch import nn
 
 from vitq.allocation import Allocation
 from vitq.allocation.files import is_allocation
-from vitq.allocation.for_target import candidates_for
 from vitq.allocation.result import candidates_of, limits_of, require_choices
 from vitq.allocation.run import Request, allocate_anew, allocate_from
 from vitq.arguments import BITS_OR_TABLE, MODEL, checked, leave_out
@@ -18,9 +17,9 @@ from vitq.artifact.artifact import seal as seal_files
 from vitq.artifact.sealing import is_artifact
 from vitq.bits import AverageBits, Bits, BitTable
 from vitq.devices import choose_device
+from vitq.diagnosis import Diagnosis, diagnose_loaded
 from vitq.errors import ArgumentError, ArtifactError, RecipeError
 from vitq.evaluation import Metrics, measure_loaded
-from vitq.export.targets import profile_of
 from vitq.inside import quantize_inside
 from vitq.model import QuantizedModel, load
 from vitq.models import LoadedModel, Preprocessing
@@ -29,18 +28,32 @@ from vitq.recipes import load_recipe
 from vitq.recipes.auto import AUTO
 from vitq.recipes.for_target import recipe_for
 from vitq.reconstruct import Choice, Reconstruct
+from vitq.report.diagnosis import check_page, write_diagnosis
 from vitq.run.events import Events
 from vitq.run.inputs import load_source, load_with_images, start_run
 from vitq.run.pipeline import apply_steps
 from vitq.verbs.bench import bench_runs
 from vitq.verbs.evaluate import evaluate_beside
 from vitq.verbs.quantize import quantize_whole
+from vitq.verbs.report import report_runs
 
 if TYPE_CHECKING:
     from vitq.bench.bench import Measured
     from vitq.suites.compare import Comparison
 
-__all__ = ["QuantizedModel", "allocate", "bench", "compare", "evaluate", "granularity", "load", "quantize", "seal"]
+__all__ = [
+    "QuantizedModel",
+    "allocate",
+    "bench",
+    "compare",
+    "diagnose",
+    "evaluate",
+    "granularity",
+    "load",
+    "quantize",
+    "report",
+    "seal",
+]
 
 
 @checked(bits=BITS_OR_TABLE)
@@ -77,7 +90,8 @@ def quantize(
     ``model`` is a timm name, a Hugging Face id or folder, or a module x_BCHW -> logits_BK, which is not changed; it may
     return other tensors too, or several, which are kept by name.
     ``images`` is a folder, an ``.npz``, a preprocessed tensor x_NCHW or an iterable; ``validation`` likewise, with
-    labels. ``bits`` reads "w4a4", or is a bit table or its .yaml file (``vitq.allocate``); ``recipe`` "auto" is "repq",
+    labels. Without images "synthetic" makes some from the model alone (PSAQ-ViT), and "noise" is the last resort.
+    ``bits`` reads "w4a4", or is a bit table or its .yaml file (``vitq.allocate``); ``recipe`` "auto" is "repq",
     calibration, at 6 bits and more, and "mgrq", training, below. ``scope`` is "paper", "deploy" or "full", by default
     the recipe's ("paper" where it has none); ``target`` calibrates for a target of ``QuantizedModel.export``, whose
     default scope is "deploy". A run at 6 bits and more that leaves recipe, scope and target open is for "onnxruntime".
@@ -221,7 +235,16 @@ def granularity(
     torch.manual_seed(seed)
     with Events(console=progress) as events:
         loaded, x_NCHW = load_with_images(
-            model, images, weights, num_classes, preprocessing, limit=limit, seed=seed, events=events, task=task
+            model,
+            images,
+            weights,
+            num_classes,
+            preprocessing,
+            limit=limit,
+            seed=seed,
+            events=events,
+            device=place,
+            task=task,
         )
         run = start_run(loaded, x_NCHW, wanted, plan.name, seed=seed, device=place, events=events)
         apply_steps(run, plan.steps[:last])
@@ -282,8 +305,6 @@ def allocate(
     require_choices(solver, by, within)
     widths = candidates_of(candidates, limits, within)
     base = "w4a4" if min(widths) < 8 else "w8a8"
-    if target is not None:
-        widths = candidates_for(widths, profile_of(target))
     request = Request(limits, solver, by, pairs, keep or {}, widths, trials, within, target)
     with Events(console=progress) as events:
         if isinstance(model, str) and is_allocation(Path(model)):
@@ -300,7 +321,16 @@ def allocate(
         place = choose_device(device)
         torch.manual_seed(seed)
         loaded, x_NCHW = load_with_images(
-            model, images, weights, num_classes, preprocessing, limit=limit, seed=seed, events=events, task=task
+            model,
+            images,
+            weights,
+            num_classes,
+            preprocessing,
+            limit=limit,
+            seed=seed,
+            events=events,
+            device=place,
+            task=task,
         )
         folder = None if out is None else Path(out)
         return allocate_anew(loaded, x_NCHW, plan, wanted, request, folder, overwrite, seed, place, events)
@@ -397,3 +427,64 @@ def compare(
             renew_golden=renew_golden,
             events=events,
         )
+
+
+@checked()
+@in_own_modes
+def report(runs: Any, *, out: str | Path | None = None, within: float = 1.0) -> Path:
+    """Write the report of a run anew from its folder, or one page that compares several, and return its path.
+
+    ``runs`` as in ``vitq.bench``; a folder tells more than a loaded model. ``out`` is the page: by default
+    ``report.html`` in the run's folder, ``comparison.html`` for several. ``within``: points of the score that may be
+    lost. Raises ArtifactError for what is no artifact, for damaged files, and where another's file is at ``out``.
+    """
+    return report_runs(runs, out, within)
+
+
+@checked()
+@in_own_modes
+def diagnose(
+    model: str | nn.Module | LoadedModel,
+    images: Any,
+    *,
+    bits: str | Bits = "w4a4",
+    scope: str = "paper",
+    task: str | None = None,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    limit: int = 64,
+    seed: int = 0,
+    device: str = "auto",
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> Diagnosis:
+    """Look at a model before it is quantized: does it get its images right, which sites will be hard, and why.
+
+    Confidence, entropy and agreement between crops say whether the preprocessing fits; then everything is quantized to
+    ``bits`` by recipe repq, and each site, and each role, is left out in turn. ``limit`` images are looked at, labels
+    are used where every one has one; sites are left out on some of them. With ``out``
+    its page is written there. Other arguments as in ``vitq.quantize``. Raises a VitqError that names what is wrong with
+    model, images or page.
+    """
+    wanted = bits if isinstance(bits, Bits) else Bits.parse(bits)
+    if out is not None:
+        check_page(Path(out))
+    place = choose_device(device)
+    torch.manual_seed(seed)
+    with Events(console=progress) as events:
+        loaded = load_source(model, weights, num_classes, preprocessing, task)
+        found = diagnose_loaded(
+            loaded,
+            images,
+            wanted,
+            scope,
+            take_size=preprocessing is None,
+            limit=limit,
+            seed=seed,
+            device=place,
+            events=events,
+        )
+    if out is not None:
+        write_diagnosis(Path(out), found)
+    return found

@@ -21,6 +21,7 @@ from vitq.data import draw_calibration, load_labelled, open_images, require_labe
 from vitq.devices import choose_device
 from vitq.errors import ArgumentError, ArtifactError, VitqError
 from vitq.evaluation import Metrics, measure
+from vitq.evidence import Evidence
 from vitq.export.targets import OPSET, require_export
 from vitq.graph import Graph
 from vitq.hub import fetch, is_hub_name, push
@@ -29,9 +30,11 @@ from vitq.models import LoadedModel, Preprocessing, settle
 from vitq.modes import in_own_modes
 from vitq.quantizers import Quantizer, use_compiled_kernels, worth_compiling
 from vitq.report.card import model_card
+from vitq.report.extras import Extras
 from vitq.report.html import write_report
+from vitq.report.training import training_of
 from vitq.run.batch import Checked, image_shape, run_checked
-from vitq.run.checkpoints import Checkpoints, require_same
+from vitq.run.checkpoints import require_same
 from vitq.run.events import Events
 from vitq.run.inputs import load_source
 
@@ -60,6 +63,7 @@ class QuantizedModel:
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
+        self.evidence: Evidence | None = None
 
     @property
     def graph(self) -> Graph:
@@ -270,10 +274,11 @@ class UnsavedError(ArtifactError):
         self.model = model
 
 
-def finish(model: QuantizedModel, folder: Path, checkpoints: Checkpoints, events: Events) -> None:
+def finish(model: QuantizedModel, folder: Path, events: Events, clear: Callable[[], object] = lambda: None) -> None:
     """Save the finished model of a run; what fails after that is a warning, for the model is whole.
 
-    Raises UnsavedError, which holds the model, where it cannot be saved; its checkpoints stay.
+    ``clear`` removes what is not needed then. Raises UnsavedError, which holds the model, where it cannot be saved; its
+    checkpoints stay.
     """
     try:
         model.save(folder)
@@ -286,8 +291,8 @@ def finish(model: QuantizedModel, folder: Path, checkpoints: Checkpoints, events
     page = replace(model.artifact, metrics=model.metrics.without_costs())
     extras: dict[str, Callable[[], object]] = {
         "run-costs": lambda: write_files(folder, {"run.json": to_json_bytes(model.metrics.costs())}),
-        "report": lambda: write_report(folder / "report.html", page),
-        "leftovers": checkpoints.clear,
+        "report": lambda: write_report(folder / "report.html", page, Extras(model.evidence, training_of(folder))),
+        "leftovers": clear,
     }
     for name, work in extras.items():
         try:

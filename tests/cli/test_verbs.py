@@ -33,6 +33,10 @@ def test_models_lists_and_marks_tested_families(vitq_cli: Any) -> None:
         "* swinv2_tiny_window8_256",
     ]
     assert "resnet50" not in vitq_cli("models", "--tested").stdout
+    told = vitq_cli("models", "--tested").stdout
+    assert any("SegFormer" in line and "dense" in line and "openvino" in line for line in told.splitlines())
+    (one,) = json.loads(vitq_cli("models", "segf", "--tested", "--json").stdout)["families"]
+    assert one["task"] == "dense" and one["files"] == ["onnxruntime", "openvino"]
     assert json.loads(vitq_cli("models", "res", "--json").stdout) == {"models": [{"name": "resnet50", "tested": False}]}
 
 

@@ -1,4 +1,4 @@
-"""Transposed and one-dimensional convolutions are exported, and their files compute what the simulation does."""
+"""Convolutions of every kind are exported, and their files compute what the simulation does."""
 
 from pathlib import Path
 
@@ -9,22 +9,35 @@ from torch import nn
 import vitq
 
 
-class Upsampler(nn.Module):
+class Convolutions(nn.Module):
+    """A depthwise, a grouped and a plain one behind a batch norm, and transposed ones, of one and two dimensions."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.up, self.line = nn.Conv2d(3, 8, 4, 4), nn.ConvTranspose2d(8, 6, 2, 2), nn.Conv1d(6, 6, 3)
-        self.grouped, self.head = nn.ConvTranspose1d(6, 6, 2, 2, groups=2), nn.Linear(6, 10)
+        self.stem, self.deep = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.plain, self.norm = nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8)
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=4)
+        self.up, self.line = nn.ConvTranspose2d(8, 6, 2, 2), nn.Conv1d(6, 6, 3)
+        self.wide, self.head = nn.ConvTranspose1d(6, 6, 2, 2, groups=2), nn.Linear(6, 10)
+        with torch.no_grad():
+            self.norm.running_mean.normal_(0, 0.1)
+            self.norm.weight.uniform_(-1, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.relu(self.up(torch.relu(self.stem(x)))).flatten(2)
-        return self.head(torch.relu(self.grouped(torch.relu(self.line(y)))).mean(-1))
+        a, b = self.deep(self.stem(x).relu()).chunk(2, 1)  # what splits is read in parts by the proof
+        y = nn.functional.silu(self.norm(self.plain(torch.cat((a, b + a), 1).relu())))
+        y = torch.relu(self.up(torch.relu(self.grouped(y)))).flatten(2)
+        return self.head(torch.relu(self.wide(torch.relu(self.line(y)))).mean(-1))
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
-def test_the_file_of_a_model_with_convolutions_of_every_kind_is_proven(target: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("target", "promised"), [("onnxruntime", 0), ("openvino", 4)])
+def test_the_file_of_a_model_with_convolutions_of_every_kind_is_proven(
+    target: str, promised: int, tmp_path: Path
+) -> None:
     pytest.importorskip(target)
     torch.manual_seed(0)
     images = torch.randn(8, 3, 16, 16)
-    quantized = vitq.quantize(Upsampler().eval(), images, bits="w8a8", recipe="rtn", scope="deploy", progress=False)
+    quantized = vitq.quantize(Convolutions().eval(), images, target=target, recipe="rtn", progress=False)
     exported = quantized.export(tmp_path / "up.onnx", images, target=target)
-    assert exported.path.exists() and sum(proof.sites for proof in exported.segments) == 4
+    assert exported.path.exists() and sum(proof.sites for proof in exported.segments) == 7
+    assert exported.promised_convolutions == promised and (exported.integer_convolutions or 0) >= promised

@@ -8,7 +8,9 @@ from torch import nn
 
 import vitq
 from vitq.errors import ArtifactError, ExportError
+from vitq.graph.convolution import Convolution
 from vitq.integer import IntegerConvolution, IntegerLinear, IntegerProduct, int_mm, integer_graph
+from vitq.quantizers import Format, Granularity, make_quantizer
 
 IMAGES = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
@@ -39,8 +41,6 @@ def test_every_product_of_codes_is_an_integer_one_and_gives_the_same_logits(
 
 
 def test_the_sum_is_exact_at_the_ends_of_the_range() -> None:
-    from vitq.quantizers import Format, Granularity, make_quantizer
-
     x_TI = torch.tensor([[255.0] * 2000, [-0.0] * 2000])
     a, w = make_quantizer(Format("affine", 8)), make_quantizer(Format("affine", 8, Granularity.CHANNEL), 0)
     a.set_parameters(scale=torch.tensor(1.0), zero_point=torch.tensor(0.0))
@@ -51,8 +51,6 @@ def test_the_sum_is_exact_at_the_ends_of_the_range() -> None:
 
 
 def test_products_are_exact_with_a_zero_point_and_a_scale_per_head() -> None:
-    from vitq.quantizers import Format, Granularity, make_quantizer
-
     shape, x = (3, 1, 1), torch.randint(-9, 9, (2, 3, 5, 130)).float()
     a, b = (make_quantizer(Format("affine", 8, Granularity.HEAD), -3) for _ in range(2))
     a.set_parameters(scale=torch.tensor([1.0, 2, 4]).reshape(shape), zero_point=torch.tensor([0.0, 9, 255]).view(shape))
@@ -61,21 +59,52 @@ def test_products_are_exact_with_a_zero_point_and_a_scale_per_head() -> None:
     assert torch.equal(IntegerProduct(a, b)(x, right), (a(x).double() @ right.double()).float())
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize(("stride", "padding", "dilation"), [((2, 2), (1, 1), (1, 1)), ((1, 2), (0, 2), (2, 1))])
-def test_a_convolution_is_exact_at_its_borders(
-    stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
+def test_a_convolution_is_exact_at_its_borders_in_groups_and_transposed(
+    stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int], groups: int, transposed: bool
 ) -> None:
-    from vitq.quantizers import Format, Granularity, make_quantizer
-
-    x, bias = torch.randint(-100, 100, (2, 3, 9, 8)).float(), torch.arange(4.0)
-    a, w = make_quantizer(Format("affine", 8)), make_quantizer(Format("affine", 8, Granularity.CHANNEL), 0)
+    x, bias = torch.randint(-100, 100, (2, 4, 9, 8)).float(), torch.arange(8.0)
+    a, w = make_quantizer(Format("affine", 8)), make_quantizer(Format("affine", 8), None)
     a.set_parameters(scale=torch.tensor(1.0), zero_point=torch.tensor(117.0))
-    column = (4, 1, 1, 1)
-    w.set_parameters(scale=torch.full(column, 0.5), zero_point=torch.tensor([0.0, 5, 128, 255]).reshape(column))
-    codes = torch.randint(0, 256, (4, 3, 3, 2), dtype=torch.uint8)
-    linear = IntegerLinear(a, codes.flatten(1), w)
-    got = IntegerConvolution(linear, (3, 2), stride, padding, dilation)(x, bias)
-    assert torch.equal(got, torch.nn.functional.conv2d(a(x), w.decode(codes), bias, stride, padding, dilation))
+    w.set_parameters(scale=torch.tensor(0.5), zero_point=torch.tensor(5.0))
+    shape = (4, 8 // groups, 3, 2) if transposed else (8, 4 // groups, 3, 2)
+    codes = torch.randint(0, 256, shape, dtype=torch.uint8)
+    around = [d * (k - 1) - p if transposed else p for k, p, d in zip((3, 2), padding, dilation, strict=True)]
+    before = (around[0], around[1])
+    geometry = Convolution((3, 2), stride, before, before, dilation, groups, transposed)
+    view = w.whole_steps()
+    assert view is not None
+    got = IntegerConvolution(IntegerLinear(a, geometry.weight_matrix(codes), view, groups), geometry)(x, bias)
+    more = (0, groups, dilation) if transposed else (dilation, groups)
+    reference = torch.nn.functional.conv_transpose2d if transposed else torch.nn.functional.conv2d
+    assert torch.equal(got, reference(a(x), w.decode(codes), bias, stride, padding, *more))
+
+
+class Convolutions(nn.Module):
+    """Every kind of convolution that reads codes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.deep = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 3, padding="same", groups=8)
+        self.up, self.line = nn.ConvTranspose2d(8, 6, 3, 2, 1, 1, groups=2), nn.Conv1d(6, 6, 3, groups=3)
+        self.wide, self.head = nn.ConvTranspose1d(6, 4, 4, 2, groups=2), nn.Linear(4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.up(self.deep(self.stem(x).relu()).relu()).relu().flatten(2)
+        logits: torch.Tensor = self.head(self.wide(self.line(y).relu()).relu().mean(-1))
+        return logits
+
+
+def test_grouped_depthwise_and_transposed_convolutions_are_integer_ones() -> None:
+    torch.manual_seed(0)
+    model = vitq.quantize(Convolutions().eval(), IMAGES[:, :, :16, :16], recipe="rtn", bits="w8a8", progress=False)
+    integer = integer_graph(model.graph, model.weights)
+    assert (integer.convolutions, integer.linears) == (4, 1)
+    images = IMAGES[:4, :, :16, :16]
+    with torch.no_grad():
+        torch.testing.assert_close(integer.module(images), model(images), rtol=0.02, atol=0.005)
 
 
 def test_convolutions_that_read_codes_are_integer_ones(tiny: Callable[..., nn.Module]) -> None:

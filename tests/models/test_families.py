@@ -8,6 +8,7 @@ import torch
 from families import FAMILIES, small
 
 import vitq
+from vitq.cli.families import FAMILIES as TOLD
 from vitq.graph import capture
 from vitq.graph.outputs import as_outputs
 from vitq.models import load_model, settle
@@ -16,11 +17,15 @@ WHOLE = ("SegFormer", "DETR", "AutoBackbone DINOv2", "Mask R-CNN backbone", "YOL
 """Families that go the whole way here; what their parts need is what the others need too."""
 
 COVERED = (
-    "BEiT segmentation", "Depth Anything", "RT-DETR", "CLIP projection", "SigLIP tower", "DINOv2 tower",
-    "torchvision Swin",
+    "BEiT segmentation", "Depth Anything", "RT-DETR", "CLIP tower", "CLIP projection", "SigLIP tower", "DINOv2 tower",
+    "torchvision ViT", "torchvision Swin", "AutoBackbone ResNet", "MobileNetV2", "ConvNeXt",
 )  # fmt: skip
 """Families whose parts are tried by others or elsewhere; ``VITQ_ALL_FAMILIES=1`` tries them too."""
 SOME = [name for name in FAMILIES if name not in WHOLE and (name not in COVERED or "VITQ_ALL_FAMILIES" in os.environ)]
+
+
+FILES = [(one.name, target) for one in TOLD for target in one.files] if "VITQ_ALL_FAMILIES" in os.environ else []
+"""Files that ``vitq models --tested`` says are proven; one of them by default, whose weights are stacks of matrices."""
 
 
 def images(name: str, count: int = 4) -> torch.Tensor:
@@ -53,3 +58,19 @@ def test_a_family_is_quantized_saved_and_read_bit_for_bit(name: str, tmp_path: P
     for output, y in expected.items():
         assert float((got[output] - y).norm() / y.norm()) < 0.1, output
         assert torch.equal(again[output], got[output])
+
+
+@pytest.mark.parametrize(("name", "target"), FILES or [("SAM encoder", "onnxruntime")])
+def test_the_file_of_a_family_is_proven(name: str, target: str, tmp_path: Path) -> None:
+    pytest.importorskip(target)
+    x_NCHW = images(name)
+    made = vitq.quantize(small(name), x_NCHW, recipe="rtn", target=target, limit=4, progress=False)
+    exported = made.export(tmp_path / "m.onnx", x_NCHW, target=target)
+    assert exported.integer_products == exported.promised
+    assert (exported.integer_convolutions or 0) >= exported.promised_convolutions
+
+
+def test_what_is_told_of_families_is_what_is_tested() -> None:
+    assert [one.name for one in TOLD] == list(FAMILIES)
+    assert {one.name for one in TOLD if one.saved} == set(WHOLE)
+    assert all(one.task == FAMILIES[one.name][1] for one in TOLD if FAMILIES[one.name][1] is not None)

@@ -1,6 +1,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from shutil import copytree
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from vitq.errors import ModelError
 from vitq.graph.outputs import as_outputs, named_outputs
 from vitq.models import Preprocessing, load_model, load_whole, settle
+from vitq.models.heads import head_for, squashed
 from vitq.models.huggingface import LogitsOf, run_on_images
 from vitq.models.processors import processor_preprocessing
 from vitq.models.torchvision_shim import ensure_torchvision
@@ -76,6 +78,7 @@ def test_untrained_head_is_refused(transformers: Any, folder: Path, tmp_path: Pa
         ("YOLOS", ("YolosImageProcessor", {"size": {"shortest_edge": 40, "longest_edge": 60}}), "boxes", None),
         ("AutoBackbone DINOv2", None, "features", None),
         ("DINOv2 tower", None, "features", None),
+        ("CLIP projection", None, "features", None),
         ("SAM encoder", None, "features", None),
     ],
 )
@@ -97,6 +100,30 @@ def test_a_model_is_loaded_with_the_head_that_it_was_saved_with(
         got = as_outputs(settled.module(x_BCHW))
     assert list(got) == (["logits", "pred_boxes"] if task == "boxes" else list(expected))
     assert all(torch.equal(y, expected[name]) for name, y in got.items())
+
+
+@pytest.mark.parametrize(
+    ("saved", "auto"),
+    [
+        ("CLIPVisionModelWithProjection", "AutoModel"),
+        ("DeiTForImageClassificationWithTeacher", "AutoModelForImageClassification"),
+        ("PerceiverForImageClassificationConvProcessing", "AutoModelForImageClassification"),
+        ("PerceiverForImageClassificationLearned", "AutoModelForImageClassification"),
+        ("Dinov2WithRegistersModel", "AutoModel"),
+        ("DPTForDepthEstimation", "AutoModelForDepthEstimation"),
+        ("Dinov2WithRegistersBackbone", "AutoBackbone"),
+        (None, "AutoModelForImageClassification"),
+    ],
+)
+def test_what_follows_the_kind_of_a_class_does_not_change_its_head(saved: str | None, auto: str) -> None:
+    config = SimpleNamespace(architectures=[saved] if saved else None)
+    assert head_for(config, None, "a").auto == auto
+
+
+@pytest.mark.parametrize("saved", ["ViTForMaskedImageModeling", "CLIPSegForImageSegmentation", "ViTMAEForPreTraining"])
+def test_a_class_of_another_kind_is_refused_by_name(saved: str) -> None:
+    with pytest.raises(ModelError, match=saved):
+        head_for(SimpleNamespace(architectures=[saved]), None, "a")
 
 
 def test_of_a_model_of_pictures_and_words_the_part_that_sees_is_taken(transformers: Any, tmp_path: Path) -> None:
@@ -237,3 +264,17 @@ def test_a_folder_without_a_processor_assumes_and_says_so(folder: Path, tmp_path
         file.unlink()
 
     assert load_model(tmp_path).preprocessing == Preprocessing((3, 32, 32), assumed=True)
+
+
+@pytest.mark.parametrize(
+    ("size", "sides"),
+    [
+        ({"longest_edge": 48}, (48, 48)),
+        ({"shortest_edge": 40, "longest_edge": 60}, (40, 40)),
+        ({"height": 32, "width": 64}, (32, 64)),
+    ],
+)
+def test_a_processor_that_keeps_forms_is_squashed_to_the_size_that_it_names(
+    size: dict[str, int], sides: tuple[int, int]
+) -> None:
+    assert tuple(squashed({"size": size}, None)["size"].values()) == sides

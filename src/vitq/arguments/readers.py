@@ -15,6 +15,7 @@ from torch import nn
 
 from vitq.artifact.artifact import Artifact
 from vitq.bits import FLOATING_POINT, AverageBits, Bits, BitTable
+from vitq.data.noise import GENERATED
 from vitq.data.splits import is_split
 from vitq.errors import DataError, ModelError
 from vitq.models import LoadedModel, Preprocessing
@@ -66,12 +67,14 @@ def baseline(value: Any) -> Any:
 
 
 def images(value: Any) -> Any:
-    """Return a path that exists, or images themselves."""
+    """Return a path that exists, the word for images that are to be made, or images themselves."""
     if value is None or isinstance(value, bytes | bool | int | float):
         raise TypeError
     if isinstance(value, str | os.PathLike):
         place = Path(path(value))
         if not os.path.exists(place) and not is_split(place):  # noqa: PTH110 - False, not an error, where it is hidden
+            if value in GENERATED:
+                return value
             raise DataError(f"'{place}': no such folder or file")
         return place
     return value

@@ -70,7 +70,9 @@ PATH = Rule("a path", readers.path)
 TEXT = Rule("text", readers.text)
 FLAG = Rule("True or False", readers.flag)
 DEVICE = Rule("'auto', 'cpu', 'cuda' or 'cuda:N'", readers.device)
-IMAGES = Rule("a folder, an .npz file, a tensor (N, C, H, W) or an iterable of images", readers.images)
+IMAGES = Rule(
+    "a folder, an .npz file, a tensor (N, C, H, W), an iterable of images, 'synthetic' or 'noise'", readers.images
+)
 
 BITS_OR_TABLE = Rule("bits such as 'w4a4', a bit table or its .yaml file", readers.bits_or_table)
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 COSTS = ("seconds", "peak_memory_bytes")
 """What differs from run to run: it stands in ``run.json``, which is no part of an artifact."""
 
-LEFT_OUT = ("relative_error", "cosine", "fp_scores", "scores", "outputs", "whole", "size_bytes", *COSTS)
+LEFT_OUT = ("relative_error", "cosine", "fp_scores", "scores", "outputs", "whole", "outliers", "size_bytes", *COSTS)
 """Where these were not measured, their keys are missing; the others are null then."""
 
 Text = InstanceOf[str]
@@ -66,6 +66,12 @@ class RunMetrics(BaseModel):
     whole: Mapping[str, Mapping[str, float]] | None = Field(
         default=None,
         description="of a part of a larger model: how near each output of the whole is to the original's",
+    )
+    outliers: tuple[Mapping[str, Any], ...] | None = Field(
+        default=None,
+        strict=False,
+        description="massive tokens by site: their places, the channel that reaches furthest, how far it does and the "
+        "median of its values, by how much the range shrinks without them, and whether they have one of their own",
     )
     segment_errors: Mapping[str, float] = Field(
         default={}, description="relative squared error behind each block, on calibration images not trained on"

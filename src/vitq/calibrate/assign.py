@@ -14,6 +14,7 @@ from vitq.calibrate.searches import SEARCHES, Moves, local_search
 from vitq.calibrate.sensitivity import Sensitivity
 from vitq.graph import Role, Site
 from vitq.quantizers import Granularity, Quantizer
+from vitq.quantizers.tokens import others, picked
 
 MAX_TOKENS = 1024
 """Rows on which an activation's candidates are compared by the layer's output."""
@@ -37,6 +38,18 @@ class Member:
         free = self.site.role is Role.POST_NORM and self.quantizer.format.granularity == Granularity.CHANNEL
         return SearchSpec(self.quantizer.format, must_hold_zero=not free)
 
+    @property
+    def ordinary(self) -> torch.Tensor:
+        """The values without those of tokens that have parameters of their own."""
+        places = None if self.quantizer is None else self.quantizer.places_P
+        return self.x if places is None else others(self.x, places)
+
+    @property
+    def massive(self) -> torch.Tensor:
+        """The values of tokens that have parameters of their own."""
+        assert self.quantizer is not None and self.quantizer.places_P is not None
+        return picked(self.x, self.quantizer.places_P)
+
     def simulated(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``x`` as the quantizer leaves it."""
         return x if self.quantizer is None else self.quantizer(x)
@@ -57,7 +70,10 @@ class Member:
 def search_alone(member: Member, search: str) -> None:
     """Set parameters from the tensor itself by a search, or as a format that needs the data fits them."""
     assert member.quantizer is not None
-    samples = samples_of(member.quantizer.grouped(member.x), member.quantizer.axis)
+    if member.quantizer.outliers is not None:
+        search_alone(Member(member.site, member.massive, member.quantizer.outliers), search)
+    x = member.ordinary
+    samples = samples_of(member.quantizer.grouped(x), member.quantizer.axis)
     fitted = member.spec.fitted(samples.values_GN, samples.weights_GN)
     member.assign(SEARCHES[search](member.spec, samples) if fitted is None else fitted)
 
@@ -114,6 +130,13 @@ def _layers(
     searchable = source.site.name in chosen and source.quantizer is not None and source.quantizer.axis is None
     if not searchable or len(seen) < len(group.layers):
         return
+    assert source.quantizer is not None
+    if source.quantizer.outliers is not None:  # rows of ordinary tokens tell of the parameters that they have
+        weighed = []
+        seen = [
+            (input_matrix(layer, source.ordinary), w_OI, q_OI)
+            for layer, (_, w_OI, q_OI) in zip(group.layers, seen, strict=True)
+        ]
     if weighed:
         each = [
             product_score(source.spec, x_NI, None, w_OI.T, q_OI.T, own.weights)
@@ -152,7 +175,8 @@ def _matmul(pair: Sequence[Member], chosen: Sequence[str], passes: Moves, weighe
     ways = ((pair[0], pair[1], left, right, weights), (pair[1], pair[0], right.mT, left.mT, turned))
     for own, other, x, y, each in ways:
         axis = None if own.quantizer is None else own.quantizer.axis
-        if own.site.name in chosen and axis in (None, -3):
+        apart = own.quantizer is not None and own.quantizer.outliers is not None
+        if own.site.name in chosen and axis in (None, -3) and not apart:
             quantized = other.simulated(y.mT).mT if own is pair[1] else other.simulated(y)
             score = product_score(own.spec, x, axis, y, quantized, each)
             own.assign(local_search(own.spec, own.current(), score, passes))

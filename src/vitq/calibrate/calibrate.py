@@ -2,15 +2,16 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from vitq.activations import sites_by_segment, walk
 from vitq.calibrate.assign import Member, search_alone, search_output
 from vitq.calibrate.groups import Group, find_groups
 from vitq.calibrate.insert import quantizer_of
+from vitq.calibrate.outliers import Outlying, keep_apart, outlying, sentence
 from vitq.calibrate.searches import BY_PRODUCT, HESSIAN, OUTPUT, SEARCHES
 from vitq.calibrate.sensitivity import Sensitivity, sensitivities
 from vitq.calibrate.statistics import dead_channels, require_usable
@@ -37,7 +38,8 @@ class Calibrate(Step):
     ``output`` starts from ``mse`` and lowers the error of the layer's output. So does ``hessian``, once all sites are
     calibrated, with each output's error times the squared gradient that it then has. ``images``: how many of the
     run's images, the first ones; ``rounds``: alternations of weights given activations and activations given
-    weights; ``sites``: "all" or a glob; ``only_uncalibrated`` keeps what is already set.
+    weights; ``sites``: "all" or a glob; ``only_uncalibrated`` keeps what is already set. A few massive tokens of fixed
+    places get a range of their own (``calibrate.outliers``), unless ``outlier_tokens`` is false.
     """
 
     images: int = Field(default=64, ge=1)
@@ -46,6 +48,11 @@ class Calibrate(Step):
     rounds: int = Field(default=2, ge=1)
     sites: str = "all"
     only_uncalibrated: bool = False
+    outlier_tokens: bool = True
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: item for key, item in written(self).items() if key != "outlier_tokens" or not item}
 
     def apply(self, run: "Run") -> None:
         """Calibrate ``run.student``, or read back what an interrupted run had calibrated, which is kept whole.
@@ -54,29 +61,40 @@ class Calibrate(Step):
         """
         saved = run.restore(run.stage)
         if saved is None:
-            self._search(run)
-            run.save(run.stage, parameters(run.student))
+            found = self._search(run)
+            run.save(run.stage, parameters(run.student), {"outliers": found})
         else:
             set_parameters(run.student, saved[0], run.device)
+            found = saved[1].get("outliers", [])
             run.events.log("calibrate", resumed=True)
+        known = {one["site"] for one in found}
+        run.outliers = [*(one for one in run.outliers if one["site"] not in known), *found]
 
-    def _search(self, run: "Run") -> None:
+    def _search(self, run: "Run") -> list[dict[str, Any]]:
+        """Calibrate what is to be, and return the massive tokens that were found, as plain values."""
         if len(run.images_NCHW) == 0:
             raise CalibrationError("no calibration images: give a folder that holds some")
         remaining = self._chosen(run.student)
         weighed = {name for name in remaining if self._search_of(run.student.sites[name]) == HESSIAN}
         varying = {node.name for node in holds_image(run.student.module.graph)}
+        massive: list[Outlying] = []
         with run.events.task("calibrate", total=len(remaining)) as task:
             for span, group, members in self._visited(run, remaining):
                 own = [name for name in members if name in remaining]
                 for name in own:
                     _check(members[name], run.events, fixed=members[name].site.node not in varying)
+                    if self.outlier_tokens and (one := _tokens_apart(members[name])) is not None:
+                        massive.append(one)
                 self._calibrate(group, members, own)
                 remaining.difference_update(own)
                 task.advance(len(own), segment=span)
         if weighed:
             self._weigh(run, weighed)
+        for fixed in (True, False):
+            if told := [one for one in massive if one.fixed is fixed]:
+                run.events.warn("outlier-tokens", sentence(told))
         run.events.log("calibrate", **self.model_dump(mode="json"))
+        return [one.to_dict() for one in massive]
 
     def _weigh(self, run: "Run", chosen: set[str]) -> None:
         """Search the ``chosen`` sites, which are calibrated, by errors weighed with the gradients that they make."""
@@ -140,6 +158,17 @@ class Calibrate(Step):
 
     def _search_of(self, site: Site) -> str:
         return self.weights if site.is_weight else self.activations
+
+
+def _tokens_apart(member: Member) -> Outlying | None:
+    """Return the massive tokens of a site that is to be calibrated, which have a range of their own from here on."""
+    quantizer = member.quantizer
+    if member.site.is_weight or quantizer is None or quantizer.calibrated:
+        return None
+    found = outlying(member.site, member.x, quantizer.axis)
+    if found is not None:
+        keep_apart(quantizer, found)
+    return found
 
 
 def _groups_of(graph: Graph, chosen: Collection[str]) -> list[Group]:

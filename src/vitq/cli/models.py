@@ -1,11 +1,17 @@
 """``vitq models``: names that can be given to ``vitq quantize``."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
 
 from vitq.cli.console import note, print_json, show, write
 from vitq.cli.errors import guarded
+from vitq.cli.families import BOTH, FAMILIES, Family
 from vitq.cli.options import AsJson
 
 TESTED = (
@@ -26,6 +32,9 @@ TESTED = (
 )
 """timm families, the part of a name before the size, whose captured graph is tested to equal the model."""
 
+SAVED = dict.fromkeys(("beit", "levit", "swin", "swinv2", "vit"), BOTH)
+"""Those of them that go the whole way, with the runtimes that their files are proven in."""
+
 
 @guarded
 def models(
@@ -43,7 +52,8 @@ def models(
 ) -> None:
     """List timm's model names that match; a * marks families that vitq's tests cover.
 
-    Hugging Face image classifiers are named by id ('owner/name'), local ones by folder. With --sites the argument is
+    With --tested families of every source come first, with the task that is found and what is proven of each. Hugging
+    Face models are named by id ('owner/name'), local ones by folder. With --sites the argument is
     one model, as in 'vitq quantize', whose weights are not needed.
     """
     if sites:
@@ -53,20 +63,38 @@ def models(
     from vitq.models import list_models
 
     names = [name for name in list_models(pattern) if not tested or is_tested(name)]
+    families = [one for one in known_families() if tested and pattern.strip("*").lower() in one.name.lower()]
     if as_json:
-        print_json({"models": [{"name": name, "tested": is_tested(name)} for name in names]})
+        found: dict[str, Any] = {"models": [{"name": name, "tested": is_tested(name)} for name in names]}
+        print_json({**found, "families": [asdict(one) for one in families]} if tested else found)
         return
-    if not names:
+    if not names and not families:
         raise ModelError(f"no timm model matches '{pattern}'; try a shorter part of the name")
+    if families:
+        show(families_table(families))
     for name in names:
         write(f"{'*' if is_tested(name) else ' '} {name}")
     note(f"{len(names)} models; * belongs to a family that vitq's tests cover")
 
 
+def known_families() -> tuple[Family, ...]:
+    """Return the families that vitq's tests cover, classifiers of timm first."""
+    return (*(Family(name, "timm", "classes", name in SAVED, SAVED.get(name, ())) for name in TESTED), *FAMILIES)
+
+
+def families_table(families: Sequence[Family]) -> Table:
+    """Return what is proven of each family."""
+    table = Table(box=box.SIMPLE_HEAD, title="Families that vitq's tests cover", title_justify="left")
+    for column in ("family", "from", "task", "all outputs equal", "W8A8 saved and read", "file proven in"):
+        table.add_column(column)
+    for one in families:
+        cells = (one.name, one.source, one.task, "yes", "yes" if one.saved else "-", ", ".join(one.files) or "-")
+        table.add_row(*(escape(cell) for cell in cells))
+    return table
+
+
 def _sites(model: str, scope: str, as_json: bool) -> None:
     """Print what the sites of one model cost."""
-    from dataclasses import asdict
-
     from vitq.errors import ArgumentError
     from vitq.report.costs import costs_table, model_costs
 

@@ -30,7 +30,8 @@ def quantize(
         str,
         typer.Option(
             metavar="DIR",
-            help="Calibration images, labels not needed: a folder (flat or of class folders) or .npz.",
+            help="Calibration images, labels not needed: a folder (flat or of class folders) or .npz. Where there are "
+            "none: synthetic, made from the model alone (PSAQ-ViT), or noise, the last resort.",
         ),
     ],
     weights: Weights = None,
@@ -123,7 +124,8 @@ def quantize(
     asked = read_table(bits) if is_table(bits) else Bits.parse(bits)  # a typing error is told before slow imports
     goal = "-".join(f"{word}{value:g}" for word, value in (("fit", fit_mb), ("within", within)) if value is not None)
     name = recipe if goal else str(choose(recipe, asked, scope, target, overrides)[0])
-    folder: str | Path = default_out(model, name, goal or bits)
+    named = model if inside is None else f"{model.rstrip('/')}-{inside}"
+    folder: str | Path = default_out(named, name, goal or bits)
     if out is not None:
         folder = Path(out) if out.strip() else out  # Path("") is the working directory, which nobody asked for
 

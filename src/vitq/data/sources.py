@@ -17,6 +17,7 @@ from vitq.data.iterables import is_map_style, open_iterable
 from vitq.data.labels import refuse_two_kinds, refuse_two_labels
 from vitq.data.memory import open_batch
 from vitq.data.names import shown
+from vitq.data.noise import GENERATED
 from vitq.data.npz import open_npz
 from vitq.data.splits import SUFFIXES, is_split, shards_in
 from vitq.errors import DataError
@@ -77,6 +78,8 @@ def _open_path(source: str | Path, labels: bool) -> ImageSource:
     if source == "":
         raise DataError("the path of the images is empty; '.' is the folder at hand")
     path = Path(source)
+    if source in GENERATED:
+        raise DataError(f"'{source}' stands for calibration images alone, where none are at hand; name a folder here")
     if files := _split(path):
         return open_files(files, labels)
     if is_folder(path):

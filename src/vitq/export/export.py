@@ -16,7 +16,11 @@ from vitq.export.openvino_ir import named, to_ir
 from vitq.export.runtimes import SESSIONS, Content, require, size_of
 from vitq.export.saturation import NONE, cause, overflowing
 from vitq.export.targets import IR, OPSET, Cpu, Profile, check_opset, cpu_of, profile_of
-from vitq.export.verify.integer_products import expected_integer_products, split_operators
+from vitq.export.verify.integer_products import (
+    expected_integer_convolutions,
+    expected_integer_products,
+    split_operators,
+)
 from vitq.export.verify.outputs import Batches, EndToEnd, Floating, compare, complaints
 from vitq.export.verify.pieces import MakeSession
 from vitq.export.verify.segments import SegmentProof, prove
@@ -31,8 +35,9 @@ FLIPPED, ERROR = 1e-3, 1e-5
 class Exported:
     """What was written and what is proven of it.
 
-    ``integer_products`` of ``promised`` run in integer kernels; ``end`` compares whole models; both None where the
-    target does not run here. ``cpu``: the x86 CPUs on which the file computes that, None where it is for none.
+    ``integer_products`` of ``promised`` run in integer kernels, ``integer_convolutions`` of ``promised_convolutions``;
+    ``end`` compares whole models; all None where the target does not run here. ``cpu``: the x86 CPUs on which the file
+    computes that, None where it is for none.
     """
 
     path: Path
@@ -44,6 +49,8 @@ class Exported:
     end: EndToEnd | None
     notes: tuple[str, ...]
     cpu: Cpu | None = None
+    promised_convolutions: int = 0
+    integer_convolutions: int | None = None
 
 
 def check_request(out: str | Path, target: str, opset: int, cpu: str, force: bool) -> tuple[Profile, Path, Cpu]:
@@ -104,7 +111,8 @@ def export(
     promised, notes = expected_integer_products(artifact.graph, artifact.weights, profile, avoided.weights)
     notes += (*((note(left),) if left else ()), *(() if profile.runtime else (profile.note,)))
     content: Content = to_ir(graph) if path.suffix == IR else graph
-    result = Exported(path, target, size_of(content), promised, None, (), None, notes, taken)
+    convolutions = expected_integer_convolutions(artifact.graph, artifact.weights, profile, avoided.weights)
+    result = Exported(path, target, size_of(content), promised, None, (), None, notes, taken, convolutions)
     failed = split_operators(artifact.graph, graph, profile)
     if profile.runtime:
         batches = labelled or (lambda: ((x_BCHW, None) for x_BCHW in images_NCHW.split(32)))
@@ -129,6 +137,9 @@ def failures(result: Exported) -> list[str]:
         lines.append(f"{100 * flips.flipped:.2g} % of the codes in segment '{flips.name}' differ ({100 * FLIPPED:g} %)")
     if result.integer_products is not None and result.integer_products < result.promised:
         lines.append(f"{result.integer_products} of {result.promised} promised products run in integer kernels")
+    if result.integer_convolutions is not None and result.integer_convolutions < result.promised_convolutions:
+        count = f"{result.integer_convolutions} of {result.promised_convolutions}"
+        lines.append(f"{count} promised convolutions run in integer kernels")
     return lines + ([] if result.end is None else complaints(result.end))
 
 
@@ -145,4 +156,10 @@ def _proven(
     whole = session(content)
     segments = prove(content, artifact.graph, images_NCHW, session, events)
     end = compare(artifact.graph, whole, batches, floating, tuple(artifact.graph.outputs), artifact.config.task)
-    return replace(result, integer_products=whole.integer_products(), segments=segments, end=end)
+    return replace(
+        result,
+        integer_products=whole.integer_products(),
+        integer_convolutions=whole.integer_convolutions(),
+        segments=segments,
+        end=end,
+    )

@@ -3,11 +3,13 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import fx
 
 from vitq.errors import ExportError
+from vitq.export.apart import lower_apart
 from vitq.export.lowerings import LOWERINGS, operation_of, refusal
 from vitq.export.saturation import NONE, Overflow
 from vitq.export.targets import Carrier, Profile
@@ -80,7 +82,8 @@ def lower(
         found = lower_weight(module, source, weights[name], graph.cuts, name in overflow.weights)
         codes |= found
         folding.update(found if weights[name].integer_view() is None else ())
-    module.graph.eliminate_dead_code()
+    kept = {*sites.values()}  # what linears read apart is there for the proof alone
+    module.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or node.name in kept)
     module.graph.lint()
     module.recompile()
     return Lowered(module, sites, codes, frozenset(folding))
@@ -90,16 +93,29 @@ def _activation(module: fx.GraphModule, node: fx.Node, site: str, quantizer: Qua
     """Write a quantizer, in floating point where its values are no integers of one scale, or without a ``carrier``."""
     if reason := refusal(quantizer, is_weight=False):
         raise ExportError(f"site '{site}': {reason}")
+    if quantizer.outliers is not None:
+        return lower_apart(module, node, quantizer, partial(_write, module, carrier))
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    new = _write(module, carrier, quantizer, source, node, node.name)
+    replace(module, node, new)
+    return new.name
+
+
+def _write(
+    module: fx.GraphModule, carrier: Carrier | None, quantizer: Quantizer, source: fx.Node, before: fx.Node, name: str
+) -> fx.Node:
+    """Write what a quantizer with one kind of tokens makes of ``source``."""
     lowering = LOWERINGS[quantizer.format.name]
     if carrier is None or not quantizer.has_integer_values:
         lowering = lowering.floating or lowering
     elif carrier is Carrier.INT8:
         lowering = lowering.signed or lowering
     given = [
-        constant(module, f"{node.name}_{i}", a, node) if isinstance(a, torch.Tensor) else a
+        constant(module, f"{name}_{i}", a, before) if isinstance(a, torch.Tensor) else a
         for i, a in enumerate(lowering.arguments(quantizer, quantizer.parameters_dict()))
     ]
-    with module.graph.inserting_before(node):
-        new = module.graph.call_function(operation_of(lowering.operation), (node.args[0], *given))
-    replace(module, node, new)
-    return new.name
+    with module.graph.inserting_before(before):
+        new = module.graph.call_function(operation_of(lowering.operation), (source, *given))
+    new.meta = dict(source.meta)
+    return new

@@ -3,6 +3,7 @@
 import importlib
 import tempfile
 from collections.abc import Mapping
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ import torch
 from vitq.errors import ExportError
 
 INTEGER_OPS = ("MatMulIntegerToFloat", "QGemm", "QLinearMatMul", "MatMulInteger")
+INTEGER_CONVOLUTIONS = ("QLinearConv", "ConvInteger")
 
 Content = bytes | tuple[bytes, bytes]
 """A model file: ONNX, or OpenVINO's own pair of graph and weights."""
@@ -37,6 +39,9 @@ class Session(Protocol):
     def integer_products(self) -> int:
         """Return how many matrix products run in an integer kernel."""
 
+    def integer_convolutions(self) -> int:
+        """Return how many convolutions do."""
+
 
 class OnnxRuntime:
     """A session of ONNX Runtime on the CPU."""
@@ -58,14 +63,23 @@ class OnnxRuntime:
 
     def integer_products(self) -> int:
         """Count integer kernels in the graph as ONNX Runtime has optimized it."""
+        return sum(kind in INTEGER_OPS for kind in self._operators)
+
+    def integer_convolutions(self) -> int:
+        """Count them there: those whose result is quantized at once, behind a ReLU at most."""
+        return sum(kind in INTEGER_CONVOLUTIONS for kind in self._operators)
+
+    @cached_property
+    def _operators(self) -> list[str]:
+        """The kinds of the operators in the graph as it is optimized."""
         ort = require("onnxruntime")
         with tempfile.TemporaryDirectory() as folder:
             options = ort.SessionOptions()
             options.log_severity_level = 3
+            options.intra_op_num_threads = 1  # it will not run
             options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
             ort.InferenceSession(self._content, options, providers=["CPUExecutionProvider"])
-            nodes = onnx.load(options.optimized_model_filepath).graph.node
-        return sum(node.op_type in INTEGER_OPS for node in nodes)
+            return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
 
 
 class OpenVino:
@@ -93,12 +107,20 @@ class OpenVino:
 
     def integer_products(self) -> int:
         """Count matrix products whose kernel is an int8 one."""
+        return self._int8(("FullyConnected", "MatMul"))
+
+    def integer_convolutions(self) -> int:
+        """Count convolutions, in groups too, whose kernel is one."""
+        return self._int8(("Convolution", "GroupConvolution", "Deconvolution"))
+
+    def _int8(self, kinds: tuple[str, ...]) -> int:
+        """Count operations of these kinds whose kernel is an int8 one."""
         count = 0
         for node in self.model.get_runtime_model().get_ops():
             info = node.get_rt_info()
             kind = info["layerType"].astype(str) if "layerType" in info else ""
             kernel = info["primitiveType"].astype(str) if "primitiveType" in info else ""
-            count += kind in ("FullyConnected", "MatMul") and kernel.lower().endswith("i8")
+            count += kind in kinds and kernel.lower().endswith("i8")
         return count
 
 

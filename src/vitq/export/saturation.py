@@ -51,9 +51,10 @@ def overflowing(graph: Graph, weights: Mapping[str, Quantizer], profile: Profile
     if profile.runtime is None:
         return NONE
     codes = {
-        name: view.steps
+        name: max(view.steps for view in views if view)
         for name, quantizer in graph.quantizers.items()
-        if isinstance(quantizer, Quantizer) and quantizer.axis is None and (view := quantizer.integer_view())
+        if isinstance(quantizer, Quantizer) and quantizer.axis is None
+        if all(views := [part.integer_view() for part in quantizer.parts])
     }
     largest = {consumer: code for name, code in codes.items() for consumer in graph.sites[name].consumers}
     wide = frozenset(

@@ -9,10 +9,12 @@ from vitq.errors import ExportError
 from vitq.export.lowerings import LOWERINGS, operation_of, refusal
 from vitq.export.parts import parts_of, read
 from vitq.graph.edit import insert_constant, replace
-from vitq.graph.ops import LINEAR, attribute, is_op, value
+from vitq.graph.ops import LINEAR, MATMUL, attribute, is_op, value
 from vitq.quantizers import Quantizer
 
 WHOLE = slice(None)
+VALUES = "weight_values"
+"""The operation for affine weights that no integer kernel takes."""
 
 
 def lower_weight(
@@ -31,17 +33,21 @@ def lower_weight(
     axis = (quantizer.axis or 0) % codes.ndim
     found: dict[str, int] = {}
 
-    def values(name: str, held: torch.Tensor, rows: slice, axis: int, before: fx.Node) -> fx.Node:
+    def values(
+        name: str, held: torch.Tensor, rows: slice, axis: int, before: fx.Node, reader: fx.Node | None = None
+    ) -> fx.Node:
         """Call the operation on these rows of codes, whose outputs are along ``axis``, and of the other tensors."""
         found[name] = quantizer.format.bits
         own = {f"{name}_{key}": t[rows].movedim(0, -1 if axis else 0) if t.ndim else t for key, t in tensors.items()}
         given = [constant(module, key, tensor, before) for key, tensor in {name: held, **own}.items()]
-        return module.graph.call_function(operation, (*given, axis))
+        scaled = tensors["scale"].ndim if "scale" in tensors else 0
+        plain = lowering.operation == "weight" and scaled == 1 and reader and not _has_kernel(reader, source, axis)
+        return module.graph.call_function(operation_of(VALUES) if plain else operation, (*given, axis))
 
     for user in list(source.users):
         if not is_op(user, LINEAR):
             with module.graph.inserting_before(user):
-                user.replace_input_with(source, values(f"{source.name}_codes", codes, WHOLE, axis, user))
+                user.replace_input_with(source, values(f"{source.name}_codes", codes, WHOLE, axis, user, user))
             continue
         parts = parts_of(user, keep)
         for part in parts:
@@ -55,6 +61,16 @@ def lower_weight(
                 product = _product(module.graph, user, held, WHOLE)
             replace(module, user, product)
     return found
+
+
+def _has_kernel(reader: fx.Node, source: fx.Node, axis: int) -> bool:
+    """Whether runtimes have an integer kernel for a weight with scales along ``axis``: none for stacks of matrices.
+
+    ONNX Runtime takes their scales for those of one matrix, and then fails (SAM's relative positions).
+    """
+    if not is_op(reader, MATMUL):
+        return True
+    return value(source).ndim == 2 and axis == 1 and reader.args[1] is source
 
 
 def _product(graph: fx.Graph, linear: fx.Node, values: fx.Node, rows: slice) -> fx.Node:

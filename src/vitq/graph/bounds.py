@@ -69,6 +69,9 @@ def require_kept(node: fx.Node, x: Any, quantizer: nn.Module) -> None:
     if not isinstance(x, torch.Tensor):
         raise GraphError(f"node '{node.name}' quantizes what is no tensor")
     for parameter in (*quantizer.parameters(), *quantizer.buffers()):
+        if not parameter.is_floating_point():  # places of tokens
+            _require_places(node, parameter, x)
+            continue
         try:
             kept = torch.broadcast_shapes(parameter.shape, x.shape) == x.shape
         except RuntimeError:
@@ -77,6 +80,13 @@ def require_kept(node: fx.Node, x: Any, quantizer: nn.Module) -> None:
             raise GraphError(
                 f"node '{node.name}' has parameters of shape {tuple(parameter.shape)} for a tensor of {tuple(x.shape)}"
             )
+
+
+def _require_places(node: fx.Node, places_P: torch.Tensor, x: torch.Tensor) -> None:
+    """Raise GraphError where the tensor that is quantized has no tokens at these places."""
+    count = x.shape[-2] if x.ndim > 1 and isinstance(x.shape[-2], int) else 0
+    if places_P.ndim != 1 or not all(0 <= int(place) < count for place in places_P.tolist()):
+        raise GraphError(f"node '{node.name}' keeps tokens {places_P.tolist()} apart, of a tensor of {tuple(x.shape)}")
 
 
 def require_steady(node: fx.Node, first: Any, second: Any) -> None:

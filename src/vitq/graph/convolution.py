@@ -27,10 +27,12 @@ class Convolution:
     transposed: bool
 
     def weight_matrix(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return w_OI, with I input channels times places of the kernel; without groups."""
+        """Return w_OI, with I input channels (of one group) times places of the kernel."""
         if not self.transposed:
             return weight.flatten(1)
-        return weight.transpose(0, 1).flip(list(range(2, weight.ndim))).flatten(1)
+        mirrored = weight.flip(list(range(2, weight.ndim))).unflatten(0, (self.groups, -1))
+        w_OI: torch.Tensor = mirrored.transpose(1, 2).flatten(0, 1).flatten(1)
+        return w_OI
 
     def patches(self, x: torch.Tensor) -> torch.Tensor:
         """Return x_BPI, the values that meet the weights at each of P places: x_BCHW or x_BCW."""
@@ -41,6 +43,16 @@ class Convolution:
         (top, left), (bottom, right) = self.before, self.after
         x_BCHW = functional.pad(x_BCHW, (left, right, top, bottom))
         return functional.unfold(x_BCHW, self.kernel, self.dilation, 0, stride).transpose(1, 2)
+
+    def sides(self, x: torch.Tensor) -> list[int]:
+        """Return how many places there are along each spatial axis of x_BCHW or x_BCW: height and width, or width."""
+        given = x.shape[2:] if x.ndim == 4 else (1, *x.shape[2:])
+        spans = zip(given, self.kernel, self.stride, self.before, self.after, self.dilation, strict=True)
+        found = []
+        for length, kernel, stride, before, after, dilation in spans:
+            spread, step = ((length - 1) * stride + 1, 1) if self.transposed else (length, stride)
+            found.append((spread + before + after - dilation * (kernel - 1) - 1) // step + 1)
+        return found[4 - x.ndim :]
 
 
 def convolution(node: fx.Node) -> Convolution | None:

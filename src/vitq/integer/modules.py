@@ -9,10 +9,8 @@ import torch
 from torch import nn
 
 from vitq.errors import ExportError
+from vitq.graph.convolution import Convolution
 from vitq.quantizers import IntegerView, Quantizer
-
-Pair = tuple[int, int]
-"""Along height and width."""
 
 OFFSET = 128
 """What turns uint8 codes into int8 ones."""
@@ -24,11 +22,12 @@ class IntegerLinear(nn.Module):
     """y = s_x s_w Σ (a - z_x) (w - z_w), the sum in integers: x_…I (floating point) to y_…O.
 
     ``quantizer`` gives the codes a; weights are codes w_OI of steps of ``weight``, with a scale and zero point per O.
+    With ``groups`` each group of outputs reads its own group of inputs, and w_OI has the inputs of one.
     """
 
-    def __init__(self, quantizer: Quantizer, codes_OI: torch.Tensor, weight: IntegerView) -> None:
+    def __init__(self, quantizer: Quantizer, codes_OI: torch.Tensor, weight: IntegerView, groups: int = 1) -> None:
         super().__init__()
-        self.quantizer = quantizer
+        self.quantizer, self.groups = quantizer, groups
         zero_O = weight.zero_point.detach().flatten().to(torch.int32) - OFFSET
         outputs, inputs = codes_OI.shape
         w_IO = (codes_OI ^ OFFSET).view(torch.int8).T.contiguous()
@@ -66,30 +65,36 @@ class IntegerLinear(nn.Module):
 
     def _sums(self, a_TI: torch.Tensor) -> torch.Tensor:
         """Return Σ a (w - z_w) of int8 codes."""
+        if self.groups > 1:
+            return self._grouped(a_TI.unflatten(1, (self.groups, -1)))
         total_TO = int_mm(a_TI, self.w_IO)
         if self.has_zeros:
             total_TO.addcmul_(a_TI.sum(1, keepdim=True, dtype=torch.int32), self.zero_O, value=-1)
         return total_TO
 
+    def _grouped(self, a_TGI: torch.Tensor) -> torch.Tensor:
+        """Return the sums group by group: whole numbers below 2^53, which float64 multiplies and adds exactly."""
+        w_GIO = self.w_IO.unflatten(1, (self.groups, -1)).movedim(1, 0)
+        total_TGO = (a_TGI.transpose(0, 1).double() @ w_GIO.double()).transpose(0, 1)
+        sum_TG1 = a_TGI.sum(-1, keepdim=True, dtype=torch.int32)
+        y_TGO: torch.Tensor = total_TGO - sum_TG1 * self.zero_O.unflatten(0, (self.groups, -1))
+        return y_TGO.flatten(1).to(torch.int32)
+
 
 class IntegerConvolution(nn.Module):
-    """A convolution without groups as an ``IntegerLinear`` of its windows: x_BCHW (floating point) to y_BOHW.
+    """A convolution of one or two dimensions, in groups or transposed too, as an ``IntegerLinear`` of its windows.
 
-    ``size``: height and width of the kernel; zeros around x have a code like any other value.
+    x_BCHW or x_BCW (floating point) to y_BOHW or y_BOW; zeros around and between x have a code like any other value.
     """
 
-    def __init__(self, linear: IntegerLinear, size: Pair, stride: Pair, padding: Pair, dilation: Pair) -> None:
+    def __init__(self, linear: IntegerLinear, geometry: Convolution) -> None:
         super().__init__()
-        self.linear = linear
-        self.size, self.stride, self.padding, self.dilation = size, stride, padding, dilation
+        self.linear, self.geometry = linear, geometry
 
-    def forward(self, x_BCHW: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
         """Return the convolution plus the bias in float32."""
-        windows_BIT = nn.functional.unfold(x_BCHW, self.size, self.dilation, self.padding, self.stride)
-        y_BTO: torch.Tensor = self.linear(windows_BIT.transpose(1, 2), bias_O)
-        spans = zip(x_BCHW.shape[2:], self.size, self.dilation, self.padding, self.stride, strict=True)
-        sides = [(length + 2 * p - d * (k - 1) - 1) // s + 1 for length, k, d, p, s in spans]
-        return y_BTO.transpose(1, 2).reshape(len(x_BCHW), -1, *sides)
+        y_BTO: torch.Tensor = self.linear(self.geometry.patches(x), bias_O)
+        return y_BTO.transpose(1, 2).reshape(len(x), -1, *self.geometry.sides(x))
 
 
 class IntegerProduct(nn.Module):

@@ -1,17 +1,14 @@
 """Linears, convolutions and products of two activations on integer codes, where both sides have them."""
 
-from typing import Any
+from dataclasses import replace
 
 from torch import fx
 
-from vitq.graph.ops import LINEAR, aten, attribute, is_op, value
+from vitq.graph.convolution import convolution
+from vitq.graph.ops import LINEAR, attribute, is_op, value
 from vitq.integer.modules import IntegerConvolution, IntegerLinear, IntegerProduct
 from vitq.integer.replacement import SUM_BITS, Replacement, Scene
 from vitq.quantizers.scales import INTEGER_STEPS
-
-CONVOLUTION = {aten.conv2d.default}
-DEFAULTS: tuple[Any, ...] = (None, [1, 1], [0, 0], [1, 1], 1)
-"""Of a convolution's bias, stride, padding, dilation and groups."""
 
 MOST_TOKENS = 1 << 16
 """Of an attention whose number of tokens is not fixed."""
@@ -37,7 +34,8 @@ def product(scene: Scene, node: fx.Node) -> Replacement | str:
 
 def layer(scene: Scene, node: fx.Node) -> Replacement | str:
     """Return the integer linear or convolution, if its input has one scale and its weight one per output at most."""
-    if not is_op(node, LINEAR | CONVOLUTION):
+    geometry = None if is_op(node, LINEAR) else convolution(node)
+    if geometry is None and not is_op(node, LINEAR):
         return "convolutions of its kind are not in integers"
     entry, source, *rest = node.args
     assert isinstance(source, fx.Node)
@@ -52,17 +50,11 @@ def layer(scene: Scene, node: fx.Node) -> Replacement | str:
     if view is None or view.steps > INTEGER_STEPS:
         return f"its weight, {weight.format}, is no whole steps of one scale"
     codes = view.spread(weight.encode(attribute(scene.module, str(source.target))))
-    linear = IntegerLinear(reader.quantizer, codes.flatten(1), view)
-    if is_op(node, LINEAR):
-        return Replacement(linear, (reader.tensor, *rest))
-    given: list[Any] = [*rest, *DEFAULTS[len(rest) :]]
-    bias, stride, padding, dilation, groups = given
-    if groups != 1:
-        return "it is a convolution in groups"
-    geometry = [_pair(sides) for sides in (codes.shape[2:], stride, padding, dilation)]
-    return Replacement(IntegerConvolution(linear, *geometry), (reader.tensor, bias))
-
-
-def _pair(given: Any) -> tuple[int, int]:
-    """Return one number for both directions, or one for each, as one for each."""
-    return given[0], given[-1]
+    bias = rest[0] if rest else None
+    if geometry is None:
+        return Replacement(IntegerLinear(reader.quantizer, codes, view), (reader.tensor, bias))
+    if geometry.transposed and weight.axis is not None:  # an output of each group has the same scale
+        scale, zero = (t.flatten().repeat(geometry.groups) for t in (view.scale, view.zero_point))
+        view = replace(view, scale=scale, zero_point=zero)
+    linear = IntegerLinear(reader.quantizer, geometry.weight_matrix(codes), view, geometry.groups)
+    return Replacement(IntegerConvolution(linear, geometry), (reader.tensor, bias))

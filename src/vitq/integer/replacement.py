@@ -39,6 +39,8 @@ class Scene:
         """Return the codes that an operation reads at ``node``; why there are none, in plain words."""
         if isinstance(node, fx.Node) and node.op == "call_module":
             found, tensor = self.module.get_submodule(str(node.target)), node.args[0]
+            if isinstance(found, Quantizer) and found.outliers is not None:
+                return "some tokens of what it reads have a scale of their own"
             if isinstance(found, Quantizer) and isinstance(tensor, fx.Node):
                 return Codes(tensor, found, found.whole_steps())
         image = isinstance(node, fx.Node) and origin(node).op == "placeholder"

@@ -1,5 +1,6 @@
 """Which Hugging Face class a model is loaded as: by what it was saved as, or by the task that is asked for."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,16 @@ from vitq.errors import ModelError
 TOWERS = ("vision_model", "vision_tower", "vision_encoder", "visual")
 """Where models of pictures and words keep the part that sees."""
 
+VARIANT = "With[A-Z][A-Za-z]*|ConvProcessing|Learned|Fourier"
+"""What may follow a class's kind: ``CLIPVisionModelWithProjection``, ``DeiTForImageClassificationWithTeacher``."""
+
 
 @dataclass(frozen=True)
 class Head:
-    """An ``Auto`` class of transformers, the ending of the classes that it loads, and what they are in words."""
+    """An ``Auto`` class of transformers, the ending of the classes that it loads, and what they are in words.
+
+    Something about how they were trained or what is behind them may follow the ending (``VARIANT``).
+    """
 
     auto: str
     ending: str
@@ -23,7 +30,7 @@ class Head:
 
     def loads(self, saved: Any) -> bool:
         """Whether a class of this name is of this kind."""
-        return isinstance(saved, str) and saved.endswith(self.ending)
+        return isinstance(saved, str) and re.search(f"{self.ending}({VARIANT})?$", saved) is not None
 
     @property
     def has_classes(self) -> bool:
@@ -44,6 +51,7 @@ HEADS = (
     Head("AutoBackbone", "Backbone", "backbone", "features"),
     Head("AutoModel", "Model", "encoder", "features"),
 )
+SIDES = ("height", "shortest_edge", "longest_edge")
 TASKS_OF_HEADS = {"boxes-sigmoid": "boxes"}
 
 
@@ -89,6 +97,6 @@ def squashed(processor: Mapping[str, Any], config: Any) -> dict[str, Any]:
     elif isinstance(size, list | tuple) and len(size) == 2:
         height, width = int(size[0]), int(size[1])
     else:
-        height = int(sides.get("height") or sides.get("shortest_edge") or 640)
+        height = int(next((side for key in SIDES if (side := sides.get(key))), 640))
         width = int(sides.get("width") or height)
     return {**processor, "do_resize": True, "do_center_crop": False, "size": {"height": height, "width": width}}

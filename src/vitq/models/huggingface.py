@@ -85,10 +85,13 @@ def load_huggingface(
             name, trust_remote_code=False, **(changes if weights is not None else {})
         )
         head = head_for(config, task, name)
+        saved, kind = _saved_class(transformers, config)  # some doors, as that of backbones, open no folder
+        own = kind if kind and head.loads(saved) else None
         if weights is None:
-            saved, kind = _saved_class(transformers, config)  # some doors, as that of backbones, open no folder
-            model, report = _trained(kind if kind and head.loads(saved) else getattr(transformers, head.auto), name)
+            model, report = _trained(own or getattr(transformers, head.auto), name)
             _check_trained(name, report, head.words)
+        elif own:
+            model = own._from_config(config)
         else:
             model = getattr(transformers, head.auto).from_config(config, trust_remote_code=False)
         if head.auto == "AutoModel" and hasattr(config, "vision_config"):

@@ -1,11 +1,12 @@
 """The quantizer module that sits on a site: a codec with parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
 from vitq.errors import CalibrationError, RecipeError, did_you_mean
+from vitq.quantizers import tokens
 from vitq.quantizers.codec import Codec, IntegerView, Parameter
 from vitq.quantizers.drop import DropMask
 from vitq.quantizers.format import Format, Granularity
@@ -22,6 +23,8 @@ class Quantizer(nn.Module):
     ``axis``: axis of x with its own parameters (0 for weights, negative for activations), None per tensor;
     parameters are float32, of the broadcast shape and the codec's own dimensions behind it, and attributes by name.
     ``drop``: QDrop mask, used only while gradients are enabled. ``site``: readable name, for messages.
+    ``places_P``: tokens of an activation that have parameters of their own, those of ``outliers``; None where all
+    tokens share them.
     """
 
     def __init__(self, format: Format, axis: int | None = None) -> None:
@@ -41,9 +44,13 @@ class Quantizer(nn.Module):
         self.axis = axis
         self.site = ""
         self.drop: DropMask | None = None
+        self.outliers: Quantizer | None = None
+        self.register_buffer("places_P", None)
         self.parameter_names = tuple(parameter.name for parameter in self.codec.parameters)
         for name in self.parameter_names:
             self.register_parameter(name, nn.Parameter(torch.empty(0), requires_grad=False))
+
+    places_P: torch.Tensor | None
 
     @property
     def calibrated(self) -> bool:
@@ -59,14 +66,14 @@ class Quantizer(nn.Module):
         """Return x̂ as scales times whole numbers of at most 8 bits, which is what an int8 kernel multiplies, or None.
 
         The scale has the broadcast shape: an operation says which of these it can take. Groups of inputs have a scale
-        each inside one sum, so they have no such view.
+        each inside one sum, so they have no such view, nor have tokens with parameters of their own (``parts``).
         """
         view = self._integer_view()
         return view if view is not None and view.steps <= INTEGER_STEPS else None
 
     def whole_steps(self) -> IntegerView | None:
         """Return x̂ as scales times whole numbers of any width, which the reference executor multiplies, or None."""
-        whole = self.calibrated and not self._size
+        whole = self.calibrated and not self._size and self.outliers is None
         return self.codec.whole_steps(self.format, self.arguments()) if whole else None
 
     @property
@@ -80,6 +87,30 @@ class Quantizer(nn.Module):
         """True where x̂ is one scale times whole numbers of at most 8 bits."""
         return self.axis is None and self.integer_view() is not None
 
+    @property
+    def parts(self) -> tuple["Quantizer", ...]:
+        """The quantizers of both kinds of tokens, the ordinary ones first; itself where there is one kind."""
+        if self.outliers is None:
+            return (self,)
+        ordinary = Quantizer(self.format, self.axis).to(self.device)
+        ordinary.site = self.site
+        ordinary.set_parameters(**self._stored())
+        return ordinary, self.outliers
+
+    def keep_apart(self, places_P: torch.Tensor) -> "Quantizer":
+        """Give the tokens at ``places_P`` parameters of their own, and return their quantizer, which has none yet.
+
+        Raises CalibrationError for what is no list of different places, and for weights and scales per token.
+        """
+        if self.axis in (0, tokens.AXIS) or self._size:
+            raise CalibrationError(f"{self._where}: only an activation's tokens with common scales are kept apart")
+        places = places_P.detach().to(self.device, torch.int64)
+        if places.ndim != 1 or not len(places) or len(places.unique()) != len(places) or bool((places < 0).any()):
+            raise CalibrationError(f"{self._where}: places of tokens are {places_P.tolist()}; give each once, from 0")
+        self.places_P, self.outliers = places, Quantizer(self.format, self.axis).to(self.device)
+        self.outliers.site = self.site
+        return self.outliers
+
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Return uint8 codes in 0..2^bits-1; CalibrationError without parameters or if x is not finite."""
         self._require_parameters_for(x)
@@ -87,14 +118,16 @@ class Quantizer(nn.Module):
             raise CalibrationError(f"{self._where}: NaN or infinity has no code; find where the model produces it")
         with torch.no_grad():
             codes = self.codec.quantize(self.grouped(x).float(), self.format.qmax, self.arguments())
-            return codes.clamp_(0, self.format.qmax).to(torch.uint8).reshape(x.shape)
+            return self._with_outliers(
+                codes.clamp_(0, self.format.qmax).to(torch.uint8).reshape(x.shape), x, Quantizer.encode
+            )
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the float32 values of uint8 codes."""
         self._require_calibrated()
         with torch.no_grad():
             values = self.codec.dequantize(self.grouped(codes).float(), self.format.qmax, self.arguments())
-            return values.reshape(codes.shape)
+            return self._with_outliers(values.reshape(codes.shape), codes, Quantizer.decode)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return x̂ in the dtype of x; NaN stays NaN; CalibrationError without parameters."""
@@ -102,7 +135,7 @@ class Quantizer(nn.Module):
         rows = self.grouped(x)
         mask = self.drop(rows) if self.drop is not None and torch.is_grad_enabled() else None
         y = fake_quantize(self.codec, rows, self.format.qmax, self.arguments(), keep_mask=mask)
-        return y if rows is x else y.reshape(x.shape)
+        return self._with_outliers(y if rows is x else y.reshape(x.shape), x, Quantizer.forward)
 
     def resolution(self, x: torch.Tensor) -> torch.Tensor:
         """Return how far neighbouring values are apart at the values x, in a shape that broadcasts against x."""
@@ -110,7 +143,13 @@ class Quantizer(nn.Module):
         with torch.no_grad():
             rows = self.grouped(x)
             found = self.codec.resolution(rows, self.format.qmax, self.arguments())
-            return found if rows is x else found.expand_as(rows).reshape(x.shape)
+            if self.outliers is not None:
+                found = found.expand_as(x)
+            return self._with_outliers(
+                found if rows is x else found.expand_as(rows).reshape(x.shape),
+                x,
+                lambda own, part: own.resolution(part).expand_as(part),
+            )
 
     def grouped(self, x: torch.Tensor) -> torch.Tensor:
         """Return x as the codec sees it: a row for each group of a weight, x itself at any other granularity."""
@@ -131,10 +170,18 @@ class Quantizer(nn.Module):
     def parameters_dict(self) -> dict[str, torch.Tensor]:
         """Return detached copies of the parameters by name: what an artifact stores."""
         self._require_calibrated()
-        return {name: parameter.detach().clone() for name, parameter in self._stored().items()}
+        found = {name: parameter.detach().clone() for name, parameter in self._stored().items()}
+        if self.outliers is None or self.places_P is None:
+            return found
+        own = {f"{tokens.PREFIX}{name}": t for name, t in self.outliers.parameters_dict().items()}
+        return {**found, **own, tokens.PLACES: self.places_P.clone()}
 
     def set_parameters(self, **tensors: torch.Tensor) -> None:
         """Set all parameters, at their shapes, in place where these stay; CalibrationError if unusable."""
+        own = {name.removeprefix(tokens.PREFIX): t for name, t in tensors.items() if name.startswith(tokens.PREFIX)}
+        if own:
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(tokens.PREFIX)}
+            self.keep_apart(own.pop("tokens", torch.empty(0))).set_parameters(**own)
         given = self.codec.completed(self.format, tensors)
         for name in given:
             if name not in self.parameter_names:
@@ -174,8 +221,21 @@ class Quantizer(nn.Module):
         state = "calibrated" if self.calibrated else "not calibrated"
         return f"{self.site or 'no site'}, {self.format}, {state}"
 
+    def _with_outliers(
+        self, y: torch.Tensor, x: torch.Tensor, of: Callable[["Quantizer", torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """Return ``y`` with what the outliers' quantizer makes of their tokens of ``x``."""
+        if self.outliers is None or self.places_P is None:
+            return y
+        if x.ndim < 2 or int(self.places_P.max()) >= x.shape[tokens.AXIS]:
+            raise CalibrationError(
+                f"{self._where}: tokens {self.places_P.tolist()} have ranges of their own, and a tensor of shape "
+                f"{tuple(x.shape)} has not so many"
+            )
+        return tokens.put(y, self.places_P, of(self.outliers, tokens.picked(x, self.places_P)))
+
     def _integer_view(self) -> IntegerView | None:
-        whole = self.calibrated and not self._size
+        whole = self.calibrated and not self._size and self.outliers is None
         return self.codec.integer_view(self.format, self.arguments()) if whole else None
 
     @property

@@ -35,6 +35,8 @@ def export_table(result: "Exported") -> Table:
         table.caption = NOT_RUN
         return table
     kernels = f"{result.integer_products} products in integer kernels ({result.promised} promised)"
+    if result.integer_convolutions or result.promised_convolutions:
+        kernels += f", {result.integer_convolutions} convolutions ({result.promised_convolutions} promised)"
     nudged = "for the simulation with itself, inputs scaled by 1 + 1e-6"
     if end.agreement is None:
         near = f"outputs are {number(end.relative_error)} off the simulation's on {end.images} images"

@@ -19,6 +19,7 @@ from vitq.models.outputs import Warn
 from vitq.run.checkpoints import Checkpoints
 from vitq.run.events import Events
 from vitq.run.run import Run
+from vitq.run.synthetic import generated_images, is_generated
 
 
 def load_source(
@@ -75,17 +76,30 @@ def _close(expected: torch.Tensor, got: torch.Tensor) -> bool:
 
 
 def draw_images(
-    loaded: LoadedModel, images: Any, take_size: bool, limit: int, views: int, seed: int, events: Events
+    loaded: LoadedModel,
+    images: Any,
+    take_size: bool,
+    limit: int,
+    views: int,
+    seed: int,
+    events: Events,
+    device: torch.device | None = None,
 ) -> tuple[LoadedModel, torch.Tensor]:
     """Draw calibration images x_NCHW with a seed, show how they are preprocessed, settle the model's output on them.
 
-    With ``take_size`` images that are preprocessed already set the model's input size.
+    "synthetic" and "noise" are made, on ``device`` (by default the CPU). With ``take_size`` images that are
+    preprocessed already set the model's input size.
     """
-    source = open_images(images, labels=False, limit=limit)
-    if take_size and source.shape is not None:
+    made = is_generated(images)
+    source = None if made else open_images(images, labels=False, limit=limit)
+    if source is not None and take_size and source.shape is not None:
         loaded = replace(loaded, preprocessing=loaded.preprocessing.of_tensors(source.shape))
     events.show(f"{loaded.name}: {loaded.preprocessing.describe()}")
-    x_NCHW = draw_calibration(source, loaded.preprocessing, limit=limit, views=views, seed=seed, warn=events.warn)
+    if source is None:
+        place = device or torch.device("cpu")
+        x_NCHW = generated_images(loaded, images, limit, views, seed, place, events)
+    else:
+        x_NCHW = draw_calibration(source, loaded.preprocessing, limit=limit, views=views, seed=seed, warn=events.warn)
     loaded = settle(loaded, x_NCHW, events.warn)
     events.show(f"{loaded.name}: {loaded.meaning}")
     return loaded, x_NCHW
@@ -101,12 +115,13 @@ def load_with_images(
     limit: int,
     seed: int,
     events: Events,
+    device: torch.device | None = None,
     views: int = 1,
     task: str | None = None,
 ) -> tuple[LoadedModel, torch.Tensor]:
     """Return a model by ``load_source`` and images x_NCHW for it by ``draw_images``, which may set its input size."""
     loaded = load_source(model, weights, num_classes, preprocessing, task)
-    return draw_images(loaded, images, preprocessing is None, limit, views, seed, events)
+    return draw_images(loaded, images, preprocessing is None, limit, views, seed, events, device)
 
 
 def start_run(

@@ -44,6 +44,8 @@ class Run:
     """Name of the recipe, for messages."""
     task_name: str | None = None
     """What the outputs mean, by the name of a registered task; None is vitq's own choice."""
+    outliers: list[dict[str, Any]] = field(default_factory=list)
+    """Massive tokens that calibration found, site by site, as plain values."""
     _reported: int = 0
     """How many warnings there were when ``restore`` was last called."""
 

@@ -11,12 +11,10 @@ WIDTH, HEIGHT = 6.4, 3.8
 """Inches."""
 
 
-def pareto_plots(board: Board) -> list[str] | None:
-    """Return one drawing for each model that has sizes and scores; None where matplotlib is not installed."""
-    try:
-        import matplotlib
-    except ImportError:
-        return None
+def pareto_plots(board: Board) -> list[str]:
+    """Return one drawing for each model that has sizes and scores."""
+    import matplotlib
+
     with matplotlib.rc_context({"svg.hashsalt": board.suite.name, "svg.fonttype": "none", "font.size": 9}):
         return [svg for model in board.suite.models if (svg := _plot(model, _points(board, model)))]
 

@@ -86,6 +86,11 @@ class Boxes(Task):
         """
         return mean_precision(self._scores(summary[self.primary]), corners(summary[self.boxes]), labels_N)
 
+    @property
+    def matched(self) -> tuple[str, ...]:
+        """Classes and boxes of queries: which query comes first may hang on a tie (RT-DETR sorts by score)."""
+        return self.primary, self.boxes
+
     def agreement(self, summary: Outputs, reference: Outputs) -> dict[str, float]:
         """Return, of matched queries and weighted by how sure the reference is of an object, in percent: ``agreement``,
         those of the same class, and ``iou_agreement``, how far boxes lie on each other.

@@ -95,6 +95,11 @@ class Task(ABC):
         """Return what the outputs score with labels, by the name of the metric."""
         return {}
 
+    @property
+    def matched(self) -> tuple[str, ...]:
+        """Outputs that are sets without an order, which ``agreement`` alone compares."""
+        return ()
+
     def agreement(self, summary: Outputs, reference: Outputs) -> dict[str, float]:
         """Return how much the outputs agree with a reference, both as ``summary`` gives them, by name.
 

@@ -28,7 +28,6 @@ OPTIONAL = {
     "openvino": ("export and benchmark in OpenVINO", EXPORT),
     "pyarrow": ("parquet files of images", "pip install 'vitq[parquet]'"),
     "ray": ("vitq compare on a cluster", "pip install 'vitq[ray]'"),
-    "matplotlib": ("plots of vitq compare", "pip install 'vitq[plots]'"),
 }
 
 

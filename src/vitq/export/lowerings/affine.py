@@ -73,6 +73,21 @@ def _weight(codes: Any, scale: Any, zero_point: Any, axis: int) -> Any:
     return op.DequantizeLinear(codes, scale, zero_point, axis=axis)
 
 
+@torch.library.custom_op("vitq::weight_values", mutates_args=())
+def weight_values(codes: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
+    """Return what ``weight`` does, written so that no integer kernel is tried: a runtime computes it when it loads."""
+    shape = [1] * codes.ndim
+    shape[axis] = -1
+    return (codes.float() - zero_point.float().reshape(shape)) * scale.reshape(shape)
+
+
+@translated_by(weight_values, lambda codes, *_: torch.empty_like(codes, dtype=torch.float32))
+def _weight_values(codes: Any, scale: Any, zero_point: Any, axis: int) -> Any:
+    along = op.Constant(value_ints=[-1 if dim == axis else 1 for dim in range(len(codes.shape))])
+    whole = op.Sub(to_float(codes), to_float(op.Reshape(zero_point, along)))
+    return op.Mul(whole, op.Reshape(scale, along))
+
+
 def weight_codes(quantizer: Quantizer, codes: Tensor, unsigned: bool) -> Codes:
     """Return codes, scale and zero point, offset to be int8 or as they are."""
     parameters = quantizer.parameters_dict()

@@ -8,7 +8,7 @@ import onnx
 from vitq.export.parts import parts_of
 from vitq.export.targets import Profile
 from vitq.graph import Graph
-from vitq.graph.ops import LINEAR, MATMUL, aten, is_op
+from vitq.graph.ops import CONV, LINEAR, MATMUL, aten, is_op, is_transposed
 from vitq.quantizers import Quantizer
 
 FUSED = {"LayerNormalization": {aten.layer_norm.default}, "Gelu": {aten.gelu.default}}
@@ -24,14 +24,12 @@ def expected_integer_products(
     OpenVINO fuses attention in its own way.
     """
     nodes = {node.name: node for node in graph.module.graph.nodes}
-    operands = Counter(
-        consumer
-        for name, quantizer in graph.quantizers.items()
-        if isinstance(quantizer, Quantizer) and quantizer.has_integer_values
-        for consumer in graph.sites[name].consumers
-    )
+    kinds = {name: quantizer.parts for name, quantizer in graph.quantizers.items() if isinstance(quantizer, Quantizer)}
+    integer = {name: parts for name, parts in kinds.items() if all(part.has_integer_values for part in parts)}
+    operands = Counter(consumer for name in integer for consumer in graph.sites[name].consumers)
+    apart = {c for name, parts in integer.items() if len(parts) > 1 for c in graph.sites[name].consumers}
     products = {
-        name: sum(len(parts_of(nodes[c], graph.cuts)) or 1 for c in graph.sites[name].consumers)
+        name: sum(2 if c in apart else len(parts_of(nodes[c], graph.cuts)) or 1 for c in graph.sites[name].consumers)
         for name, weight in weights.items()
         if weight.integer_view() is not None
         and all(is_op(nodes[c], LINEAR) and c in operands for c in graph.sites[name].consumers)
@@ -51,8 +49,29 @@ def expected_integer_products(
                 "bits), or export with --cpu vnni for CPUs with VNNI alone"
             )
         return sum(count for name, count in products.items() if name not in uneven | wide), (*notes, *floating)
-    attention = sum(count == 2 and is_op(nodes[c], MATMUL) for c, count in operands.items())
+    attention = sum(count == 2 and is_op(nodes[c], MATMUL) and c not in apart for c, count in operands.items())
     return sum(products.values()) + (attention if profile.runtime == "onnxruntime" else 0), floating
+
+
+def expected_integer_convolutions(
+    graph: Graph, weights: Mapping[str, Quantizer], profile: Profile, unsigned: Collection[str] = ()
+) -> int:
+    """Return how many convolutions must run in integer kernels, in groups too: OpenVINO's, with int8 weights.
+
+    It adds what follows in floating point (batch norms, SiLU) to the kernel. ONNX Runtime has integer kernels only for
+    what is quantized at once behind it, so none is promised there; transposed ones have none anywhere.
+    """
+    if profile.uint8_weights or profile.runtime != "openvino":
+        return 0
+    nodes = {node.name: node for node in graph.module.graph.nodes}
+    integer = {q.site for q in graph.quantizers.values() if isinstance(q, Quantizer) and q.has_integer_values}
+    read = {consumer for name in integer if name in graph.sites for consumer in graph.sites[name].consumers}
+    return sum(
+        is_op(nodes[c], CONV) and not is_transposed(nodes[c]) and c in read
+        for name, weight in weights.items()
+        if weight.integer_view() is not None and weight.format.symmetric and name not in unsigned
+        for c in graph.sites[name].consumers
+    )
 
 
 def _floating(graph: Graph, weights: Mapping[str, Quantizer]) -> tuple[str, ...]:

@@ -1,0 +1,133 @@
+"""Massive tokens: found in calibration, told, and given a range of their own, up to the file."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import vitq
+from vitq.calibrate.outliers import outlying
+from vitq.errors import CalibrationError
+from vitq.graph import Role, Site
+from vitq.quantizers import Format, Granularity, make_quantizer
+
+X_NCHW = torch.randn(12, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+KEPT = {"calibrate.outlier_tokens": False}
+
+
+class Massive(nn.Module):
+    """36 tokens, of which the first and the last have a huge value in channel 3, read by a linear and by a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patch, self.norm = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8)
+        self.fc, self.head = nn.Linear(8, 8), nn.Linear(8, 5)
+        place_TC = torch.zeros(36, 8)
+        place_TC[0, 3], place_TC[35, 3] = 400.0, -380.0
+        self.place_TC = nn.Parameter(place_TC)
+        with torch.no_grad():
+            self.fc.weight[:, 3] *= 0.01
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        x_BTC = self.patch(x_BCHW).flatten(2).transpose(1, 2) + self.place_TC
+        x_BTC = x_BTC + self.fc(x_BTC)
+        logits_BTK: torch.Tensor = self.head(self.norm(x_BTC))[:, 1:-1].mean(1)
+        return logits_BTK
+
+
+def error(model: Any) -> float:
+    with torch.no_grad():
+        expected = Massive().eval()(X_NCHW)
+        return float((model(X_NCHW) - expected).norm() / expected.norm())
+
+
+def made(**options: Any) -> Any:
+    chosen = {"recipe": "rtn", "bits": "w8a6", "progress": False, **options}
+    return vitq.quantize(Massive().eval(), X_NCHW, **chosen)
+
+
+@pytest.mark.parametrize(("recipe", "scope"), [("rtn", "paper"), ("rtn", "full"), ("fq-vit", "full")])
+def test_massive_tokens_are_told_and_do_no_harm_to_the_others(recipe: str, scope: str) -> None:
+    apart, shared = (made(recipe=recipe, scope=scope, overrides=own) for own in ({}, KEPT))
+    assert error(apart) < 0.35 * error(shared)
+    found = {one["site"]: one for one in apart.metrics.outliers}
+    one = found["fc/input"]
+    assert one["tokens"] == [0, 35] and one["channel"] == 3 and one["ratio"] > 30 and one["largest"] > 390
+    assert ("norm/input" in found) == (scope == "full")
+    (told,) = [message for name, message in apart.metrics.warnings if name == "outlier-tokens"]
+    assert "tokens 0, 35" in told and "channel 3" in told
+    assert shared.metrics.outliers is None
+
+
+def test_an_artifact_with_massive_tokens_is_read_bit_for_bit(tmp_path: Path) -> None:
+    model = made(out=tmp_path / "a")
+    again = vitq.load(tmp_path / "a")
+    assert torch.equal(again(X_NCHW), model(X_NCHW))
+    assert again.metrics.outliers[0]["tokens"] == [0, 35]
+    reasons = [left.reason for left in model.integer().operations.floating]
+    assert any("scale of their own" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_a_file_multiplies_both_kinds_of_tokens_in_integers(target: str, tmp_path: Path) -> None:
+    pytest.importorskip(target)
+    model = made(target=target)
+    assert model.metrics.outliers is not None
+    exported = model.export(tmp_path / "a.onnx", X_NCHW, target=target)
+    assert exported.integer_products == exported.promised == 3  # fc twice, head
+
+
+def site(role: Role = Role.OTHER) -> Site:
+    return Site("a", "a", role, ("b",))
+
+
+def tokens(**huge: float) -> torch.Tensor:
+    x_BTC = torch.randn(8, 40, 6, generator=torch.Generator().manual_seed(0))
+    for place, value in huge.items():
+        x_BTC[:, int(place[1:]), 2] += value
+    return x_BTC
+
+
+def test_what_is_as_massive_is_taken_together_and_what_is_usual_is_left() -> None:
+    assert outlying(site(), tokens(), None) is None and outlying(site(), tokens(), -1) is None
+    found = outlying(site(), tokens(t0=90, t7=60, t8=-50), None)
+    assert found is not None and (found.tokens, found.channel, found.fixed) == ((0, 7, 8), 2, True)
+    assert outlying(site(Role.PROBABILITIES), tokens(t0=90), None) is None
+    assert outlying(site(), tokens(t0=90)[:4], None) is None  # too few images
+    few = tokens(t0=12)
+    assert outlying(site(), few, None) is not None or float(few.abs().max()) < 16
+    assert outlying(site(), few, -1) is None  # a channel of its own has a range of its own
+
+
+def test_massive_tokens_that_change_their_place_are_told_only() -> None:
+    x_BTC = tokens()
+    x_BTC[torch.arange(8), torch.arange(8) * 5, 2] += 90
+    x_BTC = torch.cat([x_BTC] * 4)
+    for number in range(32):
+        x_BTC[number] = x_BTC[number].roll(number, 0)
+    found = outlying(site(), x_BTC, None)
+    assert found is not None and not found.fixed and found.tokens == ()
+
+
+@pytest.mark.parametrize("axis", [None, -1])
+def test_codes_of_both_kinds_of_tokens_are_the_values(axis: int | None) -> None:
+    quantizer = make_quantizer(Format("affine", 4, Granularity.TENSOR if axis is None else Granularity.CHANNEL), axis)
+    shape = () if axis is None else (6,)
+    scales = {"scale": torch.full(shape, 0.3), "zero_point": torch.full(shape, 8.0)}
+    quantizer.set_parameters(**scales)
+    quantizer.keep_apart(torch.tensor([7, 0])).set_parameters(**{**scales, "scale": torch.full(shape, 12.0)})
+    x_BTC = tokens(t0=80, t7=-70)
+    y_BTC = quantizer(x_BTC)
+    assert torch.equal(quantizer.decode(quantizer.encode(x_BTC)), y_BTC)
+    assert float((y_BTC - x_BTC)[:, [0, 7]].abs().max()) <= 7 and float(y_BTC[:, 1:7].abs().max()) < 2.5
+    assert float(quantizer.resolution(x_BTC).expand_as(x_BTC)[0, 0, 0]) == 12.0
+    again = make_quantizer(quantizer.format, axis)
+    again.set_parameters(**quantizer.parameters_dict())
+    assert torch.equal(again(x_BTC), y_BTC) and not again.has_integer_values
+    with pytest.raises(CalibrationError, match="has not so many"):
+        quantizer(x_BTC[:, :5])
+    with pytest.raises(CalibrationError, match="give each once"):
+        quantizer.keep_apart(torch.tensor([1, 1]))
