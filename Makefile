@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test types tests clean
+.PHONY: demo test types tests docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vitq demo
@@ -21,6 +21,12 @@ types: $(VENV)/.installed-dev
 tests: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal $(PYTEST_ARGS)
 
+# The site in build/site, from pages that lie as in the repository; a link that leads nowhere ends it.
+docs: $(VENV)/.installed-docs
+	rm -rf build/pages && mkdir -p build/pages
+	cp -r *.md LICENSE CITATION.cff pyproject.toml docs benchmarks examples scripts suites build/pages/
+	$(BIN)/mkdocs build
+
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vitq needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +39,10 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

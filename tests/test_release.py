@@ -2,10 +2,13 @@
 
 import importlib.util
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,3 +44,18 @@ def test_what_a_built_file_must_hold_is_there_to_be_built(release: ModuleType) -
     assert all((ROOT / "src" / name).exists() for name in release.WHEEL)
     with pytest.raises(SystemExit, match=r"a\.whl lacks b"):
         release.lacking(Path("a.whl"), ("b",), ["c"])
+
+
+def test_the_site_has_every_page_of_the_documentation() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert site["strict"] is True
+
+    def pages(entry: Any) -> Iterator[str]:
+        if isinstance(entry, str):
+            yield entry
+        for inner in entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ():
+            yield from pages(inner)
+
+    found = set(pages(site["nav"]))
+    assert all((ROOT / page).is_file() for page in found)
+    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} <= found

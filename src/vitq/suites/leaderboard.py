@@ -91,7 +91,7 @@ def _scores(board: Board) -> Iterator[Table]:
             heads,
             tuple((name, budget, *cells) for name, budget, cells in rows),
             _best(own, len(models)),
-            "Mean ± deviation (seeds). Published figures are of their authors' images and weights.",
+            "Mean ± deviation (seeds)." + (" Published figures are their authors'." if board.suite.published else ""),
         )
 
 
@@ -191,11 +191,10 @@ def html(board: Board, drifts: Sequence[Drift] = ()) -> str:
     """Return one page that needs nothing but itself."""
     text = files("vitq.suites").joinpath(TEMPLATE).read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    plots = pareto_plots(board)
     return page.from_string(text).render(
         suite=board.suite,
         version=__version__,
         state=_state(board) if board.missing else [],
         tables=tables(board, drifts),
-        plots=None if plots is None else [Markup(plot) for plot in plots],
+        plots=[Markup(plot) for plot in pareto_plots(board)],
     )

@@ -11,12 +11,10 @@ WIDTH, HEIGHT = 6.4, 3.8
 """Inches."""
 
 
-def pareto_plots(board: Board) -> list[str] | None:
-    """Return one drawing for each model that has sizes and scores; None where matplotlib is not installed."""
-    try:
-        import matplotlib
-    except ImportError:
-        return None
+def pareto_plots(board: Board) -> list[str]:
+    """Return one drawing for each model that has sizes and scores."""
+    import matplotlib
+
     with matplotlib.rc_context({"svg.hashsalt": board.suite.name, "svg.fonttype": "none", "font.size": 9}):
         return [svg for model in board.suite.models if (svg := _plot(model, _points(board, model)))]
 
@@ -51,13 +49,15 @@ def _plot(model: str, points: Sequence[Group]) -> str:
             capsize=2,
             label=", ".join(filter(None, recipe)),
         )
-        for point in own:
-            if point.recipe != FLOATING:
-                place = (_megabytes(point), point.score.mean)
-                axes.annotate(point.bits, place, textcoords="offset points", xytext=(4, 4), fontsize=7)
     best = front(points)
     axes.plot([_megabytes(p) for p in best], [p.score.mean for p in best], color="0.5", linewidth=0.8, zorder=0)
+    for point in best:
+        place = (_megabytes(point), point.score.mean)
+        if point.recipe != FLOATING:
+            axes.annotate(point.bits, place, textcoords="offset points", xytext=(4, 4), fontsize=8)
     axes.set(title=model, xlabel="megabytes", ylabel=label(points[0].metric), xscale="log")
+    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        set_formatter("{x:g}")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     drawing = io.StringIO()

@@ -26,6 +26,8 @@ OPTIONAL = {
     "onnxscript": ("vitq export", EXPORT),
     "onnxruntime": ("export and benchmark in ONNX Runtime", EXPORT),
     "openvino": ("export and benchmark in OpenVINO", EXPORT),
+    "pyarrow": ("parquet files of images", "pip install 'vitq[parquet]'"),
+    "ray": ("vitq compare on a cluster", "pip install 'vitq[ray]'"),
 }
 
 
