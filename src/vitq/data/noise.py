@@ -41,7 +41,8 @@ def noise_images(preprocessing: Preprocessing, count: int, generator: torch.Gene
     shaped = torch.fft.irfft2(torch.fft.rfft2(white) / frequency, s=(height, width))
     shaped = shaped / shaped.std(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
     low, high = pixel_bounds(preprocessing)
-    return (low + (0.5 + SPREAD * shaped).clamp(0.0, 1.0) * (high - low)).float()
+    bright: Tensor = (0.5 + SPREAD * shaped).clamp(0.0, 1.0)
+    return (low + bright * (high - low)).float()
 
 
 def similarity_entropy(tokens_BTC: Tensor) -> Tensor:

@@ -93,7 +93,11 @@ def _activation(module: fx.GraphModule, node: fx.Node, site: str, quantizer: Qua
     if reason := refusal(quantizer, is_weight=False):
         raise ExportError(f"site '{site}': {reason}")
     if quantizer.outliers is not None:
-        return lower_apart(module, node, quantizer, lambda *given: _write(module, *given, carrier))
+
+        def write(part: Quantizer, x: fx.Node, before: fx.Node, name: str) -> fx.Node:
+            return _write(module, part, x, before, name, carrier)
+
+        return lower_apart(module, node, quantizer, write)
     source = node.args[0]
     assert isinstance(source, fx.Node)
     new = _write(module, quantizer, source, node, node.name, carrier)

@@ -145,7 +145,7 @@ def _with_taps(graph: Graph, nodes: list[str]) -> Callable[[Tensor], tuple[Any, 
     by_name = {node.name: copy for node, copy in copies.items()}
     copied.output((result, [by_name[name] for name in nodes]))
     module = fx.GraphModule(graph.module, copied)
-    return lambda x_BCHW: module(x_BCHW)  # type: ignore[no-any-return]
+    return lambda x_BCHW: module(x_BCHW)
 
 
 def _tokens(tap: Tensor) -> Tensor:
