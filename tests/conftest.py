@@ -49,10 +49,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let graphs and rewrites come first, one after the other: they capture the same models, so on the same worker."""
+    """Let these folders come first, one after the other: they capture the same models, so on the same worker."""
     root = Path(__file__).parent
-    folders = [root / "graph", root / "rewrite"]
-    items.sort(key=lambda item: not any(item.path.is_relative_to(folder) for folder in folders))
+    first = [root / "graph", root / "rewrite", root / "integer"]
+    items.sort(key=lambda item: not any(item.path.is_relative_to(folder) for folder in first))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -146,22 +146,27 @@ class _Content(pickle.Pickler):
 
 
 class Captures:
-    """Stands for ``vitq.graph.capture.capture``: captures equal models once, and gives a copy of the graph each time.
+    """Captures equal models once, and gives a copy of the module each time.
 
     ``torch.export`` takes seconds even for a tiny model. Where ``anew`` is set, it works each time.
     """
 
-    def __init__(self, capture: Callable[[nn.Module, torch.Tensor], fx.GraphModule]) -> None:
-        self.capture, self.anew = capture, False
-        self.known: dict[str, fx.GraphModule] = {}
+    def __init__(self) -> None:
+        self.anew = False
+        self.known: dict[tuple[str, str], fx.GraphModule] = {}
 
-    def __call__(self, model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
-        key = None if self.anew else self.key(model, example_BCHW)
-        if key is None:
-            return self.capture(model, example_BCHW)
-        if key not in self.known:
-            self.known[key] = self.capture(model, example_BCHW)
-        return copy.deepcopy(self.known[key])
+    def once(self, make: Callable[[nn.Module, torch.Tensor], fx.GraphModule]) -> Callable[..., fx.GraphModule]:
+        """Return what stands for ``make``, a step of capturing."""
+
+        def made(model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
+            key = None if self.anew else self.key(model, example_BCHW)
+            if key is None:
+                return make(model, example_BCHW)
+            if (make.__name__, key) not in self.known:
+                self.known[make.__name__, key] = make(model, example_BCHW)
+            return copy.deepcopy(self.known[make.__name__, key])
+
+        return made
 
     @staticmethod
     def key(model: nn.Module, example_BCHW: torch.Tensor) -> str | None:
@@ -280,9 +285,10 @@ def captures() -> Iterator[Captures]:
     """Capture equal models once in all tests but those of capturing itself (fixture ``captured_anew``)."""
     import vitq.graph.graph
 
-    captures = Captures(vitq.graph.graph.capture_module)
+    captures = Captures()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vitq.graph.graph, "capture_module", captures)
+        for step in ("capture_module", "opened"):
+            patch.setattr(vitq.graph.graph, step, captures.once(getattr(vitq.graph.graph, step)))
         yield captures
 
 

@@ -23,7 +23,7 @@ QUICK = {"reconstruct.steps": 4, "reconstruct.batch": 8, "reconstruct.evaluation
 
 @pytest.fixture(scope="module")
 def vit(tiny: Callable[..., nn.Module]) -> nn.Module:
-    return tiny("vit")
+    return tiny("vit", depth=1)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_every_recipe_runs_as_it_is(
     names = {step.step_name for step in load_recipe(recipe).steps}
     overrides = {**QUICK, "reconstruct.steps": 2} if "reconstruct" in names else {}
     if "allocate" in names:
-        overrides |= {"allocate.candidates": [3, 4, 5], "allocate.trials": 8}
+        overrides |= {"allocate.candidates": [3, 5], "allocate.trials": 8}
     if recipe == "oas":
         overrides |= {"reconstruct.choose.steps": 1, "reconstruct.choose.held_out": 8}
     model = vitq.quantize(
@@ -108,12 +108,16 @@ def test_what_is_quantized_by_any_kind_of_recipe_reloads_bit_for_bit(
 def test_reloads_in_a_new_process_without_timm(
     quantize: Callable[..., vitq.QuantizedModel], images: torch.Tensor, tmp_path: Path
 ) -> None:
+    """The verbs need none of the packages that write files either, and import no model library: one process for all."""
     model = quantize(out=tmp_path / "run")
     torch.save(model(images), tmp_path / "logits.pt")
     torch.save(images, tmp_path / "images.pt")
     code = (
-        "import sys, torch, vitq; m = vitq.load(sys.argv[1] + '/run'); x = torch.load(sys.argv[1] + '/images.pt');"
-        "assert torch.equal(m(x), torch.load(sys.argv[1] + '/logits.pt')); assert 'timm' not in sys.modules"
+        "import sys; sys.modules.update(dict.fromkeys(['onnx', 'onnx_ir', 'onnxscript']))\n"
+        "import torch, vitq.api, vitq.models, vitq.data\n"
+        "assert not {'timm', 'torchvision', 'transformers'} & set(sys.modules), 'a verb imports model libraries'\n"
+        "m = vitq.load(sys.argv[1] + '/run'); x = torch.load(sys.argv[1] + '/images.pt')\n"
+        "assert torch.equal(m(x), torch.load(sys.argv[1] + '/logits.pt')); assert 'timm' not in sys.modules\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment)
@@ -181,7 +185,7 @@ def test_a_finished_folder_is_kept(quantize: Callable[..., vitq.QuantizedModel],
     assert vitq.load(tmp_path / "run").config.bits == "w8a8"
 
 
-@pytest.mark.parametrize("saved_before_the_kill", [1, 2, 4])
+@pytest.mark.parametrize("saved_before_the_kill", [1, 4])  # while it calibrates, and while it trains
 def test_a_killed_run_resumes_to_the_same_artifact(
     quantize: Callable[..., vitq.QuantizedModel],
     whole: dict[str, bytes],

@@ -66,6 +66,7 @@ def test_a_part_is_quantized_on_what_it_receives_and_put_back(
     torch.testing.assert_close(made.images_NCHW, torch.stack(batches[0] + batches[1]) / 2)
     assert made.config.source["name"] == "Detector.backbone" and made.metrics.whole["boxes"]["agreement"] > 80
     assert "whole model, boxes" in (tmp_path / "a" / "report.html").read_text()
+    assert (tmp_path / "a" / "run.json").exists()
 
     whole.backbone = made
     after = whole(batches[0])

@@ -117,6 +117,8 @@ def verbs(vit: nn.Module, images: torch.Tensor, model: vitq.QuantizedModel, fold
         "to": lambda: model.to("cpu")(images),
         "export": lambda: exported(vit, images, folder),
         "bench": lambda: benched(model, images, folder),
+        "report": lambda: vitq.report(model.save(folder / "run"), out=folder / "page.html").read_bytes(),
+        "diagnose": lambda: vitq.diagnose(vit, images, progress=False).to_dict(),
     }
 
 
@@ -133,13 +135,15 @@ def benched(model: vitq.QuantizedModel, images: torch.Tensor, folder: Path) -> l
 def rows(artifacts: dict[str, Artifact], x_NCHW: torch.Tensor, **_: Any) -> list[Any]:
     """Stands for the measurement, which takes long: gives a result that modes would change."""
     torch.rand(3)
-    (artifact,) = artifacts.values()
-    return (artifact.graph(x_NCHW) @ torch.ones(5)).tolist()
+    ((name, artifact),) = artifacts.items()
+    values = (artifact.graph(x_NCHW) @ torch.ones(5)).tolist()
+    measured = importlib.import_module("vitq.bench.bench").Measured
+    return [measured(name, "none", 0, 0, 0, {1: value}, {1: value}, None) for value in values]
 
 
 VERBS = (
     "quantize", "granularity", "evaluate", "call", "evaluate the artifact", "integer", "save", "load", "seal", "to",
-    "export", "bench",
+    "export", "bench", "report", "diagnose",
 )  # fmt: skip
 
 

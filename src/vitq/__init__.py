@@ -5,10 +5,33 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitq.api import allocate, bench, evaluate, granularity, load, quantize, seal
+    from vitq.api import (
+        allocate,
+        bench,
+        compare,
+        diagnose,
+        evaluate,
+        granularity,
+        load,
+        quantize,
+        report,
+        seal,
+    )
     from vitq.model import QuantizedModel
 
-__all__ = ["QuantizedModel", "allocate", "bench", "evaluate", "granularity", "load", "quantize", "seal"]
+__all__ = [
+    "QuantizedModel",
+    "allocate",
+    "bench",
+    "compare",
+    "diagnose",
+    "evaluate",
+    "granularity",
+    "load",
+    "quantize",
+    "report",
+    "seal",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,6 @@ from torch import nn
 
 from vitq.allocation import Allocation
 from vitq.allocation.files import is_allocation
-from vitq.allocation.for_target import candidates_for
 from vitq.allocation.result import candidates_of, limits_of, require_choices
 from vitq.allocation.run import Request, allocate_anew, allocate_from
 from vitq.arguments import BITS_OR_TABLE, MODEL, checked, leave_out
@@ -18,9 +17,9 @@ from vitq.artifact.artifact import seal as seal_files
 from vitq.artifact.sealing import is_artifact
 from vitq.bits import AverageBits, Bits, BitTable
 from vitq.devices import choose_device
+from vitq.diagnosis import Diagnosis, diagnose_loaded
 from vitq.errors import ArgumentError, ArtifactError, RecipeError
 from vitq.evaluation import Metrics, measure_loaded
-from vitq.export.targets import profile_of
 from vitq.inside import quantize_inside
 from vitq.model import QuantizedModel, load
 from vitq.models import LoadedModel, Preprocessing
@@ -29,16 +28,32 @@ from vitq.recipes import load_recipe
 from vitq.recipes.auto import AUTO
 from vitq.recipes.for_target import recipe_for
 from vitq.reconstruct import Choice, Reconstruct
+from vitq.report.diagnosis import check_page, write_diagnosis
 from vitq.run.events import Events
 from vitq.run.inputs import load_source, load_with_images, start_run
 from vitq.run.pipeline import apply_steps
 from vitq.verbs.bench import bench_runs
+from vitq.verbs.evaluate import evaluate_beside
 from vitq.verbs.quantize import quantize_whole
+from vitq.verbs.report import report_runs
 
 if TYPE_CHECKING:
     from vitq.bench.bench import Measured
+    from vitq.suites.compare import Comparison
 
-__all__ = ["QuantizedModel", "allocate", "bench", "evaluate", "granularity", "load", "quantize", "seal"]
+__all__ = [
+    "QuantizedModel",
+    "allocate",
+    "bench",
+    "compare",
+    "diagnose",
+    "evaluate",
+    "granularity",
+    "load",
+    "quantize",
+    "report",
+    "seal",
+]
 
 
 @checked(bits=BITS_OR_TABLE)
@@ -49,6 +64,8 @@ def quantize(
     *,
     recipe: str | Path = AUTO,
     bits: str | Path | Bits | BitTable = "w8a8",
+    fit_mb: float | None = None,
+    within: float | None = None,
     budget: str = "quick",
     scope: str | None = None,
     target: str | None = None,
@@ -83,12 +100,17 @@ def quantize(
     ``resume`` goes on after a kill, ``overwrite`` replaces what is there. With ``inside``, the path of a part of a
     larger model, that part is quantized on what it receives, and a module to put in its place is returned
     (docs/tasks.md).
+    ``fit_mb`` and ``within`` ask for a result instead of ``bits``: at most so many megabytes of stored tensors, at most
+    so many percent of the score expected to be lost; which site gets how many bits is then chosen as by
+    ``vitq.allocate`` (docs/allocate.md).
     Raises a VitqError that names what is wrong with model, images, recipe or folder.
     """
     run: partial[QuantizedModel] = partial(
         quantize_whole,
         recipe=recipe,
         bits=bits,
+        fit_mb=fit_mb,
+        within=within,
         budget=budget,
         scope=scope,
         target=target,
@@ -130,27 +152,44 @@ def evaluate(
     limit: int | None = None,
     batch_size: int = 32,
     integer: bool = False,
+    baseline: bool | str | Path | nn.Module | LoadedModel = False,
+    workers: int | None = None,
     device: str = "auto",
     progress: bool = True,
 ) -> Metrics:
     """Return what an artifact folder or a floating-point model scores on labelled images, by its task.
 
     ``task`` names another task than the one that was found (docs/tasks.md). ``integer`` runs an artifact in integer
-    arithmetic where it can, instead of simulating it. Raises DataError for images or labels that cannot be used,
-    ArtifactError where ``integer`` is asked of what is no artifact.
+    arithmetic where it can, instead of simulating it. ``baseline`` measures the model that an artifact was made of too,
+    loaded by its name (with ``weights``) or given, and returns ``vitq.beside.Beside``. ``workers`` processes decode
+    files, threads where it is 0; None takes processes for 2,000 images and more. Raises DataError for images or labels
+    that cannot be used, ArtifactError where ``integer`` or ``baseline`` is asked of what is no artifact.
     """
     place = choose_device(device)
     if isinstance(target, str | Path) and is_artifact(Path(target)):
-        given = {"weights": weights, "num_classes": num_classes, "preprocessing": preprocessing}
-        leave_out(f"'{target}' is an artifact, which", given)
+        given = {"num_classes": num_classes, "preprocessing": preprocessing}
+        leave_out(f"'{target}' is an artifact, which", given if baseline else {"weights": weights, **given})
         model = load(target, place)
-        return model.evaluate(images, limit=limit, batch_size=batch_size, integer=integer, task=task, progress=progress)
+        options: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "integer": integer, "task": task}
+        options |= {"workers": workers, "progress": progress}
+        if baseline:
+            return evaluate_beside(model, baseline, images, weights=weights, **options)
+        return model.evaluate(images, **options)
+    if baseline:
+        raise ArtifactError(f"{target} is no artifact, so it has no baseline; leave it out")
     if integer:
         raise ArtifactError(f"{target} is no artifact, so it has no integer codes to run; quantize it first")
     loaded = load_source(str(target) if isinstance(target, Path) else target, weights, num_classes, preprocessing, task)
     with Events(console=progress) as events:
         return measure_loaded(
-            loaded, images, place, events, take_size=preprocessing is None, limit=limit, batch_size=batch_size
+            loaded,
+            images,
+            place,
+            events,
+            take_size=preprocessing is None,
+            limit=limit,
+            batch_size=batch_size,
+            workers=workers,
         )
 
 
@@ -266,8 +305,6 @@ def allocate(
     require_choices(solver, by, within)
     widths = candidates_of(candidates, limits, within)
     base = "w4a4" if min(widths) < 8 else "w8a8"
-    if target is not None:
-        widths = candidates_for(widths, profile_of(target))
     request = Request(limits, solver, by, pairs, keep or {}, widths, trials, within, target)
     with Events(console=progress) as events:
         if isinstance(model, str) and is_allocation(Path(model)):
@@ -342,3 +379,112 @@ def bench(
         task=task,
         progress=progress,
     )
+
+
+@checked()
+@in_own_modes
+def compare(
+    suite: str | Path,
+    *,
+    data: str | Path | None = None,
+    store: str | Path = "runs/store",
+    out: str | Path | None = None,
+    only: str | None = None,
+    jobs: int = 1,
+    ray: str | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    retries: int = 2,
+    measure: bool = True,
+    overwrite: bool = False,
+    renew_golden: bool = False,
+    progress: bool = True,
+) -> "Comparison":
+    """Measure a suite of models, recipes, bits, budgets and seeds, and write its leaderboard (docs/compare.md).
+
+    ``suite`` is a file; ``data`` stands for the folder that it names. What the ``store`` has is not measured again,
+    unless to ``overwrite`` it; without ``measure`` nothing is. ``only`` takes cells whose name matches a glob or holds
+    words. ``jobs`` cells are measured at a time, each by a process; 1 is this one. ``ray`` is the address of a cluster,
+    or "local". A cell whose worker dies is begun again up to ``retries`` times. ``renew_golden`` writes the suite's
+    golden scores. Raises SuiteError for what is wrong with the suite; cells that fail are named in the result.
+    """
+    from vitq.suites.compare import compare_suite
+
+    with Events(console=progress) as events:
+        return compare_suite(
+            Path(suite),
+            data=None if data is None else Path(data),
+            store=Path(store),
+            out=None if out is None else Path(out),
+            only=only,
+            jobs=jobs,
+            ray=ray,
+            threads=threads,
+            device=device,
+            retries=retries,
+            measure=measure,
+            overwrite=overwrite,
+            renew_golden=renew_golden,
+            events=events,
+        )
+
+
+@checked()
+@in_own_modes
+def report(runs: Any, *, out: str | Path | None = None, within: float = 1.0) -> Path:
+    """Write the report of a run anew from its folder, or one page that compares several, and return its path.
+
+    ``runs`` as in ``vitq.bench``; a folder tells more than a loaded model. ``out`` is the page: by default
+    ``report.html`` in the run's folder, ``comparison.html`` for several. ``within``: points of the score that may be
+    lost. Raises ArtifactError for what is no artifact, for damaged files, and where another's file is at ``out``.
+    """
+    return report_runs(runs, out, within)
+
+
+@checked()
+@in_own_modes
+def diagnose(
+    model: str | nn.Module | LoadedModel,
+    images: Any,
+    *,
+    bits: str | Bits = "w4a4",
+    scope: str = "paper",
+    task: str | None = None,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    limit: int = 64,
+    seed: int = 0,
+    device: str = "auto",
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> Diagnosis:
+    """Look at a model before it is quantized: does it get its images right, which sites will be hard, and why.
+
+    Confidence, entropy and agreement between crops say whether the preprocessing fits; then everything is quantized to
+    ``bits`` by recipe repq, and each site, and each role, is left out in turn. ``limit`` images are looked at, labels
+    are used where every one has one; sites are left out on some of them. With ``out``
+    its page is written there. Other arguments as in ``vitq.quantize``. Raises a VitqError that names what is wrong with
+    model, images or page.
+    """
+    wanted = bits if isinstance(bits, Bits) else Bits.parse(bits)
+    if out is not None:
+        check_page(Path(out))
+    place = choose_device(device)
+    torch.manual_seed(seed)
+    with Events(console=progress) as events:
+        loaded = load_source(model, weights, num_classes, preprocessing, task)
+        found = diagnose_loaded(
+            loaded,
+            images,
+            wanted,
+            scope,
+            take_size=preprocessing is None,
+            limit=limit,
+            seed=seed,
+            device=place,
+            events=events,
+        )
+    if out is not None:
+        write_diagnosis(Path(out), found)
+    return found

@@ -56,6 +56,14 @@ class ResumeError(VitqError):
     """A run cannot be resumed with what was given."""
 
 
+class SuiteError(VitqError):
+    """A suite, its store or its golden scores cannot be used."""
+
+
+class CompareError(VitqError):
+    """Cells of a suite have failed, or do not score what they should."""
+
+
 class ExportError(VitqError):
     """A model cannot be lowered for a target, or its file does not compute what the simulation computes."""
 

@@ -11,7 +11,6 @@ import torch
 
 from vitq.data import ImageSource, load_batches, load_labelled, open_images
 from vitq.errors import DataError, ModelError, VitqError
-from vitq.graph import Graph
 from vitq.graph.outputs import Outputs, as_outputs
 from vitq.models import LoadedModel
 from vitq.run.events import Events
@@ -128,6 +127,7 @@ def measure_loaded(
     take_size: bool,
     limit: int | None,
     batch_size: int,
+    workers: int | None = None,
 ) -> Metrics:
     """Return the metrics of a floating-point model on ``limit`` labelled images, None for all.
 
@@ -140,9 +140,15 @@ def measure_loaded(
     loaded = settle_for(source, loaded, events.warn)
     events.show(f"{loaded.name}: {loaded.meaning}")
     batches = load_labelled(
-        source, loaded.preprocessing, limit, batch_size=batch_size, num_classes=loaded.num_classes, warn=events.warn
+        source,
+        loaded.preprocessing,
+        limit,
+        batch_size=batch_size,
+        num_classes=loaded.num_classes,
+        warn=events.warn,
+        workers=workers,
     )
-    with events.task("evaluate", len(source) if limit is None else min(limit, len(source))) as bar:
+    with events.task("evaluate", len(source) if limit is None else min(limit, len(source)), unit="images") as bar:
         return measure(loaded.module.to(device), batches, device, progress=bar.advance, task=loaded.task)[0]
 
 
@@ -186,6 +192,8 @@ class Seen:
 
     images: tuple[int, ...]
     summary: Summary
+    labels_N: torch.Tensor | None = None
+    """Their classes, where every one has one."""
 
 
 @dataclass
@@ -201,8 +209,10 @@ class Evaluator:
     device: torch.device
     events: Events
     reference: Seen | None = None
+    same_images: bool = False
+    """Whether the model that was measured last saw the images of the first, in their order."""
 
-    def __call__(self, graph: Graph, label: str) -> Metrics:
+    def __call__(self, graph: Forward, label: str) -> Metrics:
         """Measure ``graph``; the first one measured becomes the reference of the next.
 
         Raises VitqError where the first cannot be measured. By the second, the work is done: what goes wrong is a
@@ -216,6 +226,7 @@ class Evaluator:
         except (VitqError, OSError) as error:
             self.events.warn("not-measured", f"the {label} model could not be measured: {error}")
             return Metrics(0)
+        self.same_images = seen.images == self.reference.images
         return self._beside(metrics, seen, self.reference)
 
     @cached_property
@@ -229,13 +240,13 @@ class Evaluator:
             self.events.warn("no-labels", f"{text}, so there is no accuracy; outputs are compared on them all the same")
         return source
 
-    def _measure(self, graph: Graph, label: str, strict: bool) -> tuple[Metrics, Seen]:
-        images: list[int] = []
+    def _measure(self, graph: Forward, label: str, strict: bool) -> tuple[Metrics, Seen]:
+        images, labels = list[int](), list[torch.Tensor]()
         batches, total = self._batches()
-        with self.events.task(f"evaluate {label}", total) as bar:
+        with self.events.task(f"evaluate {label}", total, unit="images") as bar:
             metrics, summary = measure(
                 graph,
-                _noted(batches, images),
+                _noted(batches, images, labels),
                 self.device,
                 progress=bar.advance,
                 broken=refuse if strict else lambda text: self.events.warn("not-finite", f"{label}: {text}"),
@@ -244,14 +255,17 @@ class Evaluator:
         if self.source is not None and self.source.labelled and metrics.top1 is None and not metrics.scores:
             text = "the model's output is no row of class scores, so labels are not used; name what it is with task"
             self.events.warn("no-classes", text)
-        return metrics, Seen(tuple(images), summary)
+        labels_N = torch.cat(labels) if labels else None
+        whole = labels_N is not None and len(labels_N) == len(images)
+        return metrics, Seen(tuple(images), summary, labels_N if whole else None)
 
     def _batches(self) -> tuple[Batches, int]:
         if self.source is None:
             x_NCHW = self.x_NCHW[:AGREEMENT_IMAGES]
             return ((x_BCHW, None) for x_BCHW in x_NCHW.split(32)), len(x_NCHW)
         preprocessing, classes = self.loaded.preprocessing, self.loaded.num_classes
-        return load_batches(self.source, preprocessing, num_classes=classes, warn=self.events.warn), len(self.source)
+        batches = load_batches(self.source, preprocessing, num_classes=classes, warn=self.events.warn, workers=None)
+        return batches, len(self.source)
 
     def _beside(self, metrics: Metrics, seen: Seen, reference: Seen) -> Metrics:
         """Compare the outputs of the same images, whatever their order; files may change while a run works."""
@@ -272,7 +286,10 @@ class Evaluator:
         return compared(metrics, seen.summary.rows(mine), reference.summary.rows(theirs))
 
 
-def _noted(batches: Batches, images: list[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+def _noted(
+    batches: Batches, images: list[int], labels: list[torch.Tensor]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     for x_BCHW, labels_B in batches:
         images.extend(zlib.crc32(x_CHW.contiguous().numpy()) for x_CHW in x_BCHW)
+        labels += [labels_B] if labels_B is not None and labels_B.ndim == 1 else []
         yield x_BCHW, labels_B

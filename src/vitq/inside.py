@@ -11,12 +11,11 @@ from torch import nn
 
 from vitq.data import draw_calibration, open_images
 from vitq.errors import ModelError
-from vitq.model import QuantizedModel
+from vitq.model import QuantizedModel, finish
 from vitq.models import LoadedModel, Preprocessing, load_whole
 from vitq.models.huggingface import run_on_images
 from vitq.models.modules import not_a_model, plain_copy
 from vitq.models.weights import check_finite, state_sha256
-from vitq.report.html import write_report
 from vitq.run.events import Events
 from vitq.run.synthetic import is_generated
 from vitq.run.whole import Feed, PartOf, QuantizedPart, Received, batches_feed, is_ordinary, outputs_of, part_of, watch
@@ -61,19 +60,17 @@ def quantize_inside(
     again = list(outputs_of(whole, _first(feed, len(received.outputs))))
     _put(whole, inside, part)
     own_metrics: dict[str, Any] = {"whole": compare_wholes(received.outputs, again) or None}
-    if len(again) < len(received.outputs):
-        told = (
-            f"the whole gave {len(received.outputs)} results with the original part and {len(again)} with the "
-            "quantized one, so only these are compared; give images that can be run through more than once, as a list"
-        )
-        with Events(console=progress) as events:
+    with Events(console=progress) as events:
+        if len(again) < len(received.outputs):
+            told = (
+                f"the whole gave {len(received.outputs)} results with the original part and {len(again)} with the "
+                "quantized one, so only these are compared; give images that can be run through twice, as a list"
+            )
             events.warn("whole-not-compared", told)
-        own_metrics["warnings"] = (*made.metrics.warnings, ("whole-not-compared", told))
-    made.artifact = replace(made.artifact, metrics=made.metrics.model_copy(update=own_metrics))
-    if out is not None:
-        made.save(out)
-        page = replace(made.artifact, metrics=made.metrics.without_costs())
-        write_report(Path(out) / "report.html", page)
+            own_metrics["warnings"] = (*made.metrics.warnings, ("whole-not-compared", told))
+        made.artifact = replace(made.artifact, metrics=made.metrics.model_copy(update=own_metrics))
+        if out is not None:
+            finish(made, Path(out), events)
     return placed
 
 

@@ -10,7 +10,7 @@ import torch
 from rich.markup import escape
 from torch import nn
 
-from vitq.arguments import TEXT, checked, whole
+from vitq.arguments import FLAG, TEXT, checked, whole
 from vitq.artifact.artifact import Artifact, read, write
 from vitq.artifact.files import reason, to_json_bytes, write_files
 from vitq.artifact.metrics import RunMetrics
@@ -21,16 +21,20 @@ from vitq.data import draw_calibration, load_labelled, open_images, require_labe
 from vitq.devices import choose_device
 from vitq.errors import ArgumentError, ArtifactError, VitqError
 from vitq.evaluation import Metrics, measure
+from vitq.evidence import Evidence
 from vitq.export.targets import OPSET, require_export
 from vitq.graph import Graph
+from vitq.hub import fetch, is_hub_name, push
 from vitq.integer import IntegerGraph, integer_graph
 from vitq.models import LoadedModel, Preprocessing, settle
 from vitq.modes import in_own_modes
 from vitq.quantizers import Quantizer, use_compiled_kernels, worth_compiling
 from vitq.report.card import model_card
+from vitq.report.extras import Extras
 from vitq.report.html import write_report
+from vitq.report.training import training_of
 from vitq.run.batch import Checked, image_shape, run_checked
-from vitq.run.checkpoints import Checkpoints, require_same
+from vitq.run.checkpoints import require_same
 from vitq.run.events import Events
 from vitq.run.inputs import load_source
 
@@ -59,6 +63,7 @@ class QuantizedModel:
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
+        self.evidence: Evidence | None = None
 
     @property
     def graph(self) -> Graph:
@@ -122,6 +127,17 @@ class QuantizedModel:
         folder = Path(path)
         self.artifact = write(folder, self.artifact)
         return folder
+
+    @checked(repository=TEXT, private=FLAG, revision=TEXT, message=TEXT)
+    @in_own_modes
+    def push_to_hub(
+        self, repository: str, *, private: bool = False, revision: str | None = None, message: str | None = None
+    ) -> str:
+        """Upload the artifact and its card to ``owner/name`` of a model hub and return the address.
+
+        ``vitq.load("hf-hub:owner/name")`` loads it. Raises ArtifactError where that fails.
+        """
+        return push(self.artifact, repository, private=private, revision=revision, message=message)
 
     @checked(limit=whole(2, 1_000_000_000), target=TEXT)
     @in_own_modes
@@ -199,11 +215,13 @@ class QuantizedModel:
         batch_size: int = 32,
         integer: bool = False,
         task: str | None = None,
+        workers: int | None = None,
         progress: bool = False,
     ) -> Metrics:
         """Return what the task scores on labelled images: a folder, ``.npz``, COCO json or (x_NCHW, labels_N) pair.
 
-        ``task`` names another one than the model's. ``integer`` measures ``self.integer()`` instead of the simulation.
+        ``task`` names another one than the model's. ``workers`` processes decode files; None chooses. ``integer``
+        measures ``self.integer()`` instead of the simulation.
         Raises DataError where images or labels cannot be used.
         """
         source = open_images(images)
@@ -214,10 +232,11 @@ class QuantizedModel:
             limit,
             batch_size=batch_size,
             num_classes=self.config.source.get("num_classes"),
+            workers=workers,
         )
         total = len(source) if limit is None else min(limit, len(source))
         fast = use_compiled_kernels(worth_compiling(total, preprocessing.input_size))
-        with fast, Events(console=progress) as events, events.task("evaluate", total) as bar:
+        with fast, Events(console=progress) as events, events.task("evaluate", total, unit="images") as bar:
             model: QuantizedModel | IntegerModel = self
             if integer:
                 model = self.integer()
@@ -230,10 +249,11 @@ class QuantizedModel:
 def load(path: str | Path, device: torch.device | str = "cpu") -> QuantizedModel:
     """Load a saved artifact; it needs neither the original weights nor the calibration images.
 
-    Raises ArtifactError where the folder holds no artifact, a damaged one, or one of another schema version.
+    ``hf-hub:owner/name``, with ``@revision`` behind it, is fetched from the model hub. Raises ArtifactError where there
+    is no artifact, a damaged one, or one of another schema version.
     """
-    place = choose_device(str(device))
-    return QuantizedModel(read(Path(path))).to(place)
+    place, folder = choose_device(str(device)), Path(path)
+    return QuantizedModel(read(fetch(str(folder)) if is_hub_name(folder) else folder)).to(place)
 
 
 def load_finished(folder: Path, about: ArtifactConfig, device: torch.device) -> QuantizedModel:
@@ -254,10 +274,11 @@ class UnsavedError(ArtifactError):
         self.model = model
 
 
-def finish(model: QuantizedModel, folder: Path, checkpoints: Checkpoints, events: Events) -> None:
+def finish(model: QuantizedModel, folder: Path, events: Events, clear: Callable[[], object] = lambda: None) -> None:
     """Save the finished model of a run; what fails after that is a warning, for the model is whole.
 
-    Raises UnsavedError, which holds the model, where it cannot be saved; its checkpoints stay.
+    ``clear`` removes what is not needed then. Raises UnsavedError, which holds the model, where it cannot be saved; its
+    checkpoints stay.
     """
     try:
         model.save(folder)
@@ -270,8 +291,8 @@ def finish(model: QuantizedModel, folder: Path, checkpoints: Checkpoints, events
     page = replace(model.artifact, metrics=model.metrics.without_costs())
     extras: dict[str, Callable[[], object]] = {
         "run-costs": lambda: write_files(folder, {"run.json": to_json_bytes(model.metrics.costs())}),
-        "report": lambda: write_report(folder / "report.html", page),
-        "leftovers": checkpoints.clear,
+        "report": lambda: write_report(folder / "report.html", page, Extras(model.evidence, training_of(folder))),
+        "leftovers": clear,
     }
     for name, work in extras.items():
         try:

@@ -161,6 +161,8 @@ def test_a_target_takes_away_what_it_does_not_carry(attend: nn.Module, images: t
     assert weights == {7} and set(narrowed.bits.values()) <= {7, 8}
     with pytest.raises(AllocationError, match="openvino does not carry 'qkv/weight' with 8 bits"):
         narrowed.sensitivities.problem({}, keep={"qkv/weight": 8})
+    loose = vitq.allocate(attend, images, within=100, target="openvino", **OPTIONS)
+    assert {bits for site, bits in loose.bits.items() if not site.endswith("weight")} == {8}
 
 
 def test_a_site_that_a_target_cannot_carry_stays_in_floating_point(attend: nn.Module, images: torch.Tensor) -> None:

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.optimize import OptimizeResult, milp
 
 from vitq.allocate import SOLVERS, Problem, Search, Sensitivities
 from vitq.allocate.problem import ACTIVATIONS, BIT_OPS, SIZE, WEIGHTS
@@ -43,6 +45,20 @@ def test_the_program_is_the_best_of_all(
     found = solve(problem, "program", Search())
     best = min(problem.distance(choice) for choice in choices(problem) if not problem.unmet(choice))
     assert problem.distance(found) == pytest.approx(best, rel=1e-5)
+
+
+def test_a_program_that_ran_out_of_time_says_so(
+    make_sensitivities: MakeSensitivities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*given: Any, **options: Any) -> Any:
+        result = milp(*given, **options)
+        return OptimizeResult({**result, "status": 1, "mip_gap": 0.25})
+
+    monkeypatch.setattr(sys.modules["vitq.allocate.solvers.program"], "milp", stopped)
+    problem = make_sensitivities(3).problem({WEIGHTS: 4.0}, pairs=True)
+    told: list[tuple[str, str]] = []
+    assert not problem.unmet(solve(problem, "program", Search(warn=lambda *text: told.append(text))))
+    assert [name for name, _ in told] == ["program-out-of-time"] and "25.0%" in told[0][1]
 
 
 def test_pairs_add_up_as_vectors_within_a_block(make_sensitivities: MakeSensitivities) -> None:

@@ -32,8 +32,10 @@ def test_bits_average_what_the_run_was_asked_for(
         patch.setattr("vitq.verbs.quantize.segment_errors", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             vitq.quantize(attend, images, **options)  # a run that ends behind its steps
-    monkeypatch.setattr(module, "prepared", lambda *_, **__: pytest.fail("ran the trials again"))
+    monkeypatch.setattr(module, "calibrate_candidates", lambda *_, **__: pytest.fail("ran the trials again"))
     model = vitq.quantize(attend, images, resume=True, **options)
+    assert model.config.bits == "mixed w5a4"
+    assert vitq.quantize(attend, images, resume=True, **options).config == model.config
     bits = {name: site.format["bits"] for name, site in model.config.sites.items()}
     costs = site_costs(capture(attend, images))
     averages = (costs.average(bits, weights=True), costs.average(bits, weights=False))

@@ -359,7 +359,7 @@ def finish(small_artifact: Path, out: Path, stray: str = "") -> Events:
         checkpoints = space.checkpoints({"seed": 0})
         if stray:
             (out / "checkpoints" / stray).write_text("mine")
-        end(model, out, checkpoints, events)
+        end(model, out, events, checkpoints.clear)
     return events
 
 

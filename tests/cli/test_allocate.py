@@ -1,5 +1,6 @@
 """``vitq allocate``: options, tables, files, errors; and costs by ``vitq models --sites``."""
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -110,7 +111,9 @@ def test_quantize_reads_a_table_before_anything_else(vitq_cli: Callable[..., Any
 def test_models_prints_the_costs_of_sites(vitq_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     sites = {"fc/weight": SiteCost("fc/weight", "weight", True, 1234, 5_000_000)}
     costs = Costs(sites, (Product("linear", "fc/input", "fc/weight", 5_000_000),))
-    monkeypatch.setattr("vitq.report.costs.model_costs", lambda model, scope: (costs, ("fc/weight",)))
+    monkeypatch.setattr(
+        importlib.import_module("vitq.report.costs"), "model_costs", lambda model, scope: (costs, ("fc/weight",))
+    )
     shown = vitq_cli("models", "deit", "--sites")
     assert shown.exit_code == 0 and "1,234" in shown.output and "5.00" in shown.output
     data = json.loads(vitq_cli("models", "deit", "--sites", "--json").stdout)

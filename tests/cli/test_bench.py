@@ -87,6 +87,31 @@ def test_every_measure_is_in_the_json_and_every_row_in_the_table(
         assert text in table.output
 
 
+def test_the_folder_of_a_run_keeps_how_fast_it_is_and_its_report_says_it(
+    vitq_cli: Any, run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "w4a8"
+    shutil.copytree(run, folder)
+    rows = [
+        measurement.Measured(name, "onnxruntime", 1, 1, 4, {1: time}, {1: 3.0 / time}, None)
+        for name, time in (("float32", 3.0), ("w4a8", 2.0), ("another", 1.0))
+    ]
+    monkeypatch.setattr(measurement, "bench", lambda *_, **__: rows)
+    monkeypatch.setattr(importlib.import_module("vitq.bench.saved").platform, "processor", lambda: "a <processor>")
+    vitq.bench(folder, photos, threads=2, progress=False)
+    kept = json.loads((folder / "bench.json").read_text())
+    assert [row["name"] for row in kept["rows"]] == ["float32", "w4a8"] and kept["threads"] == 2
+    page = vitq.report(folder).read_text()
+    assert "2.0 ms a batch of 1 in onnxruntime, 2 threads: 1.50 times the speed of float32" in page
+    assert "a &lt;processor&gt;" in page and "No speed was measured" not in page
+    (folder / "bench.json").write_text("mine")
+    result = vitq_cli("bench", str(folder), "--images", str(photos))
+    assert result.exit_code == 0 and "not-kept" in result.stderr and (folder / "bench.json").read_text() == "mine"
+    assert vitq_cli("report", str(folder)).exit_code == 4
+    (folder / "bench.json").write_text(json.dumps({**kept, "model": "another"}))
+    assert "No speed was measured" in vitq.report(folder).read_text()
+
+
 def test_the_table_tells_the_score_of_the_task() -> None:
     metrics = Metrics(8, agreement=97.0, scores={"pixels": 80.0, "miou": 61.24})
     assert list(measurement.scored(metrics, "miou")) == ["miou", "pixels"]

@@ -29,12 +29,6 @@ def test_the_command_line_imports_nothing_heavy() -> None:
     assert result.stdout.strip() == "[]", result.stderr
 
 
-def test_the_verbs_need_none_of_the_packages_that_write_files() -> None:
-    code = "import sys; sys.modules.update(dict.fromkeys(['onnx', 'onnx_ir', 'onnxscript'])); import vitq.api"
-    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
-
-
 @pytest.mark.parametrize("verb", sorted(COMMANDS))
 def test_every_verb_has_help_and_every_option_a_text(vitq_cli: Any, verb: str) -> None:
     assert vitq_cli(verb, "--help").exit_code == 0
@@ -48,7 +42,9 @@ def test_every_verb_has_help_and_every_option_a_text(vitq_cli: Any, verb: str) -
 
 def test_help_lists_every_verb(vitq_cli: Any) -> None:
     output = vitq_cli("--help").stdout
-    verbs = "allocate bench demo doctor evaluate export granularity models quantize recipes seal"
+    verbs = (
+        "allocate bench compare demo diagnose doctor evaluate export granularity models quantize recipes report seal"
+    )
     assert sorted(COMMANDS) == verbs.split()
     assert all(f"\n  {verb} " in output for verb in COMMANDS)
 

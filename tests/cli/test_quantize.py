@@ -28,6 +28,8 @@ def test_every_option_reaches_the_python_interface(vitq_cli: Any, api: Any) -> N
             {
                 "recipe": "qdrop",
                 "bits": "w3a4",
+                "fit_mb": None,
+                "within": None,
                 "budget": "full",
                 "scope": "full",
                 "target": "openvino",
@@ -145,6 +147,8 @@ def test_evaluate_passes_its_options_and_prints_a_line(vitq_cli: Any, api: Any) 
         "limit": 10,
         "batch_size": 4,
         "integer": True,
+        "baseline": False,
+        "workers": None,
         "device": "auto",
         "progress": False,
     }

@@ -11,7 +11,8 @@ from torch import nn
 from vitq.bits import Bits
 from vitq.calibrate import Calibrate, Insert
 from vitq.compensate import Gptaq
-from vitq.compensate.layers import quantized_layers
+from vitq.compensate.layers import QuantizedLayer, quantized_layers
+from vitq.compensate.rounding import Moments
 from vitq.errors import RecipeError
 from vitq.graph import Graph, capture
 from vitq.quantizers import Granularity
@@ -30,9 +31,9 @@ def teachers(tiny: Callable[..., nn.Module]) -> dict[str, Graph]:
     }
 
 
-def prepared(teacher: Graph, **insert: Any) -> Run:
+def prepared(teacher: Graph, bits: str = "w3a4", **insert: Any) -> Run:
     x_NCHW = torch.randn(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    run = Run(teacher=teacher, student=teacher.clone(), images_NCHW=x_NCHW, bits=Bits.parse("w3a4"))
+    run = Run(teacher=teacher, student=teacher.clone(), images_NCHW=x_NCHW, bits=Bits.parse(bits))
     Insert(**insert).apply(run)
     Calibrate(images=4, weights="mse", activations="mse").apply(run)
     return run
@@ -61,6 +62,21 @@ def test_every_layer_gets_values_of_its_quantizer_and_the_model_is_nearer(
     assert error(run) < before
 
 
+def test_passes_of_descent_bring_two_bits_nearer(teachers: dict[str, Graph]) -> None:
+    errors = []
+    for passes in (0, 3):
+        run = prepared(teachers["vit"], bits="w2a8")
+        ALWAYS.model_copy(update={"passes": passes}).apply(run)
+        errors.append(error(run))
+    assert errors[1] < errors[0]
+
+
+def test_what_it_did_not_do_before_is_not_written_out() -> None:
+    assert Gptaq().model_dump(mode="json").keys() == {"images", "strength", "damping", "held_out", "judge"}
+    own = Gptaq(passes=2, by="model")
+    assert Gptaq.model_validate(own.model_dump(mode="json")) == own
+
+
 @pytest.mark.parametrize("weight", [{"granularity": Granularity.group(8)}, {"format": "codebook"}])
 def test_groups_and_tables_are_rounded_as_their_quantizer_rounds(
     teachers: dict[str, Graph], weight: dict[str, Any]
@@ -73,13 +89,20 @@ def test_groups_and_tables_are_rounded_as_their_quantizer_rounds(
         assert torch.equal(torch.cat(columns, 1), expected_OI)
 
 
+@pytest.mark.parametrize("by", ["segment", "model"])
 def test_a_layer_that_is_worse_on_held_out_images_is_taken_back(
-    teachers: dict[str, Graph], monkeypatch: pytest.MonkeyPatch
+    teachers: dict[str, Graph], monkeypatch: pytest.MonkeyPatch, by: Any
 ) -> None:
     run = prepared(teachers["vit"])
     before = weights(run.student)
-    monkeypatch.setattr(Gptaq, "_round", lambda self, layer, known: layer.weight.zero_())
-    Gptaq(images=10).apply(run)
+
+    def spoil(self: Gptaq, layer: QuantizedLayer, known: Moments) -> None:
+        layer.weight.mul_(-9)
+        if layer.bias is not None:
+            layer.bias.add_(100 * torch.randn(len(layer.bias), generator=torch.Generator().manual_seed(0)))
+
+    monkeypatch.setattr(Gptaq, "change", spoil)
+    Gptaq(images=10, by=by).apply(run)
     after = weights(run.student)
     kept = [name for name in before if torch.equal(before[name], after[name])]
     assert len(kept) == len(before)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vitq.compensate.rounding import bias_change, moments, round_columns, target
+from vitq.compensate.rounding import bias_change, channel_factors, descend, moments, round_columns, target
 
 SCALE = 0.25
 
@@ -76,3 +76,33 @@ def test_the_bias_keeps_the_mean_output() -> None:
     rounded_OI = nearest(w_OI, 0)
     change_O = bias_change(w_OI, rounded_OI, moments(x_hat_TI, x_TI))
     torch.testing.assert_close((x_hat_TI @ rounded_OI.T + change_O).mean(0), (x_TI @ w_OI.T).mean(0))
+
+
+def test_descent_ends_where_no_column_alone_can_do_better() -> None:
+    x_TI, _, w_OI = inputs()
+    h_II = moments(x_TI, x_TI).damped(0.01)
+
+    def loss(rounded_OI: torch.Tensor) -> torch.Tensor:
+        error_OI = (rounded_OI - w_OI).double()
+        return ((error_OI @ h_II) * error_OI).sum(1)
+
+    start_OI = nearest(w_OI, 0)
+    found_OI = descend(start_OI, w_OI, h_II, nearest, 20)
+    assert torch.equal(descend(start_OI, w_OI, h_II, nearest, 0), start_OI)
+    assert float(loss(found_OI).sum()) < float(loss(start_OI).sum())
+    for place in range(w_OI.shape[1]):
+        for step in (-SCALE, SCALE):
+            moved_OI = found_OI.clone()
+            moved_OI[:, place] += step
+            assert bool((loss(moved_OI) >= loss(found_OI) - 1e-6).all())
+
+
+def test_the_factor_of_a_channel_is_that_of_least_squares() -> None:
+    x_TI, x_hat_TI, w_OI = inputs()
+    rounded_OI = 0.8 * nearest(w_OI, 0)
+    true_TO = ((x_TI - x_TI.mean(0)) @ w_OI.T).double()
+    given_TO = ((x_hat_TI - x_hat_TI.mean(0)) @ rounded_OI.T).double()
+    expected_O = (true_TO * given_TO).sum(0) / given_TO.square().sum(0)
+    found_O = channel_factors(w_OI, rounded_OI, moments(x_hat_TI, x_TI))
+    torch.testing.assert_close(found_O.double(), expected_O.clamp(0.5, 2), rtol=1e-4, atol=1e-4)
+    assert torch.equal(channel_factors(w_OI, 0 * w_OI, moments(x_hat_TI, x_TI)), torch.ones(len(w_OI)))

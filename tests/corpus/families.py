@@ -12,6 +12,7 @@ SMALL: dict[str, Any] = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
     "image_size": 32, "patch_size": 8,
 }  # fmt: skip
+ONE: dict[str, Any] = {**SMALL, "num_hidden_layers": 1}
 RESNET: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 
 
@@ -76,7 +77,7 @@ def _depth_anything() -> nn.Module:
 
 def _yolos() -> nn.Module:
     return _hf(
-        "YolosForObjectDetection", "YolosConfig", **{**SMALL, "image_size": [32, 32]}, num_detection_tokens=5,
+        "YolosForObjectDetection", "YolosConfig", **{**ONE, "image_size": [32, 32]}, num_detection_tokens=5,
         num_labels=3, use_mid_position_embeddings=False,
     )  # fmt: skip
 
@@ -124,7 +125,7 @@ def _sam() -> nn.Module:
 
 
 def _dinov3() -> nn.Module:
-    return _hf("DINOv3ViTModel", "DINOv3ViTConfig", **SMALL, num_register_tokens=2)
+    return _hf("DINOv3ViTModel", "DINOv3ViTConfig", **ONE, num_register_tokens=2)
 
 
 def _torchvision(name: str, **options: Any) -> nn.Module:
@@ -214,10 +215,10 @@ FAMILIES: dict[str, tuple[int, str | None, Callable[[], nn.Module]]] = {
     "RT-DETR": (64, "boxes-sigmoid", _rt_detr),
     "AutoBackbone DINOv2": (32, "features", _backbone),
     "AutoBackbone ResNet": (32, "features", _resnet_backbone),
-    "CLIP tower": (32, "features", lambda: _hf("CLIPVisionModel", "CLIPVisionConfig", **SMALL)),
-    "CLIP projection": (32, "features", lambda: _hf("CLIPVisionModelWithProjection", "CLIPVisionConfig", **SMALL)),
-    "SigLIP tower": (32, "features", lambda: _hf("SiglipVisionModel", "SiglipVisionConfig", **SMALL)),
-    "DINOv2 tower": (32, "features", lambda: _hf("Dinov2Model", "Dinov2Config", **SMALL)),
+    "CLIP tower": (32, "features", lambda: _hf("CLIPVisionModel", "CLIPVisionConfig", **ONE)),
+    "CLIP projection": (32, "features", lambda: _hf("CLIPVisionModelWithProjection", "CLIPVisionConfig", **ONE)),
+    "SigLIP tower": (32, "features", lambda: _hf("SiglipVisionModel", "SiglipVisionConfig", **ONE)),
+    "DINOv2 tower": (32, "features", lambda: _hf("Dinov2Model", "Dinov2Config", **ONE)),
     "DINOv3 tower": (32, "features", _dinov3),
     "SAM encoder": (32, "features", _sam),
     "torchvision ViT": (32, None, _vit),
@@ -230,7 +231,7 @@ FAMILIES: dict[str, tuple[int, str | None, Callable[[], nn.Module]]] = {
     ),
     "timm headless": (
         32, "features",
-        lambda: _timm("vit_tiny_patch16_224", num_classes=0, img_size=32, patch_size=8, embed_dim=16, depth=2,
+        lambda: _timm("vit_tiny_patch16_224", num_classes=0, img_size=32, patch_size=8, embed_dim=16, depth=1,
                       num_heads=2),
     ),
     "ResNet": (32, None, lambda: _timm("resnet10t", num_classes=5, channels=(8, 8, 16, 16))),

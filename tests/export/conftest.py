@@ -1,8 +1,9 @@
 """Models, their quantized versions and their files, made once: nearly all the time is that of torch's exporter."""
 
+import hashlib
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,41 @@ class Attending(nn.Module):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_library(one_library_of_operators: None) -> None:
-    """Every test here writes files."""
+def _one_library(one_library_of_operators: None) -> Iterator[None]:
+    """Every test here writes files: equal graphs are written once, what a file says about itself is its own."""
+    written: dict[Any, bytes] = {}
+    right = _module("vitq.export.build").build
+
+    def build(graph: Any, weights: Any, example: Any, about: dict[str, str], *how: Any, **named: Any) -> bytes:
+        key = (_content(graph, weights), tuple(example.shape), str((how, named)))
+        if key not in written:
+            written[key] = right(graph, weights, example, {}, *how, **named)
+        proto = onnx.load_from_string(written[key])
+        onnx.helper.set_model_props(proto, dict(sorted(about.items())))  # as build does
+        content: bytes = proto.SerializeToString()
+        return content
+
+    with pytest.MonkeyPatch.context() as patch:
+        for reader in ("vitq.export.export", "vitq.export.floating", "vitq.bench.bench"):
+            patch.setattr(_module(reader), "build", build)
+        runtimes = _module("vitq.export.runtimes")
+        patch.setattr(runtimes.OnnxRuntime.__init__, "__defaults__", (1,))  # threads: a pool for each part of a
+        patch.setattr(runtimes.OpenVino.__init__, "__defaults__", (1, False))  # file takes longer than the part
+        yield
+
+
+def _content(graph: Any, weights: dict[str, Any]) -> str:
+    """Return equal texts for graphs that are equal in all that a file holds."""
+    parts = [str(graph.module.graph), str(graph.sites), list(graph.quantizers), list(weights)]
+    tensors = list(graph.module.state_dict().items())
+    for quantizer in (*graph.quantizers.values(), *weights.values()):
+        parts.append((str(quantizer.format), quantizer.axis))
+        tensors += quantizer.parameters_dict().items()
+    held = hashlib.sha256(str(parts).encode())
+    for name, tensor in tensors:
+        held.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        held.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return held.hexdigest()
 
 
 class Models(dict[str, nn.Module]):
@@ -123,31 +157,14 @@ def quantized(models: dict[str, nn.Module], images: torch.Tensor) -> Callable[..
 def exported(
     quantized: Callable[..., vitq.QuantizedModel], images: torch.Tensor, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., tuple[Any, Path]]:
-    """Return a function that exports ``quantized(...)`` as ``export`` says, each way once: the result and its file.
-
-    Targets and kinds of files share the graph that torch writes; what a file says about itself is its own.
-    """
-    written: dict[Any, bytes] = {}
+    """Return a function that exports ``quantized(...)`` as ``export`` says, each way once: the result and its file."""
     done: dict[str, tuple[Any, Path]] = {}
-    module = _module("vitq.export.export")
-    right = module.build
-
-    def build(graph: Any, weights: Any, example: Any, about: dict[str, str], *how: Any) -> bytes:
-        key = (id(graph), *how)
-        if key not in written:
-            written[key] = right(graph, weights, example, {}, *how)
-        proto = onnx.load_from_string(written[key])
-        onnx.helper.set_model_props(proto, about)
-        content: bytes = proto.SerializeToString()
-        return content
 
     def make(*model: Any, export: dict[str, Any], file: str = "m.onnx", **options: Any) -> tuple[Any, Path]:
         key = str((model, options, export, file))
         if key not in done:
             path = tmp_path_factory.mktemp("exported") / file
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(module, "build", build)
-                done[key] = quantized(*model, **options).export(path, images, **export), path
+            done[key] = quantized(*model, **options).export(path, images, **export), path
         return done[key]
 
     return make

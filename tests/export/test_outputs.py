@@ -67,8 +67,7 @@ def test_every_output_is_quantized_saved_exported_and_proven(classes: bool, tmp_
     assert f"relative error of {names[1]}" in page and "relative error of the outputs" not in page
 
 
-@pytest.mark.parametrize("classes", [True, False])
-@pytest.mark.parametrize("curvature", ["fisher", "least_squares"])
+@pytest.mark.parametrize(("classes", "curvature"), [(True, "fisher"), (False, "least_squares")])
 def test_training_sees_every_output(classes: bool, curvature: str) -> None:
     overrides = {
         **QUICK,

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vitq.graph import Graph, Role, capture
+from vitq.graph.ops import LINEAR, MATMUL, is_op
 
 SIZES = {"b": 3, "h": 2, "q": 4, "k": 5, "d": 6, "e": 7, "c": 8, "n": 9, "w": 2, "m": 4}
 
@@ -54,29 +55,44 @@ class Beside(nn.Module):
         return torch.cat([part(x) for part in self.parts], -1)
 
 
-@pytest.mark.parametrize(
-    "equation",
-    [
-        "bcn,cd->bdn",
-        "bqd,bkd->bqk",
-        "bhqd,bhkd->bhqk",
-        "bcqw,cd->bdqw",
-        "bqhd,hde->bqhe",
-        "bhqd,hde->bqe",
-        "...d,de->...e",
-        "bnd,d->bn",
-        "bnd,bnd->bn",
-        "bnd,md->bn",
-        "bqd,bkd",
-    ],
+EQUATIONS = (
+    "bcn,cd->bdn",
+    "bqd,bkd->bqk",
+    "bhqd,bhkd->bhqk",
+    "bcqw,cd->bdqw",
+    "bqhd,hde->bqhe",
+    "bhqd,hde->bqe",
+    "...d,de->...e",
+    "bnd,d->bn",
+    "bnd,bnd->bn",
+    "bnd,md->bn",
+    "bqd,bkd",
 )
-def test_an_einsum_of_two_tensors_becomes_a_matmul_with_sites(equation: str) -> None:
+
+
+class Equations(nn.Module):
+    """Every equation on the first numbers of an image: one capture instead of eleven."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(map(Einsum, EQUATIONS))
+
+    def forward(self, x_BN: torch.Tensor) -> list[torch.Tensor]:
+        sizes = [[SIZES[letter] for letter in part.left[1:]] for part in self.parts]
+        seen = [x_BN[:, : math.prod(size)].reshape(-1, *size) for size in sizes]
+        return [part(x_BCN) for part, x_BCN in zip(self.parts, seen, strict=True)]
+
+
+def test_an_einsum_of_two_tensors_becomes_a_matmul_with_sites() -> None:
     torch.manual_seed(0)
-    model = Einsum(equation)
-    graph = capture(model, torch.randn(2, *[SIZES[letter] for letter in model.left[1:]]))
-    x = torch.randn(5, *[SIZES[letter] for letter in model.left[1:]])
-    torch.testing.assert_close(graph(x), model(x), rtol=1e-4, atol=1e-5)
-    assert len(graph.sites) == 2 and not any("einsum" in str(n.target) for n in graph.module.graph.nodes)
+    model = Equations()
+    graph = capture(model, torch.randn(2, 72))
+    x_BN = torch.randn(5, 72)
+    for equation, got, expected in zip(EQUATIONS, graph(x_BN).values(), model(x_BN), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5, msg=lambda text, e=equation: f"{e}: {text}")
+    assert sum(is_op(node, LINEAR | MATMUL) for node in graph.module.graph.nodes) == len(EQUATIONS)
+    assert len([site for site in graph.sites.values() if site.of_product]) == 2 * len(EQUATIONS)
+    assert not any("einsum" in str(n.target) for n in graph.module.graph.nodes)
 
 
 def test_an_einsum_without_contraction_stays() -> None:

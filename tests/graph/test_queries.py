@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import lively
+from small_models import ZOO, lively, zoo
 from torch import fx, nn
 
 from vitq.errors import GraphError
@@ -25,39 +25,17 @@ from vitq.graph.queries import (
     source_of,
     value_path,
 )
-from vitq.models.torchvision_shim import ensure_torchvision
 
-VIT: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3}
-SWIN: dict[str, Any] = {"img_size": 24, "window_size": 4, "embed_dim": 16, "depths": (2, 1), "num_heads": (2, 4)}
-PYRAMID: dict[str, Any] = {"embed_dims": (16, 32), "num_heads": (1, 2), "sr_ratios": (4, 2), "mlp_ratios": (2, 2)}
-MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "deit": ("deit_tiny_distilled_patch16_224", VIT | {"depth": 2}),
-    "swin": ("swin_tiny_patch4_window7_224", SWIN),  # 6 x 6 patches: its windows are padded
-    "swinv2": ("swinv2_tiny_window8_256", SWIN | {"img_size": 32, "depths": (1, 1)}),
-    "beit": ("beit_base_patch16_224", VIT),
-    "eva02": ("eva02_tiny_patch14_224", VIT),
-    "cait": ("cait_xxs24_224", {"img_size": 32, "depth": 1, "depth_token_only": 1, "embed_dim": 24, "num_heads": 3}),
-    "pvt": ("pvt_v2_b0", {"depths": (1, 1), **PYRAMID}),
-    "siglip": ("vit_base_patch16_siglip_224", VIT),
-    "convnext": ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}),
-}
+MODELS = ("deit", "swin", "swinv2", "beit", "eva02", "cait", "pvt", "siglip", "convnext")
 BARRIERS = {"swin": 1, "swinv2": 6, "pvt": 2, "convnext": 5}
 """How often an operation of its own has to rotate; everywhere else parameters do."""
 
 
 @cache
 def captured(name: str) -> Graph:
-    torch.manual_seed(0)
-    ensure_torchvision()
-    import timm
-
-    known, options = MODELS[name]
-    model, x_BCHW = lively(timm.create_model(known, num_classes=10, **options)), images(options.get("img_size", 32))
-    if name in ("deit", "swin"):  # the tests of rotations capture them too, in single precision
-        graph = capture(model, x_BCHW.float())
-        graph.module.double()
-        return graph
-    return capture(model.double(), x_BCHW)
+    graph = capture(zoo(name), images(ZOO[name][0]).float())
+    graph.module.double()
+    return graph
 
 
 def images(size: int, batch: int = 2) -> torch.Tensor:

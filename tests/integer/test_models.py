@@ -6,18 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import ClipTower
+from small_models import ZOO, ClipTower, zoo
 from torch import nn
 
 import vitq
-from vitq.models.torchvision_shim import ensure_torchvision
 
-OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "maxvit": ("maxvit_rmlp_pico_rw_256", {"img_size": 64, "depths": (1,), "embed_dim": (32,)}),
-    "hiera": ("hiera_tiny_224", {"img_size": (64, 64), "embed_dim": 32, "stages": (1, 1), "q_pool": 1}),
-}
 MODELS = {
-    "swin": {"linears": 5, "norms": 4, "activation functions": 1, "softmaxes": 0},
+    "windows": {"linears": 5, "norms": 4, "activation functions": 1, "softmaxes": 0},
     "clip": {"linears": 7, "norms": 4, "activation functions": 1, "softmaxes": 1},
     "maxvit": {"convolutions": 5, "norms": 5, "activation functions": 7, "softmaxes": 0},
     "hiera": {"linears": 10, "norms": 5, "activation functions": 2, "softmaxes": 2},
@@ -26,17 +21,14 @@ FAST = {"calibrate.weights": "minmax", "calibrate.activations": "minmax"}
 
 
 def made(name: str, tiny: Callable[..., nn.Module]) -> tuple[nn.Module, int]:
+    if name in ZOO:
+        return zoo(name), ZOO[name][0]
     torch.manual_seed(0)
-    ensure_torchvision()
-    if name == "clip":
-        return ClipTower(), 32
-    if name == "swin":
-        return tiny("swin", depths=(1,), num_heads=(2,)), 32
-    import timm
-
-    own, options = OTHERS[name]
-    model: nn.Module = timm.create_model(own, num_classes=10, **options)
-    return model, 64
+    model = ClipTower() if name == "clip" else tiny("swin", depths=(1,), num_heads=(2,))
+    with torch.no_grad():  # heads that begin at zero say nothing
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    return model, 32
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -44,9 +36,6 @@ def test_scope_full_of_any_model_works_on_integers_and_reloads(
     tiny: Callable[..., nn.Module], tmp_path: Any, name: str
 ) -> None:
     model, size = made(name, tiny)
-    with torch.no_grad():  # heads that begin at zero say nothing
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     x = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(2))
     quantized = vitq.quantize(model, x, recipe="fq-vit", bits="w8a8", overrides=FAST, progress=False)
     integer, expected = quantized.integer(), quantized(x)
@@ -54,7 +43,7 @@ def test_scope_full_of_any_model_works_on_integers_and_reloads(
     assert {kind: counts[kind] for kind in MODELS[name]} == MODELS[name]
     assert counts["products of two activations"] % 2 == 0 and counts["residual sums"] >= 2
     kinds = Counter(left.operation for left in integer.operations.floating)
-    assert kinds["softmax"] == {"swin": 1, "maxvit": 2}.get(name, 0)  # their biases are added before it
+    assert kinds["softmax"] == {"windows": 1, "maxvit": 2}.get(name, 0)  # their biases are added before it
     assert kinds["conv2d"] >= 1 and "linear" not in kinds and "matmul" not in kinds
     error_B = (integer(x) - expected).norm(dim=1) / expected.norm(dim=1)
     assert float(error_B.max()) < 0.05, "a code that falls at a tie moves a logit a little"

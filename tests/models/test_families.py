@@ -17,8 +17,8 @@ WHOLE = ("SegFormer", "DETR", "AutoBackbone DINOv2", "Mask R-CNN backbone", "YOL
 """Families that go the whole way here; what their parts need is what the others need too."""
 
 COVERED = (
-    "BEiT segmentation", "Depth Anything", "RT-DETR", "CLIP projection", "SigLIP tower", "DINOv2 tower",
-    "torchvision Swin",
+    "BEiT segmentation", "Depth Anything", "RT-DETR", "CLIP tower", "CLIP projection", "SigLIP tower", "DINOv2 tower",
+    "torchvision ViT", "torchvision Swin", "AutoBackbone ResNet", "MobileNetV2", "ConvNeXt",
 )  # fmt: skip
 """Families whose parts are tried by others or elsewhere; ``VITQ_ALL_FAMILIES=1`` tries them too."""
 SOME = [name for name in FAMILIES if name not in WHOLE and (name not in COVERED or "VITQ_ALL_FAMILIES" in os.environ)]

@@ -13,7 +13,7 @@ from PIL import Image
 from vitq.errors import ModelError
 from vitq.graph.outputs import as_outputs, named_outputs
 from vitq.models import Preprocessing, load_model, load_whole, settle
-from vitq.models.heads import head_for
+from vitq.models.heads import head_for, squashed
 from vitq.models.huggingface import LogitsOf, run_on_images
 from vitq.models.processors import processor_preprocessing
 from vitq.models.torchvision_shim import ensure_torchvision
@@ -264,3 +264,17 @@ def test_a_folder_without_a_processor_assumes_and_says_so(folder: Path, tmp_path
         file.unlink()
 
     assert load_model(tmp_path).preprocessing == Preprocessing((3, 32, 32), assumed=True)
+
+
+@pytest.mark.parametrize(
+    ("size", "sides"),
+    [
+        ({"longest_edge": 48}, (48, 48)),
+        ({"shortest_edge": 40, "longest_edge": 60}, (40, 40)),
+        ({"height": 32, "width": 64}, (32, 64)),
+    ],
+)
+def test_a_processor_that_keeps_forms_is_squashed_to_the_size_that_it_names(
+    size: dict[str, int], sides: tuple[int, int]
+) -> None:
+    assert tuple(squashed({"size": size}, None)["size"].values()) == sides

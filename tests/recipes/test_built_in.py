@@ -121,3 +121,25 @@ def test_the_switches_of_pfcr() -> None:
         assert insert.probabilities is not None
         formats = {bits: insert.probabilities.at(bits, Granularity.HEAD).name for bits in (3, 4, 6)}
         assert formats == {3: name, 4: name, 6: name}
+
+
+def test_glf_q_reads_as_its_method_section() -> None:
+    names = [s.step_name for s in load_recipe("glf-q", budget="full").steps]
+    assert names == ["rotate", "relu_mlp", "insert", "calibrate", "reconstruct"]
+    rotate, relu = step("glf-q", "rotate"), step("glf-q", "relu_mlp", "full")
+    assert rotate["heads"] and rotate["residual"] == "hadamard" and not rotate["choose"]
+    assert (relu["clip"], relu["clipped"], relu["rate"], relu["steps"]) == (0.99, 2, 4e-5, 20000)
+    own = step("glf-q", "reconstruct", "full")
+    assert (own["objective"]["global"], own["objective"]["block"], own["objective"]["global_on"]) == (1, 2, "feature")
+    assert (own["steps"], own["batch"], own["schedule"]) == (3000, 32, ["block"])
+    assert own["learn"].keys() == {"weights", "activation_scales"}
+    insert = step("glf-q", "insert")
+    roles = [insert[role] or insert["activation"] for role in ("post_norm", "post_activation", "probabilities")]
+    assert {role["format"] for role in roles} == {"affine"}
+
+
+def test_the_budgets_of_vitq() -> None:
+    fast, quick, full = ([s.step_name for s in load_recipe("vitq", budget=b).steps] for b in ("fast", "quick", "full"))
+    assert fast == ["rotate", "smooth", "insert", "calibrate", "transfer_scales", "calibrate", "match_channels"]
+    assert quick == full and set(fast) < set(quick)
+    assert not step("vitq", "rotate", "fast")["choose"] and step("vitq", "rotate", "full")["choose"]

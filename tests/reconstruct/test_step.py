@@ -1,10 +1,11 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from vitq.errors import ResumeError
+from vitq.errors import RecipeError, ResumeError
 from vitq.quantizers import Quantizer
 from vitq.recipes import load_recipe
 from vitq.reconstruct import Reconstruct
@@ -12,6 +13,7 @@ from vitq.reconstruct.groups import Compute
 from vitq.reconstruct.loop import Loop
 from vitq.reconstruct.objective.terms import Fusion
 from vitq.run.run import Run
+from vitq.tasks.values import Values
 
 QUICK = {"steps": 12, "batch": 16, "evaluation": {"held_out": 16}, "compute": {"precision": "float32"}}
 TRIALS = {"among": ["unit", "block"], "outlier_quantiles": [], "steps": 2, "images": 24, "held_out": 8}
@@ -141,11 +143,17 @@ def test_a_stage_over_the_whole_network_sees_feature_and_logits(
     assert set(fusions[0].first) == {"block", "global"}
 
 
+LEVELS = {"order": "fine_to_coarse", "schedule": ["unit", "block"], "equal_total_steps": True}
+
+
 @pytest.mark.parametrize(
-    "path", [{"order": "fine_to_coarse", "schedule": ["unit", "block"], "equal_total_steps": True}, {"choose": TRIALS}]
-)
-@pytest.mark.parametrize(
-    "objective", [{"global": 0.1, "local": 0.02}, {"curvature": "perturbed"}, {"curvature": "mean_fisher"}]
+    ("path", "objective"),
+    [
+        (LEVELS, {"global": 0.1, "local": 0.02}),
+        (LEVELS, {"curvature": "perturbed"}),
+        ({"choose": TRIALS}, {"global": 0.1, "local": 0.02}),
+        ({"choose": TRIALS}, {"curvature": "mean_fisher"}),
+    ],
 )
 def test_levels_and_chosen_slicings_take_any_objective(
     make_run: Callable[..., Run], path: dict[str, object], objective: dict[str, object]
@@ -250,3 +258,51 @@ def test_unknown_schedule_and_variable_name_the_choices() -> None:
         Reconstruct.model_validate({**QUICK, "schedule": ["blok"]})
     with pytest.raises(ValueError, match="rounding"):
         Reconstruct.model_validate({"learn": {"weight": 1.0}})
+
+
+def test_options_of_their_own_are_written_out_only_where_they_are_used() -> None:
+    plain = Reconstruct().model_dump(mode="json", by_alias=True)
+    assert "views" not in plain and "by" not in plain["evaluation"]
+    assert not {"ranking", "balance", "extra"} & plain["objective"].keys()
+    own = {"views": {"flip": 0.5}, "evaluation": {"by": "end"}, "objective": {"ranking": 0.1, "balance": "gradient"}}
+    step = Reconstruct.model_validate(own)
+    again = Reconstruct.model_validate(step.model_dump(mode="json", by_alias=True))
+    assert again == step and again.views.flip == 0.5 and again.evaluation.by == "end"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"objective": {"global": 0.5, "balance": "gradient"}},
+        {"objective": {"ranking": 0.5}},
+        {"objective": {"ranking": 0.5, "global": 0.5, "global_on": "outputs"}},
+        {"evaluation": {"by": "end", "held_out": 16}},
+    ],
+)
+def test_each_part_of_the_objective_lowers_the_error_of_the_logits(
+    make_run: Callable[..., Run], options: dict[str, Any]
+) -> None:
+    run = make_run()
+    before = feature_error(run)
+    Reconstruct.model_validate({**QUICK, **options}).apply(run)
+    assert feature_error(run) < before
+
+
+def test_a_segment_that_helps_itself_and_harms_the_end_is_rolled_back_where_the_end_judges(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = []
+    for by in ("both", "end"):
+        run = make_run()
+        found = iter([(1.0, 1.0), (0.1, 1.1)] * 100)  # its own error falls tenfold, that of the model rises
+        monkeypatch.setattr("vitq.reconstruct.train.evaluate", lambda *_, found=found: next(found))
+        Reconstruct.model_validate({**QUICK, "steps": 1, "evaluation": {"by": by}}).apply(run)
+        kept.append("rolled-back" not in [name for name, _ in run.events.warnings])
+    assert kept == [True, False]
+
+
+def test_ranking_needs_classes(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    run.task = Values("output")
+    with pytest.raises(RecipeError, match="orders classes"):
+        Reconstruct.model_validate({**QUICK, "objective": {"ranking": 0.5}}).apply(run)

@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+import small_models
 import torch
 from small_models import ClipTower
 from torch import nn
@@ -15,7 +16,6 @@ from vitq.errors import GraphError
 from vitq.graph import Graph, Role, capture
 from vitq.graph.queries import AffineNorm, affine_norms, consumers_at
 from vitq.graph.queries.affine import PLACES
-from vitq.models.torchvision_shim import ensure_torchvision
 from vitq.quantizers import Quantizer
 from vitq.rewrite import AddNoise, FoldNorms, SmoothQuant, SqB
 from vitq.rewrite.noise import step_size
@@ -62,18 +62,12 @@ def captured(tiny: Callable[..., nn.Module]) -> Callable[[str], Graph]:
 
     @cache
     def make(name: str) -> Graph:
-        torch.manual_seed(0)
-        ensure_torchvision()
         if name == "clip":
-            return lively(capture(ClipTower(), pictures(2)))
+            torch.manual_seed(0)
+            return lively(capture(small_models.lively(ClipTower()), pictures(2)))
         if name == "deit":
-            import timm
-
-            small = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3}
-            return lively(
-                capture(timm.create_model("deit_tiny_distilled_patch16_224", num_classes=10, **small), pictures(2))
-            )
-        depths = {"vit": {"depth": 2}, "swin": {"depths": (1, 1)}}
+            return lively(capture(small_models.zoo("deit"), pictures(2)))
+        depths = {"swin": {"depths": (1, 1)}}
         return lively(capture(tiny(name, **depths.get(name, {})), pictures(2)))
 
     return make
@@ -134,8 +128,13 @@ def tensors_of(graph: Graph) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("model", ["vit", "deit", "swin", "clip"])
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    ("step", "model"),
+    [
+        *((step, model) for step in STEPS for model in ("vit", "swin")),
+        *((step, model) for step in ("smoothquant", "sq_b", "fold_norms", "add_noise") for model in ("deit", "clip")),
+    ],
+)
 def test_the_function_stays_in_single_and_in_double_precision(captured: Captured, step: str, model: str) -> None:
     graph = captured(model)
     store = noises(graph) if step == "add_noise" else Memory()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import ClipTower, lively
+from small_models import ZOO, ClipTower, lively, zoo
 from torch import nn
 
 from vitq.bits import Bits
@@ -15,7 +15,6 @@ from vitq.errors import GraphError, RecipeError
 from vitq.graph import Graph, Role, capture
 from vitq.graph.ops import NORM, aten, is_op
 from vitq.graph.serialize import require_savable
-from vitq.models.torchvision_shim import ensure_torchvision
 from vitq.quantizers import Granularity, Quantizer
 from vitq.recipes import load_recipe
 from vitq.rewrite import Rotate, TransferScales
@@ -23,15 +22,6 @@ from vitq.run.checkpoints import Checkpoints
 from vitq.run.pipeline import apply_steps
 from vitq.run.run import Run
 
-VIT: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
-SWIN: dict[str, Any] = {"img_size": 24, "window_size": 4, "embed_dim": 16, "depths": (2, 1), "num_heads": (2, 4)}
-TIMM: dict[str, tuple[str, dict[str, Any]]] = {
-    "vit": ("vit_tiny_patch16_224", VIT),
-    "deit": ("deit_tiny_distilled_patch16_224", VIT),
-    "swin": ("swin_tiny_patch4_window7_224", SWIN),  # 6 x 6 patches: its windows are padded
-    "bare swin": ("swin_tiny_patch4_window7_224", SWIN),
-    "dinov2": ("vit_small_patch14_dinov2", VIT),
-}
 TURNED = {
     ("vit", "ones"): (4, 1),
     ("deit", "ones"): (4, 1),
@@ -136,19 +126,20 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
 
 @cache
 def captured(name: str) -> tuple[Graph, torch.Tensor]:
-    torch.manual_seed(0)
-    if name in OTHERS:
-        size, model = 32, OTHERS[name]()
+    if name in ZOO:
+        size, model = ZOO[name][0], zoo(name)
     else:
-        ensure_torchvision()
-        import timm
-
-        known, options = TIMM[name]
-        size, model = options["img_size"], timm.create_model(known, num_classes=10, **options)
-        if name == "bare swin":
-            model.patch_embed.norm = nn.Identity()
+        torch.manual_seed(0)
+        size, model = (24, bare_swin()) if name == "bare swin" else (32, lively(OTHERS[name]()))
     x_NCHW = torch.randn(10, 3, size, size, generator=torch.Generator().manual_seed(3))
-    return capture(lively(model), x_NCHW[:2]), x_NCHW
+    return capture(model, x_NCHW[:2]), x_NCHW
+
+
+def bare_swin() -> nn.Module:
+    """Return a Swin whose patches have no norm."""
+    model: Any = zoo("swin")
+    model.patch_embed.norm = nn.Identity()
+    return model
 
 
 def run_of(name: str, *, double: bool = False) -> Run:

@@ -67,7 +67,7 @@ def run(out, writes):
         os._exit(1)
 
 assert run(sys.argv[1], 0) == 0
-for writes in (2, 3, 4):
+for writes in (2, 4):
     assert run(sys.argv[2], writes) == signal.SIGKILL
 assert run(sys.argv[2], 0) == 0
 """
@@ -119,7 +119,7 @@ def work(out: Path, model: QuantizedModel, overwrite: bool = False) -> None:
         for piece in ("a", "b"):
             if checkpoints.load(piece) is None:
                 checkpoints.save(piece, {"w": torch.ones(3)}, {"loss": 0.5})
-        finish(QuantizedModel(model.artifact), out, checkpoints, events)
+        finish(QuantizedModel(model.artifact), out, events, checkpoints.clear)
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["new", "overwritten"])
@@ -128,7 +128,7 @@ def test_a_run_that_is_killed_at_any_write_is_resumed_to_the_same_folder(
 ) -> None:
     model = load(small_artifact)
     monkeypatch.setattr(os, "fsync", lambda _: None)  # a kill loses nothing that the system has; it only takes time
-    monkeypatch.setattr("vitq.model.write_report", lambda path, _: write_files(path.parent, {path.name: REPORT}))
+    monkeypatch.setattr("vitq.model.write_report", lambda path, *_: write_files(path.parent, {path.name: REPORT}))
     work(tmp_path / "whole", model)
     names = {file.name for file in (tmp_path / "whole").iterdir()}
     assert names == {*FILES, "run.json", "events.jsonl"}

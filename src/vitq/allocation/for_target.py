@@ -1,6 +1,6 @@
 """Constraints of a target: which bits its runtime carries at each site, and what they take in its file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
@@ -27,11 +27,13 @@ def carried_bits(
     sites: Sequence[str],
     candidates: Sequence[int],
     profile: Profile,
+    only_weights: Collection[int] = (),
 ) -> dict[str, tuple[int, ...]]:
     """Return the candidates of each site that a file for ``profile`` carries, where those are not all.
 
     Weights of more bits than its integer kernels take are left out, and so is what export refuses, with its reason in
-    the error where nothing is left. AllocationError for such a site, where floating point is no candidate.
+    the error where nothing is left; activations get none of ``only_weights``. AllocationError for such a site, where
+    floating point is no candidate.
     """
     require_export()
     from vitq.export.lower import refusal_of
@@ -40,6 +42,8 @@ def carried_bits(
     for name in sites:
         site, own, reasons = graph.sites[name], list[int](), list[str]()
         for width in candidates:
+            if width in only_weights and not site.is_weight:
+                continue
             if width == FLOATING_POINT:
                 own.append(width)
             elif site.is_weight and weight_bits_for(width, profile) != width:

@@ -1,6 +1,6 @@
 """From a run and a recipe to sensitivities: calibrate at every candidate, then run the trials."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,16 +40,23 @@ class Prepared:
     """What a file for the target holds beside the weights of ``sites``; None without a target."""
 
 
-def prepare(run: Run, plan: ResolvedRecipe, candidates: Sequence[int], target: str | None = None) -> Prepared:
+def prepare(
+    run: Run,
+    plan: ResolvedRecipe,
+    candidates: Sequence[int],
+    target: str | None = None,
+    only_weights: Collection[int] = (),
+) -> Prepared:
     """Apply the recipe but what trains at the run's bits, then calibrate its formats at every candidate.
 
     Rewrites are done once, so that quantizers of different bits fit the same tensors and can be mixed. At 32 bits a
-    site has no quantizer. With a ``target``, each site's candidates are those that it carries.
+    site has no quantizer. With a ``target``, each site's candidates are those that it carries; activations get none of
+    ``only_weights``.
     """
     steps = tuple(step for step in plan.steps if not step.trains)
     formats = formats_at(run, steps, candidates, f"recipe '{plan.name}'")
     apply_steps(run, steps)
-    return prepared(run, steps, formats, target)
+    return calibrate_candidates(run, steps, formats, target, only_weights)
 
 
 def formats_at(
@@ -81,11 +88,12 @@ def calibration_of(steps: Sequence[Step], where: str = "the recipe") -> Calibrat
     return found
 
 
-def prepared(
+def calibrate_candidates(
     run: Run,
     steps: Sequence[Step],
     formats: Mapping[int, Mapping[str, Format | None]],
     target: str | None = None,
+    only_weights: Collection[int] = (),
     stage: str = "",
 ) -> Prepared:
     """Calibrate ``run.student``, to which ``steps`` were applied, in all ``formats``, and put switches on its sites."""
@@ -109,7 +117,7 @@ def prepared(
     others: int | None = None
     if target is not None:
         profile = profile_of(target)
-        allowed = carried_bits(graph, library, order, tuple(formats), profile)
+        allowed = carried_bits(graph, library, order, tuple(formats), profile, only_weights)
         others = other_bytes(graph, library[max(library)], site_costs(graph), profile, run.images_NCHW[:2])
     simulation = Simulation(graph, library, run.device)
     return Prepared(simulation, tuple(order), {name: tuple(own) for name, own in own_formats.items()}, allowed, others)

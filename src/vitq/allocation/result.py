@@ -115,6 +115,7 @@ def decide(
     """Choose bits within ``limits``; AllocationError names the nearest that can be had where there are none."""
     problem = found.problem(limits, by=by, pairs=pairs, keep=keep, within=within)
     measured = None
+    search.warn = events.warn
     if search.measure is None:
         choice = solve(problem, solver, search)
     else:

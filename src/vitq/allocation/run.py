@@ -9,10 +9,12 @@ import torch
 from vitq.allocate import Search, Sensitivities
 from vitq.allocate.problem import Choice
 from vitq.allocation.files import known_sensitivities, read_sensitivities, write_sensitivities
+from vitq.allocation.for_target import candidates_for
 from vitq.allocation.prepare import measure, measurer, prepare
 from vitq.allocation.result import MEASURING, Allocation, decide
 from vitq.artifact.origin import describe_run
 from vitq.bits import Bits
+from vitq.export.targets import profile_of
 from vitq.models import LoadedModel
 from vitq.recipes import ResolvedRecipe
 from vitq.recipes.for_target import scopes_of
@@ -34,6 +36,11 @@ class Request:
     trials: int
     within: float | None = None
     target: str | None = None
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The candidates, and what weights get in place of some of them on the target."""
+        return self.candidates if self.target is None else candidates_for(self.candidates, profile_of(self.target))
 
 
 def allocate_from(folder: Path, request: Request, seed: int, events: Events) -> Allocation:
@@ -67,12 +74,13 @@ def allocate_anew(
     checkpoints = None if folder is None else folder / "checkpoints"
     saved = Checkpoints(checkpoints, about, resume=not overwrite, overwrite=overwrite)
     run = start_run(loaded, x_NCHW, bits, plan.name, seed=seed, device=device, events=events, checkpoints=saved)
-    prepared = prepare(run, plan, request.candidates, request.target)
+    only_weights = frozenset(request.widths).difference(request.candidates)
+    prepared = prepare(run, plan, request.widths, request.target, only_weights)
     if found is None:
         found = measure(
             run,
             prepared,
-            request.candidates,
+            request.widths,
             about,
             proxy_only=request.by == "proxy",
             checkpoints=saved,
@@ -80,7 +88,7 @@ def allocate_anew(
         )
         if folder is not None:
             write_sensitivities(folder, found)
-    real = measurer(prepared, run, request.candidates) if measuring else None
+    real = measurer(prepared, run, request.widths) if measuring else None
     return _decided(found, request, real, seed, events)
 
 

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 from vitq.allocate import SOLVERS, Search
 from vitq.allocate.problem import ACTIVATIONS, WEIGHTS
 from vitq.allocate.solvers.base import solve
-from vitq.allocation.prepare import calibration_of, fit, formats_at, measure, measurer, prepared
+from vitq.allocation.prepare import calibrate_candidates, calibration_of, fit, formats_at, measure, measurer
 from vitq.allocation.result import MEASURING
 from vitq.bits import FLOATING_POINT
 from vitq.calibrate.options import SiteBits
@@ -34,6 +34,7 @@ class Allocate(Step):
     """
 
     trains = True
+    mixes = True
 
     solver: Solver = "program"
     by: Literal["output", "feature", "proxy"] = "output"
@@ -60,7 +61,7 @@ class Allocate(Step):
         """Run the trials on a copy of the student and return what the solver chooses."""
         own = replace(run, student=run.student.clone(), images_NCHW=run.images_NCHW[: self.images])
         widths = tuple(formats)
-        ready = prepared(own, run.before, formats, stage=f"{run.stage}-")
+        ready = calibrate_candidates(own, run.before, formats, stage=f"{run.stage}-")
         found = measure(
             own,
             ready,
@@ -74,4 +75,4 @@ class Allocate(Step):
         keep = {pattern: entry.bits for pattern, entry in self.keep.items()}
         problem = found.problem(limits, by=self.by, pairs=self.pairs, keep=keep)
         real = measurer(ready, own, widths) if self.solver in MEASURING else None
-        return problem.named(solve(problem, self.solver, Search(real, self.trials, run.seed)))
+        return problem.named(solve(problem, self.solver, Search(real, self.trials, run.seed, warn=run.events.warn)))

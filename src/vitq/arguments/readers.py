@@ -16,6 +16,7 @@ from torch import nn
 from vitq.artifact.artifact import Artifact
 from vitq.bits import FLOATING_POINT, AverageBits, Bits, BitTable
 from vitq.data.noise import GENERATED
+from vitq.data.splits import is_split
 from vitq.errors import DataError, ModelError
 from vitq.models import LoadedModel, Preprocessing
 from vitq.recipes.bit_table import is_table, read_table
@@ -60,13 +61,18 @@ def model(value: Any) -> Any:
     return str(path(value))
 
 
+def baseline(value: Any) -> Any:
+    """Return True or False, or a model."""
+    return flag(value) if isinstance(value, bool | np.bool_) else model(value)
+
+
 def images(value: Any) -> Any:
     """Return a path that exists, the word for images that are to be made, or images themselves."""
     if value is None or isinstance(value, bytes | bool | int | float):
         raise TypeError
     if isinstance(value, str | os.PathLike):
         place = Path(path(value))
-        if not os.path.exists(place):  # noqa: PTH110 - False, not an error, where a folder above may not be read
+        if not os.path.exists(place) and not is_split(place):  # noqa: PTH110 - False, not an error, where it is hidden
             if value in GENERATED:
                 return value
             raise DataError(f"'{place}': no such folder or file")

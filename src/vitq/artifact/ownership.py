@@ -78,6 +78,8 @@ MARKS: Mapping[str, Callable[[Path], bool]] = {
     "seal.json": _has_keys("vitq", "sha256"),
     "run.json": lambda path: _object(path).keys() <= {"seconds", "peak_memory_bytes"},
     "report.html": lambda path: b'<meta name="generator" content="vitq">' in _head(path, HEAD_BYTES),
+    "report.json": lambda path: _object(path).get("vitq") == "report",
+    "bench.json": lambda path: _object(path).get("vitq") == "bench",
     "events.jsonl": _starts_with(b'{"time": "'),
 }
 """By file name: how vitq knows a file again that it wrote."""

@@ -9,8 +9,10 @@ import typer
 from vitq._version import __version__
 from vitq.cli.allocate import allocate
 from vitq.cli.bench import bench
+from vitq.cli.compare import compare
 from vitq.cli.console import note
 from vitq.cli.demo import demo
+from vitq.cli.diagnose import diagnose
 from vitq.cli.doctor.doctor import doctor
 from vitq.cli.errors import RUN_FAILED
 from vitq.cli.evaluate import evaluate
@@ -19,6 +21,7 @@ from vitq.cli.granularity import granularity
 from vitq.cli.models import models
 from vitq.cli.quantize import quantize
 from vitq.cli.recipes import recipes_app
+from vitq.cli.report import report
 from vitq.cli.seal import seal
 from vitq.run.streams import Lasting, open_missing, silence
 
@@ -59,6 +62,9 @@ app.command()(evaluate)
 app.command()(export)
 app.command()(seal)
 app.command()(bench)
+app.command()(compare)
+app.command()(report)
+app.command()(diagnose)
 app.command()(granularity)
 app.command()(allocate)
 app.command()(models)

@@ -18,6 +18,7 @@ from vitq.errors import (
     ArgumentError,
     ArtifactError,
     CalibrationError,
+    CompareError,
     DataError,
     ExportError,
     GraphError,
@@ -25,6 +26,7 @@ from vitq.errors import (
     OutputError,
     RecipeError,
     ResumeError,
+    SuiteError,
     VitqError,
 )
 from vitq.run.streams import silence
@@ -57,6 +59,8 @@ KNOWN: tuple[tuple[type[VitqError], int, str], ...] = (
     (ModelError, BAD_INPUT, "'vitq models PATTERN' lists the models known by name"),
     (ArtifactError, ARTIFACT, "an artifact is the folder that 'vitq quantize --out' wrote"),
     (ResumeError, ARTIFACT, "'vitq quantize --help' says what --out, --resume and --overwrite do"),
+    (SuiteError, BAD_INPUT, "docs/compare.md says what is in a suite, in its store and in golden files"),
+    (CompareError, RUN_FAILED, "what was measured is kept; docs/compare.md says how a comparison goes on"),
     (ExportError, RUN_FAILED, "'vitq export --help' lists the targets; docs/export.md says what each can run"),
     (CalibrationError, RUN_FAILED, "try other calibration images, more of them (--limit), or another recipe"),
     (GraphError, RUN_FAILED, "this model's graph is not understood; please report it with the model's name"),

@@ -40,6 +40,20 @@ def evaluate(
     integer: Annotated[
         bool, typer.Option("--integer", help="Run an artifact's products in integer arithmetic, not as a simulation.")
     ] = False,
+    baseline: Annotated[
+        bool,
+        typer.Option(
+            "--baseline",
+            help="Also measure the model that the artifact was made of (with --weights where it came from a file), and "
+            "show what was lost: top-1, top-5, calibration, classes, intervals.",
+        ),
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=256, help="Processes that decode; 0 for threads of this one. Default: some from 2,000 images on."
+        ),
+    ] = None,
     device: Device = "auto",
     num_classes: NumClasses = None,
     crop_pct: CropPct = None,
@@ -62,12 +76,19 @@ def evaluate(
         limit=limit,
         batch_size=batch_size,
         integer=integer,
+        baseline=baseline,
+        workers=workers,
         device=device,
         progress=not quiet,
     )
     result = dataclasses.asdict(metrics)
     if as_json:
         print_json(result)
+        return
+    if baseline:
+        from vitq.cli.baseline import baseline_tables
+
+        show(baseline_tables(metrics))
         return
     from vitq.report.units import label, score
 

@@ -49,6 +49,21 @@ def quantize(
             "as 'vitq allocate' writes it."
         ),
     ] = "w8a8",
+    fit_mb: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MB",
+            help="Choose the bits of every site so that the tensors fit so many megabytes, as 'vitq allocate'.",
+        ),
+    ] = None,
+    within: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PERCENT",
+            help="Choose what stays in floating point, or with --fit-mb all bits, so that no more of the score is "
+            "expected to be lost.",
+        ),
+    ] = None,
     budget: Annotated[
         str,
         typer.Option(help="quick (minutes on a CPU) or full (for a GPU); what it means is in the recipe."),
@@ -107,8 +122,10 @@ def quantize(
 
     overrides = parse_assignments(override or [])
     asked = read_table(bits) if is_table(bits) else Bits.parse(bits)  # a typing error is told before slow imports
+    goal = "-".join(f"{word}{value:g}" for word, value in (("fit", fit_mb), ("within", within)) if value is not None)
+    name = recipe if goal else str(choose(recipe, asked, scope, target, overrides)[0])
     named = model if inside is None else f"{model.rstrip('/')}-{inside}"
-    folder: str | Path = default_out(named, str(choose(recipe, asked, scope, target, overrides)[0]), bits)
+    folder: str | Path = default_out(named, name, goal or bits)
     if out is not None:
         folder = Path(out) if out.strip() else out  # Path("") is the working directory, which nobody asked for
 
@@ -119,6 +136,8 @@ def quantize(
         images,
         recipe=recipe,
         bits=bits,
+        fit_mb=fit_mb,
+        within=within,
         budget=budget,
         scope=scope,
         target=target,

@@ -34,19 +34,31 @@ class QuantizedLayer:
         return node
 
     @property
+    def channel_scale(self) -> torch.Tensor | None:
+        """The quantizer's scale, where codes are whole steps of one scale for each output; else None."""
+        quantizer = self.quantizer
+        own = quantizer.codec.uniform and quantizer.axis == 0 and not quantizer.format.granularity.size
+        return quantizer.get_parameter("scale") if own and "scale" in quantizer.parameter_names else None
+
+    @property
     def keys(self) -> dict[str, str]:
         """Names of its tensors in a checkpoint."""
-        return {"weight": self.name, **({} if self.bias is None else {"bias": f"{self.name}, bias"})}
+        return {"weight": self.name, **{part: f"{self.name}, {part}" for part in self._parts() if part != "weight"}}
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return copies of weight and bias."""
-        return {"weight": self.weight.clone(), **({} if self.bias is None else {"bias": self.bias.clone()})}
+        """Return copies of weight, bias and scale of each output, as far as it has them."""
+        return {part: tensor.detach().clone() for part, tensor in self._parts().items()}
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Set weight and bias, where they are given, in place."""
-        for name, tensor in tensors.items():
-            getattr(self, name).copy_(tensor)
+        """Set what is given in place."""
+        own = self._parts()
+        for part, tensor in tensors.items():
+            own[part].copy_(tensor)
+
+    def _parts(self) -> dict[str, torch.Tensor]:
+        parts = {"weight": self.weight, "bias": self.bias, "scale": self.channel_scale}
+        return {part: tensor for part, tensor in parts.items() if tensor is not None}
 
     def rows(self, x: torch.Tensor) -> torch.Tensor:
         """Return x_TI: what meets the rows of the weight, for a convolution the patches under its kernel."""

@@ -1,13 +1,24 @@
 """Walk through validation images in batches, with their labels where there are any."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from vitq.data.geometry import pixel_grid
 from vitq.data.items import ImageItem, ImageSource, Pixels
-from vitq.data.stream import Prepared, Warn, check_shape, check_values, forward_notes, prepare, warn_by_default
+from vitq.data.processes import decoders
+from vitq.data.stream import (
+    Prepared,
+    Warn,
+    bad_values,
+    check_shape,
+    check_values,
+    forward_notes,
+    prepare,
+    warn_by_default,
+)
 from vitq.errors import DataError
 from vitq.models.preprocessing import Preprocessing
 
@@ -20,6 +31,7 @@ def load_batches(
     batch_size: int = 32,
     num_classes: int | None = None,
     warn: Warn = warn_by_default,
+    workers: int | None = 0,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Walk through ``limit`` evenly spaced images (all where None): x (B, C, H, W), and labels or None.
 
@@ -27,7 +39,8 @@ def load_batches(
 
     Raises DataError at once for a label outside the model's classes, and on the way for unusable images above 5 % and
     for an image that holds NaN, infinity or values above 1e9. A model of one output takes the labels 0 and 1;
-    ``num_classes`` 0, timm's word for no head, is unknown too.
+    ``num_classes`` 0, timm's word for no head, is unknown too. ``workers`` processes decode, threads of this one where
+    it is 0; None leaves it to ``decoders``.
     """
     count = len(source) if limit is None else min(limit, len(source))
     if count < 1 or batch_size < 1:
@@ -36,7 +49,7 @@ def load_batches(
     forward_notes(source, warn)
     if num_classes:
         _check_labels(source, items, num_classes, warn)
-    return _batches(items, source.labelled, preprocessing, batch_size, warn)
+    return _batches(items, source.labelled, preprocessing, batch_size, warn, decoders(items, workers))
 
 
 def load_labelled(
@@ -47,10 +60,13 @@ def load_labelled(
     batch_size: int = 32,
     num_classes: int | None = None,
     warn: Warn = warn_by_default,
+    workers: int | None = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Walk through labelled images as ``load_batches`` does; raise DataError where labels are missing."""
     require_labels(source)
-    batches = load_batches(source, preprocessing, limit, batch_size=batch_size, num_classes=num_classes, warn=warn)
+    batches = load_batches(
+        source, preprocessing, limit, batch_size=batch_size, num_classes=num_classes, warn=warn, workers=workers
+    )
     return ((x_BCHW, labels_B) for x_BCHW, labels_B in batches if labels_B is not None)
 
 
@@ -65,9 +81,9 @@ def require_labels(source: ImageSource) -> None:
 
 
 def _batches(
-    items: list[ImageItem], labelled: bool, preprocessing: Preprocessing, batch_size: int, warn: Warn
+    items: list[ImageItem], labelled: bool, preprocessing: Preprocessing, batch_size: int, warn: Warn, workers: int
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    evaluate = preprocessing.transform()
+    place = preprocessing.transform(normalised=False)
     batch: list[Prepared] = []
 
     def label(item: ImageItem, pixels: Pixels) -> Tensor | None:
@@ -79,19 +95,27 @@ def _batches(
         return item.target.tensor(pixel_grid(preprocessing, *pixels.size), (height, width))
 
     own = label if labelled else lambda *_: None
-    for prepared in prepare(items, lambda _, image: evaluate(image), wanted=len(items), warn=warn, label=own):
+    walk = prepare(items, lambda _, image: place(image), wanted=len(items), warn=warn, label=own, workers=workers)
+    for prepared in walk:
         batch.append(prepared)
         check_shape(prepared, batch[0].x.shape, preprocessing)
-        check_values(prepared)
         if len(batch) == batch_size:
-            yield _collate(batch)
+            yield _collate(batch, preprocessing)
             batch = []
     if batch:
-        yield _collate(batch)
+        yield _collate(batch, preprocessing)
 
 
-def _collate(batch: list[Prepared]) -> tuple[Tensor, Tensor | None]:
-    x_BCHW = torch.stack([prepared.x for prepared in batch])
+def _collate(batch: list[Prepared], preprocessing: Preprocessing) -> tuple[Tensor, Tensor | None]:
+    """Stack a batch, whose pictures are bytes until here; what is no picture is preprocessed already."""
+    if all(prepared.x.dtype == torch.uint8 for prepared in batch):
+        x_BCHW = preprocessing.normalise(torch.stack([prepared.x for prepared in batch]))
+    else:
+        parts = (p.x if p.x.dtype != torch.uint8 else preprocessing.normalise(p.x) for p in batch)
+        x_BCHW = torch.stack(list(parts))
+    if bad_values(x_BCHW):
+        for prepared, x_CHW in zip(batch, x_BCHW, strict=True):
+            check_values(replace(prepared, x=x_CHW))
     labels = [prepared.label for prepared in batch if prepared.label is not None]
     for prepared, label in zip(batch, labels, strict=False):
         if (label.dtype, label.shape) != (labels[0].dtype, labels[0].shape):

@@ -9,6 +9,9 @@ from vitq.data.files import reason
 from vitq.data.items import ImageItem, ImageSource
 from vitq.data.maps import map_folder, with_maps
 from vitq.data.names import shown
+from vitq.data.parquet import open_parquet
+from vitq.data.shards import open_shards
+from vitq.data.splits import shards_in
 from vitq.data.table import read_table
 from vitq.errors import DataError
 
@@ -52,12 +55,22 @@ def open_folder(folder: Path, labels: bool = True) -> ImageSource:
         subfolders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         if pictures:
             return _flat(folder, pictures, subfolders)
+        if files := shards_in(folder):
+            return open_files(files, labels)
         if (maps := map_folder(subfolders)) is not None:
             return _beside_maps(next(entry for entry in subfolders if entry != maps), maps, labels)
         return _class_folders(folder, subfolders, labels)
     except OSError as error:
         where = shown(error.filename or folder)
         raise DataError(f"'{where}': the folder cannot be read ({reason(error)})") from error
+
+
+def open_files(files: list[Path], labels: bool = True) -> ImageSource:
+    """Open the files of one split, all parquet or all webdataset; DataError where they are of both kinds."""
+    kinds = {path.suffix.lower() for path in files}
+    if len(kinds) > 1:
+        raise DataError(f"'{shown(files[0].parent)}' holds parquet and tar files; give one kind")
+    return open_parquet(files, labels) if kinds == {".parquet"} else open_shards(files, labels)
 
 
 def _flat(folder: Path, pictures: list[Path], subfolders: list[Path]) -> ImageSource:
@@ -92,7 +105,7 @@ def _class_folders(folder: Path, subfolders: list[Path], labels: bool) -> ImageS
 
 
 def _item(path: Path, name: str, label: int | None) -> ImageItem:
-    return ImageItem(name, partial(open_picture, path), label, path=path)
+    return ImageItem(name, partial(open_picture, path), label, path=path, decodes=True)
 
 
 def _pictures(folder: Path, recursive: bool = False) -> list[Path]:

@@ -20,7 +20,7 @@ class ImageItem:
 
     ``shape`` (C, H, W) is that of an image that is already preprocessed, None for a picture. ``path`` is the file
     that it is in, if any. ``fetch`` gives the item with its pixels; it is called in the thread that walks through the
-    items, since it runs another's code.
+    items, since it runs another's code. ``decodes``: reading it decodes bytes of a file, which another process can do.
     """
 
     name: str
@@ -30,6 +30,7 @@ class ImageItem:
     path: Path | None = None
     fetch: "Callable[[], ImageItem] | None" = None
     target: Target | None = None
+    decodes: bool = False
 
     @property
     def labelled(self) -> bool:

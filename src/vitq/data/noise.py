@@ -41,8 +41,8 @@ def noise_images(preprocessing: Preprocessing, count: int, generator: torch.Gene
     shaped = torch.fft.irfft2(torch.fft.rfft2(white) / frequency, s=(height, width))
     shaped = shaped / shaped.std(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
     low, high = pixel_bounds(preprocessing)
-    bright: Tensor = (0.5 + SPREAD * shaped).clamp(0.0, 1.0)
-    return (low + bright * (high - low)).float()
+    x_NCHW: Tensor = low + (0.5 + SPREAD * shaped).clamp(0.0, 1.0) * (high - low)
+    return x_NCHW.float()
 
 
 def similarity_entropy(tokens_BTC: Tensor) -> Tensor:

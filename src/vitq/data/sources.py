@@ -11,7 +11,7 @@ from torch import Tensor
 from vitq.data.coco import open_coco
 from vitq.data.entries import has_image
 from vitq.data.files import is_folder
-from vitq.data.folders import open_folder
+from vitq.data.folders import open_files, open_folder
 from vitq.data.items import ImageSource
 from vitq.data.iterables import is_map_style, open_iterable
 from vitq.data.labels import refuse_two_kinds, refuse_two_labels
@@ -19,6 +19,7 @@ from vitq.data.memory import open_batch
 from vitq.data.names import shown
 from vitq.data.noise import GENERATED
 from vitq.data.npz import open_npz
+from vitq.data.splits import SUFFIXES, is_split, shards_in
 from vitq.errors import DataError
 
 ImagesLike = str | Path | Tensor | np.ndarray | ImageSource | Iterable[Any]
@@ -28,11 +29,12 @@ def open_images(source: ImagesLike | Any, *, labels: bool = True, limit: int | N
     """Open images of any of these kinds, without decoding them yet.
 
     A folder with ``labels.csv`` (``filename,label``), a folder of class folders (sorted names give the indices), of
-    ``images`` and ``masks``, a flat folder, a COCO ``.json`` or the folder that it lies in, an ``.npz`` (``images`` (N,
-    H, W, C) or (N, H, W) uint8, optional ``labels`` (N,)), a preprocessed tensor or float array (N, C, H, W), a pair of
-    such a batch and labels (N,), or any data set, loader or iterable of entries, whose image
-    ``vitq.data.entries.rows_of`` finds. Without ``labels`` they are ignored whatever they are, and what can be read
-    only from its start is read until there are ``limit`` images. Raises DataError when there is nothing usable.
+    ``images`` and ``masks``, a flat folder, ``.parquet`` files of Hugging Face or ``.tar`` shards of webdataset (one, a
+    folder, or a split by its name, ``imagenet/validation``), a COCO ``.json`` or the folder that it lies in, an
+    ``.npz`` (``images`` (N, H, W, C) or (N, H, W) uint8, optional ``labels`` (N,)), a preprocessed tensor or float
+    array (N, C, H, W), a pair of such a batch and labels (N,), or any data set, loader or iterable of entries, whose
+    image ``vitq.data.entries.rows_of`` finds. Without ``labels`` they are ignored whatever they are, and what can be
+    read only from its start is read until there are ``limit`` images. Raises DataError when there is nothing usable.
     """
     opened = source if isinstance(source, ImageSource) else _open(source, labels, limit)
     if not opened.items:
@@ -78,13 +80,22 @@ def _open_path(source: str | Path, labels: bool) -> ImageSource:
     path = Path(source)
     if source in GENERATED:
         raise DataError(f"'{source}' stands for calibration images alone, where none are at hand; name a folder here")
+    if files := _split(path):
+        return open_files(files, labels)
     if is_folder(path):
         return open_folder(path, labels)
     if path.suffix.lower() == ".npz":
         return open_npz(path, labels)
     if path.suffix.lower() == ".json":
         return open_coco(path, labels)
-    raise DataError(f"'{shown(path)}' is neither a folder of images nor an .npz or a COCO .json file")
+    raise DataError(f"'{shown(path)}' is neither a folder of images nor an .npz, .parquet, .tar or COCO .json file")
+
+
+def _split(path: Path) -> list[Path]:
+    """Return the files of a split that is named by its folder's path, or one such file."""
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        return [path]
+    return shards_in(path) if is_split(path) and not path.exists() else []
 
 
 def _belongs(other: Any, images: Tensor | np.ndarray) -> bool:

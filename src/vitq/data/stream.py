@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vitq.data import decode
 from vitq.data.items import ImageItem, ImageSource, Pixels
+from vitq.data.processes import Outcome, read_in_processes
 from vitq.errors import DataError
 from vitq.models.preprocessing import Preprocessing
 
@@ -50,8 +51,10 @@ def prepare(
     wanted: int,
     warn: Warn,
     label: Callable[[ImageItem, Pixels], Tensor | None] = lambda *_: None,
+    workers: int = 0,
 ) -> Iterator[Prepared]:
-    """Yield the first ``wanted`` usable images of ``items`` in order; ``transform`` and ``label`` run in a few threads.
+    """Yield the first ``wanted`` usable images of ``items`` in order; ``transform`` and ``label`` run in a few threads,
+    or in so many ``workers``, processes, where ``decoders`` allows them.
 
     Tensors pass as they are. Unusable images are skipped and named in one warning at the end; raises
     DataError when they are more than 5 % of ``wanted`` (one is always let pass), or when nothing is usable. One that
@@ -60,7 +63,8 @@ def prepare(
     broken: list[str] = []
     noted: dict[str, list[str]] = {}
     done = 0
-    for outcome in _in_order(items, transform, label):
+    walk = _in_processes(list(items), transform, label, workers) if workers else _in_order(items, transform, label)
+    for outcome in walk:
         if isinstance(outcome, DataError):
             broken.append(str(outcome))
             if len(broken) > max(1.0, BROKEN_SHARE * wanted):
@@ -96,7 +100,8 @@ def forward_notes(source: ImageSource, warn: Warn) -> None:
 
 def bad_values(x: Tensor) -> str | None:
     """Return what is wrong with the values of preprocessed images: NaN, infinity or far too large; None if nothing."""
-    largest = float(x.abs().amax()) if x.numel() else 0.0
+    low, high = (float(end) for end in x.aminmax()) if x.numel() else (0.0, 0.0)  # NaN is both
+    largest = max(-low, high)
     if not math.isfinite(largest):
         return "NaN or infinity"
     return None if largest <= LARGEST_VALUE else f"values up to {largest:.3g}, which no preprocessing gives"
@@ -137,6 +142,20 @@ def _read(
         return Prepared(item, transform(item, decoded.image), decoded.notes, label(item, decoded.image))
     except DataError as error:
         return error
+
+
+def _in_processes(
+    items: list[ImageItem],
+    transform: Callable[[ImageItem, Image.Image], Tensor],
+    label: Callable[[ImageItem, Pixels], Tensor | None],
+    workers: int,
+) -> Iterator[Prepared | DataError]:
+    def read(item: ImageItem) -> Outcome:
+        found = _read(item, transform, label)
+        return str(found) if isinstance(found, DataError) else (found.x, found.notes, found.label)
+
+    for item, outcome in read_in_processes(items, read, workers):
+        yield DataError(outcome) if isinstance(outcome, str) else Prepared(item, *outcome)
 
 
 def _in_order(

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import fx
@@ -93,20 +94,16 @@ def _activation(module: fx.GraphModule, node: fx.Node, site: str, quantizer: Qua
     if reason := refusal(quantizer, is_weight=False):
         raise ExportError(f"site '{site}': {reason}")
     if quantizer.outliers is not None:
-
-        def write(part: Quantizer, x: fx.Node, before: fx.Node, name: str) -> fx.Node:
-            return _write(module, part, x, before, name, carrier)
-
-        return lower_apart(module, node, quantizer, write)
+        return lower_apart(module, node, quantizer, partial(_write, module, carrier))
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    new = _write(module, quantizer, source, node, node.name, carrier)
+    new = _write(module, carrier, quantizer, source, node, node.name)
     replace(module, node, new)
     return new.name
 
 
 def _write(
-    module: fx.GraphModule, quantizer: Quantizer, source: fx.Node, before: fx.Node, name: str, carrier: Carrier | None
+    module: fx.GraphModule, carrier: Carrier | None, quantizer: Quantizer, source: fx.Node, before: fx.Node, name: str
 ) -> fx.Node:
     """Write what a quantizer with one kind of tokens makes of ``source``."""
     lowering = LOWERINGS[quantizer.format.name]

@@ -76,6 +76,7 @@ class OnnxRuntime:
         with tempfile.TemporaryDirectory() as folder:
             options = ort.SessionOptions()
             options.log_severity_level = 3
+            options.intra_op_num_threads = 1  # it will not run
             options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
             ort.InferenceSession(self._content, options, providers=["CPUExecutionProvider"])
             return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]

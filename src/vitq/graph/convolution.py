@@ -30,9 +30,9 @@ class Convolution:
         """Return w_OI, with I input channels (of one group) times places of the kernel."""
         if not self.transposed:
             return weight.flatten(1)
-        mirrored: torch.Tensor = weight.flip(list(range(2, weight.ndim)))
-        mirrored = torch.unflatten(mirrored, 0, (self.groups, -1))
-        return mirrored.transpose(1, 2).flatten(0, 1).flatten(1)
+        mirrored = weight.flip(list(range(2, weight.ndim))).unflatten(0, (self.groups, -1))
+        w_OI: torch.Tensor = mirrored.transpose(1, 2).flatten(0, 1).flatten(1)
+        return w_OI
 
     def patches(self, x: torch.Tensor) -> torch.Tensor:
         """Return x_BPI, the values that meet the weights at each of P places: x_BCHW or x_BCW."""

@@ -171,9 +171,14 @@ def capture(model: nn.Module, example_BCHW: torch.Tensor) -> Graph:
 
     Raises ModelError where ``torch.export`` refuses the model, or an artifact could not hold it.
     """
+    return Graph(opened(model, example_BCHW))
+
+
+def opened(model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
+    """Return the module of ``capture``'s graph."""
     module = capture_module(model, example_BCHW)
     open_attention(module)
     open_products(module)
     deepen_masks(module)
     require_savable(module)
-    return Graph(module)
+    return module

@@ -66,7 +66,7 @@ class IntegerLinear(nn.Module):
     def _sums(self, a_TI: torch.Tensor) -> torch.Tensor:
         """Return Σ a (w - z_w) of int8 codes."""
         if self.groups > 1:
-            return self._grouped(torch.unflatten(a_TI, 1, (self.groups, -1)))
+            return self._grouped(a_TI.unflatten(1, (self.groups, -1)))
         total_TO = int_mm(a_TI, self.w_IO)
         if self.has_zeros:
             total_TO.addcmul_(a_TI.sum(1, keepdim=True, dtype=torch.int32), self.zero_O, value=-1)
@@ -74,11 +74,11 @@ class IntegerLinear(nn.Module):
 
     def _grouped(self, a_TGI: torch.Tensor) -> torch.Tensor:
         """Return the sums group by group: whole numbers below 2^53, which float64 multiplies and adds exactly."""
-        w_GIO = torch.unflatten(self.w_IO, 1, (self.groups, -1)).movedim(1, 0)
+        w_GIO = self.w_IO.unflatten(1, (self.groups, -1)).movedim(1, 0)
         total_TGO = (a_TGI.transpose(0, 1).double() @ w_GIO.double()).transpose(0, 1)
         sum_TG1 = a_TGI.sum(-1, keepdim=True, dtype=torch.int32)
-        total_TGO -= sum_TG1 * torch.unflatten(self.zero_O, 0, (self.groups, -1))
-        return total_TGO.flatten(1).to(torch.int32)
+        y_TGO: torch.Tensor = total_TGO - sum_TG1 * self.zero_O.unflatten(0, (self.groups, -1))
+        return y_TGO.flatten(1).to(torch.int32)
 
 
 class IntegerConvolution(nn.Module):

@@ -51,6 +51,7 @@ HEADS = (
     Head("AutoBackbone", "Backbone", "backbone", "features"),
     Head("AutoModel", "Model", "encoder", "features"),
 )
+SIDES = ("height", "shortest_edge", "longest_edge")
 TASKS_OF_HEADS = {"boxes-sigmoid": "boxes"}
 
 
@@ -96,6 +97,6 @@ def squashed(processor: Mapping[str, Any], config: Any) -> dict[str, Any]:
     elif isinstance(size, list | tuple) and len(size) == 2:
         height, width = int(size[0]), int(size[1])
     else:
-        height = int(sides.get("height") or sides.get("shortest_edge") or 640)
+        height = int(next((side for key in SIDES if (side := sides.get(key))), 640))
         width = int(sides.get("width") or height)
     return {**processor, "do_resize": True, "do_center_crop": False, "size": {"height": height, "width": width}}

@@ -103,17 +103,25 @@ class Preprocessing:
             f"mean {mean}, std {std}{guess}"
         )
 
-    def transform(self) -> Transform:
-        """Return timm's own evaluation transform for these values, and Hugging Face's for "shortest_edge"."""
+    def transform(self, normalised: bool = True) -> Transform:
+        """Return timm's own evaluation transform for these values, and Hugging Face's for "shortest_edge".
+
+        Without ``normalised`` it gives bytes, a quarter of the memory, which ``normalise`` takes.
+        """
         if not self.mean:
             return self._refuse
         ensure_torchvision()
         from timm.data import create_transform
 
         if self.crop_mode == "shortest_edge":
-            return self._on_channels(self._shortest_edge)
+            return self._on_channels(self._shortest_edge, normalised)
         evaluate = create_transform(**self._timm_arguments(), is_training=False, use_prefetcher=True)
-        return self._on_channels(cast(Callable[[Image.Image], Any], evaluate))
+        return self._on_channels(cast(Callable[[Image.Image], Any], evaluate), normalised)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Return bytes (…, C, H, W) as the model takes them, in float32 whatever the default type is."""
+        mean_C11, std_C11 = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (self.mean, self.std))
+        return x.to(torch.float32).div_(255).sub_(mean_C11).div_(std_C11)
 
     def augmented(self, generator: torch.Generator) -> Transform:
         """Return a random crop of half to all of the area, mirrored half the time, by ``generator``."""
@@ -202,15 +210,14 @@ class Preprocessing:
         top, left = (resized.height - height) // 2, (resized.width - width) // 2
         return cast(Image.Image, functional.crop(resized, top, left, height, width))
 
-    def _on_channels(self, place: Callable[[Image.Image], Any]) -> Transform:
-        """Turn pictures to gray for one channel, ``place`` them, normalise in float32 whatever the default type is."""
+    def _on_channels(self, place: Callable[[Image.Image], Any], normalised: bool = True) -> Transform:
+        """Turn pictures to gray for one channel, ``place`` them, normalise them if asked."""
         gray = self.input_size[0] == 1
-        mean_C11, std_C11 = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (self.mean, self.std))
 
         def transform(image: Image.Image) -> Tensor:
             placed = place(image.convert("L") if gray else image)
             x_CHW = torch.as_tensor(_pixels(placed) if isinstance(placed, Image.Image) else placed)
-            return x_CHW.to(torch.float32).div(255).sub_(mean_C11).div_(std_C11)
+            return self.normalise(x_CHW) if normalised else x_CHW
 
         return transform
 

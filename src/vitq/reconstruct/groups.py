@@ -8,23 +8,34 @@ from vitq.reconstruct.objective.curvature import CURVATURES, NONE, CurvatureName
 from vitq.reconstruct.objective.terms import (
     DISTANCES,
     TERMS,
+    Balance,
     BlockTerm,
     FeatureTerm,
     LocalTerm,
     LowRankTerm,
     OutputsTerm,
+    RankingTerm,
     Term,
+    ToOutputs,
 )
 from vitq.run.step import OptionGroup
 
 Rate = Annotated[float, Field(ge=0)]
 
 
+def without_defaults(options: OptionGroup, written: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Leave out of what is written the options ``names`` that have their default: recipes from before had none."""
+    fields = type(options).model_fields
+    usual = {name for name in names if getattr(options, name) == fields[name].get_default(call_default_factory=True)}
+    return {key: value for key, value in written.items() if key not in usual}
+
+
 class Objective(OptionGroup):
     """What training makes small: weights of the terms, and what each term needs.
 
-    ``block``, ``global`` and ``local`` weigh the terms; 0 switches one off. ``extra`` weighs registered terms, by name;
-    it is written out only where it names one.
+    ``block``, ``global``, ``local`` and ``ranking`` weigh the terms; 0 switches one off. ``extra`` weighs registered
+    terms, by name. Weights are shares of the first loss, or of the gradient at the segment's end (``balance``). The
+    last three options are written out only where they differ from their defaults.
     """
 
     block: float = Field(default=1.0, ge=0)
@@ -41,6 +52,8 @@ class Objective(OptionGroup):
     local_batch: int = Field(default=8, ge=1)
     local_by: Annotated[str, AfterValidator(DISTANCES.option)] = "moments"
     extra: dict[str, Rate] = Field(default_factory=dict)
+    ranking: float = Field(default=0.0, ge=0)
+    balance: Balance = "value"
 
     @field_validator("extra")
     @classmethod
@@ -52,17 +65,26 @@ class Objective(OptionGroup):
         return weights
 
     @model_serializer(mode="wrap")
-    def _without_empty_extra(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in written(self).items() if key != "extra" or value}
+    def _without_unused(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(self, written(self), "extra", "ranking", "balance")
 
-    def terms(self, reachable: bool) -> dict[str, tuple[float, Term]]:
-        """Return the weighed terms of the objective; the global one only where the goal is ``reachable``."""
+    @property
+    def sees_end(self) -> bool:
+        """Whether a term looks at the model's end."""
+        return self.global_ > 0 or self.ranking > 0
+
+    def terms(self, reachable: bool, to_outputs: ToOutputs | None = None) -> dict[str, tuple[float, Term]]:
+        """Return the weighed terms of the objective; those of the model's end only where that is ``reachable``.
+
+        ``to_outputs``: from the feature to the outputs, where the end is the feature and a term reads outputs.
+        """
         terms: dict[str, tuple[float, Term]] = {"block": (self.block, BlockTerm(self.drop_smallest))}
         if self.curvature != NONE and CURVATURES[self.curvature].low_rank:
             terms["low_rank"] = (self.low_rank, LowRankTerm())
         if reachable:
             on_feature = self.global_on == "feature"
             terms["global"] = (self.global_, FeatureTerm() if on_feature else OutputsTerm(self.temperature))
+            terms["ranking"] = (self.ranking, RankingTerm(to_outputs))
         if self.local > 0:
             terms["local"] = (self.local, LocalTerm(self.local_by))
         return terms | {name: (weight, TERMS[name]()) for name, weight in self.extra.items()}
@@ -85,11 +107,36 @@ class Rounding(OptionGroup):
 class Evaluation(OptionGroup):
     """What decides which values a segment keeps: those before, the last ones, or their moving average.
 
-    ``held_out``: images that are not trained on and decide; ``average``: decay of the moving average, 0 without one.
+    ``held_out``: images that are not trained on and decide; ``average``: decay of the moving average, 0 without one;
+    ``by``: the error at the model's end alone, where it is reached, or with the segment's own ("both", as long as a
+    term looks at that end). ``by`` is written out only where it is "end".
     """
 
     held_out: int = Field(default=64, ge=0)
     average: float = Field(default=0.0, ge=0, lt=1)
+    by: Literal["both", "end"] = "both"
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(self, written(self), "by")
+
+
+class Views(OptionGroup):
+    """Changes of the training images, drawn anew for every step.
+
+    ``crop``: the least share of an image's area that a random crop keeps, 1 for the whole image; ``flip``, ``mix``: the
+    shares of views that are mirrored, and that are mixed with another image; ``reuse``: how many steps see a view.
+    """
+
+    crop: float = Field(default=1.0, gt=0, le=1)
+    flip: float = Field(default=0.0, ge=0, le=1)
+    mix: float = Field(default=0.0, ge=0, le=1)
+    reuse: int = Field(default=1, ge=1)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether there are views other than the images themselves."""
+        return self.crop < 1 or self.flip > 0 or self.mix > 0
 
 
 class Compute(OptionGroup):

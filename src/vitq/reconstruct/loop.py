@@ -9,7 +9,7 @@ import torch
 from vitq.quantizers import DropMask
 from vitq.reconstruct.data import Data
 from vitq.reconstruct.objective.curvature import Curvature
-from vitq.reconstruct.objective.terms import Fusion, Goal
+from vitq.reconstruct.objective.terms import Batch, Fusion, Goal
 from vitq.reconstruct.segment import TrainingSegment
 from vitq.reconstruct.settings import Settings
 from vitq.reconstruct.variables.rounding import rectified_sigmoid, rounding_penalty
@@ -37,6 +37,7 @@ class Loop:
         self.rates = [group["lr"].clone() for group in self.optimizer.param_groups]
         images = torch.randint(data.train, (settings.steps, settings.batch), generator=generator)
         self.images_SB = images.to(data.target.device)
+        """The rows of ``data`` that each step takes; where views are drawn they are new ones (``refill``)."""
         self.progress_S = torch.linspace(0, 1, settings.steps + 1)[:-1].to(device)
         self.now = torch.zeros(1, dtype=torch.int64, device=device)  # one element: a scalar index would be read back
         mixed = settings.noise.mix_inputs
@@ -44,23 +45,27 @@ class Loop:
         self.parameters = segment.variables.optimized()
         self.learns = True
         """Whether the loss depends on anything that is learnt; known after the first step."""
-        self.averaged = [torch.zeros_like(p) for p in self.parameters] if settings.average > 0 else None
+        self.averaged = [torch.zeros_like(p) for p in self.parameters] if settings.evaluation.average > 0 else None
+
+    def refill(self, data: Data, rows_SB: torch.Tensor) -> None:
+        """Let the steps from now on take the given rows of ``data``, one row of ``rows_SB`` after the other."""
+        start = int(self.now)
+        self.data = data
+        self.images_SB[start : start + len(rows_SB)] = rows_SB[: len(self.images_SB) - start].to(self.images_SB.device)
+
+    def probe(self, count: int) -> None:
+        """Let the fusion take its scales from the batches of the next ``count`` steps."""
+        start = int(self.now)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
+            self.fusion.probe(self._batch(chosen) for chosen in self.images_SB[start : start + count])
 
     def step(self) -> torch.Tensor:
         """Draw a batch, take one step of Adam and return the loss."""
-        data, settings, segment = self.data, self.settings, self.segment
+        settings, segment = self.settings, self.segment
         progress = self.progress_S[self.now][0]
         chosen = self.images_SB[self.now.to(self.images_SB.device)][0]
-        x, x_teacher, target = (self._rows(t, chosen) for t in (data.x_student, data.x_teacher, data.target))
-        goal = None if data.goal is None else self._goal(data.goal, chosen[: settings.objective.global_batch])
-        sides = tuple(self._rows(side, chosen) for side in data.sides)
-        mixed = x if self.choose is None else torch.where(self.choose(x), x_teacher, x)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bfloat16):
-            local = min(settings.objective.local_batch, settings.batch)
-            layers = self._layers(chosen[:local], x_teacher[:local])
-            batch = segment.batch(mixed, target, goal, layers, local, sides)
-            curvature = None if self.curvature is None else self.curvature.of(chosen)
-            loss = self.fusion(replace(batch, curvature=curvature))
+            loss = self.fusion(self._batch(chosen))
         self.learns = loss.requires_grad
         if not self.learns:
             return loss
@@ -71,7 +76,7 @@ class Loop:
                 group["lr"].copy_(rate * cosine)
             segment.variables.step(self.optimizer)
             if self.averaged is not None:
-                torch._foreach_lerp_(self.averaged, self.parameters, 1 - settings.average)
+                torch._foreach_lerp_(self.averaged, self.parameters, 1 - settings.evaluation.average)
             self.now += 1
         return loss.detach()
 
@@ -79,7 +84,21 @@ class Loop:
         """Return the moving average of what is learnt, None where it is not kept; as Adam's, it forgets its start."""
         if self.averaged is None or self.settings.steps == 0:
             return None
-        return list(torch._foreach_div(self.averaged, 1 - self.settings.average**self.settings.steps))
+        decay = self.settings.evaluation.average
+        return list(torch._foreach_div(self.averaged, 1 - decay**self.settings.steps))
+
+    def _batch(self, chosen: torch.Tensor) -> Batch:
+        """Run the student on the chosen rows."""
+        data, objective = self.data, self.settings.objective
+        x, x_teacher, target = (self._rows(t, chosen) for t in (data.x_student, data.x_teacher, data.target))
+        sees = data.goal is not None and objective.sees_end
+        goal = self._goal(data.goal, chosen[: objective.global_batch]) if data.goal is not None and sees else None
+        sides = tuple(self._rows(side, chosen) for side in data.sides)
+        mixed = x if self.choose is None else torch.where(self.choose(x), x_teacher, x)
+        local = min(objective.local_batch, self.settings.batch)
+        layers = self._layers(chosen[:local], x_teacher[:local])
+        batch = self.segment.batch(mixed, target, goal, layers, local, sides)
+        return replace(batch, curvature=None if self.curvature is None else self.curvature.of(chosen))
 
     def _layers(self, chosen: torch.Tensor, x_teacher: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if self.data.layers is None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
 from vitq.activations import first_output, forward_all
+from vitq.errors import RecipeError
 from vitq.quantizers import DropMask, Quantizer
 from vitq.reconstruct.data import Data
 from vitq.reconstruct.loop import POOL, Loop
@@ -15,7 +17,21 @@ from vitq.reconstruct.objective.terms import Fusion
 from vitq.reconstruct.replay import Replay
 from vitq.reconstruct.segment import TrainingSegment
 from vitq.reconstruct.settings import Settings
+from vitq.reconstruct.views import Supply
 from vitq.run.events import Events
+
+PROBES = 4
+"""Batches on which gradients are balanced."""
+EVERY = 20
+"""Training steps between two losses that are kept."""
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """The moving average of what was learnt, where it is kept, and the loss at every ``EVERY``-th training step."""
+
+    averaged: list[torch.Tensor] | None = None
+    losses: tuple[float, ...] = ()
 
 
 def optimize(
@@ -26,14 +42,16 @@ def optimize(
     device: torch.device,
     generator: torch.Generator,
     events: Events,
-) -> list[torch.Tensor] | None:
-    """Train the variables of ``segment``; return their moving average where ``settings.average`` asks for one.
+    supply: Supply | None = None,
+) -> Optimized:
+    """Train the variables of ``segment``; their moving average is kept where ``settings.evaluation`` asks for one.
 
-    Everything that differs from step to step is drawn before the first one and lies on ``device``, so that a GPU can
-    replay the step (see ``Replay``) where it holds the data too.
+    Everything that differs from step to step is drawn before the first one, or before those that share a ``supply`` of
+    views, and lies on ``device``, so that a GPU can replay the step (see ``Replay``) where it holds the data too.
     """
     if not segment.variables.groups:
-        return None
+        return Optimized()
+    losses: list[float] = []
     random = generator if device.type == "cpu" else _on_device(generator, device)
     with _dropping(segment, settings, random), events.task(segment.span.name, settings.steps) as task:
         loop = Loop(segment, data, fusion, settings, device, generator, random)
@@ -42,17 +60,33 @@ def optimize(
         objective = settings.objective
         refresh = max(settings.steps // objective.curvature_refreshes, 1)
         estimate = None if objective.curvature == NONE else make_estimator(objective.curvature)
+        supplied = 0
         for done in range(settings.steps):
+            if supply is not None and done == supplied:
+                supplied += supply.steps(settings.batch, settings.steps - done)
+                loop.refill(*supply.draw(settings.batch, supplied - done, generator))
+                step.again()
             if estimate is not None and done % refresh == 0:
                 loop.curvature = estimate(_gradients(segment, data, settings, device, generator))
+                if supply is not None and len(loop.curvature.diagonal_N) > 1:
+                    raise RecipeError(
+                        f"curvature '{objective.curvature}' is one for each image, and views are other images: take "
+                        "another curvature, or no views"
+                    )
                 fusion.rescale()
                 step.again()
+            if fusion.balance == "gradient" and not fusion.first:
+                loop.probe(PROBES)
             loss = step()
             if not loop.learns:
                 events.warn("no-term", f"no term of the objective sees what '{segment.span.name}' learns: it stays")
-                return None
-            task.advance(1, **({"loss": float(loss)} if done % 20 == 0 else {}))
-    return loop.average()
+                return Optimized()
+            if done % EVERY:
+                task.advance(1)
+                continue
+            losses.append(float(f"{float(loss):.4g}"))
+            task.advance(1, loss=float(loss))
+    return Optimized(loop.average(), tuple(losses))
 
 
 def _on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:

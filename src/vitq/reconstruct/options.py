@@ -2,14 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from vitq.devices import supports_bfloat16
 from vitq.graph import Graph
-from vitq.reconstruct.groups import Compute, Evaluation, Noise, Objective, Rate, Rounding
+from vitq.reconstruct.groups import Compute, Evaluation, Noise, Objective, Rate, Rounding, Views, without_defaults
 from vitq.reconstruct.settings import Settings
 from vitq.reconstruct.slicing.choose import Choose
 from vitq.reconstruct.slicing.schedule import Order, Piece, check_name
@@ -24,7 +24,8 @@ class Options(Step):
     ``learn`` maps what is learnt to its Adam rate: ``weights`` (straight-through; in steps of their channel),
     ``rounding`` (AdaRound's V), ``weight_scales``, ``activation_scales`` (relative), ``zero_points`` (codes),
     ``biases``, ``norms``. With ``equal_total_steps``, ``steps`` are those of a block, and every level or slicing takes
-    as many in total; else of any segment. The groups are described by their classes.
+    as many in total; else of any segment. The groups are described by their classes. ``views`` is written out only
+    where views are drawn.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -50,6 +51,11 @@ class Options(Step):
     rounding: Rounding = Rounding()
     evaluation: Evaluation = Evaluation()
     compute: Compute = Compute()
+    views: Views = Views()
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(self, written(self), "views")
 
     @model_validator(mode="after")
     def _rounding_is_decided_once(self) -> Self:
@@ -82,5 +88,4 @@ class Options(Step):
         """Return what the training of one segment needs."""
         precision = self.compute.precision
         fast = supports_bfloat16(device) if precision == "auto" else precision == "bfloat16"
-        average = self.evaluation.average
-        return Settings(steps, self.batch, self.objective, self.noise, self.rounding, average, fast)
+        return Settings(steps, self.batch, self.objective, self.noise, self.rounding, self.evaluation, self.views, fast)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vitq.reconstruct.groups import Noise, Objective, Rounding
+from vitq.reconstruct.groups import Evaluation, Noise, Objective, Rounding, Views
 
 
 @dataclass(frozen=True)
@@ -14,5 +14,6 @@ class Settings:
     objective: Objective
     noise: Noise
     rounding: Rounding
-    average: float
+    evaluation: Evaluation
+    views: Views
     bfloat16: bool

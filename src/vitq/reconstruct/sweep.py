@@ -9,7 +9,7 @@ from vitq.activations import ActivationCache, StudentTeacher, first_output, forw
 from vitq.devices import cache_device
 from vitq.errors import RecipeError
 from vitq.graph.edit import set_attribute
-from vitq.graph.outputs import Outputs
+from vitq.graph.outputs import Named, Outputs
 from vitq.quantizers import compiling, use_compiled_kernels, worth_compiling
 from vitq.reconstruct.data import Data, count_held_out, count_rows
 from vitq.reconstruct.objective.curvature import NONE
@@ -18,6 +18,7 @@ from vitq.reconstruct.options import Options
 from vitq.reconstruct.segment import OUTPUTS, TrainingSegment, prepare
 from vitq.reconstruct.slicing.schedule import Piece
 from vitq.reconstruct.train import train
+from vitq.reconstruct.views import Supply
 from vitq.run.run import Run
 
 
@@ -43,7 +44,7 @@ class Sweep:
         if saved is not None:
             for path, tensor in saved[0].items():
                 set_attribute(run.student.module, path, tensor.to(run.device))
-            run.events.log("segment", name=span.name, resumed=True, **saved[1])
+            run.events.log("segment", name=span.name, key=key, resumed=True, **saved[1])
             if options.compute.cache == "float32" or span.start != span.cut:
                 return None
             here = self.activations.at(span.cut)
@@ -65,16 +66,52 @@ class Sweep:
         held_out = count_held_out(images, options.evaluation.held_out) * len(target) // images
         x_student = here.student_N if options.inputs == "quantized" else here.teacher_N
         data = Data(x_student, here.teacher_N, target, goals, self.outputs_N, layers, len(target) - held_out, sides)
-        fusion, settings = Fusion(objective.terms(goals is not None)), options.settings(run.device, steps)
-        outcome = train(segment, data, fusion, settings, run.device, run.generator(key), run.events)
+        fusion = Fusion(objective.terms(goals is not None, self._to_outputs()), objective.balance)
+        settings, supply = options.settings(run.device, steps), self._supply(segment, data)
+        outcome = train(segment, data, fusion, settings, run.device, run.generator(key), run.events, supply)
         facts = vars(outcome)
         run.save(key, segment.variables.snapshot(), facts)
-        run.events.log("segment", name=span.name, **facts)
+        run.events.log("segment", name=span.name, key=key, **facts)
         if span.start != span.cut:
             return None
         if options.inputs == "floating":
             return StudentTeacher(target, target)
         return StudentTeacher(forward_all(first_output(segment.student), here.student_N, run.device), target)
+
+    def _to_outputs(self) -> Named | None:
+        """Return what leads from the feature to the outputs, where a term asks for it."""
+        on_feature = self.goal != OUTPUTS and self.options.objective.ranking > 0
+        return self.run.teacher.to_outputs(self.goal) if on_feature else None
+
+    def _supply(self, segment: TrainingSegment, data: Data) -> Supply | None:
+        """Return what draws views for ``segment``, whose own images are ``data``; None where none are to be drawn."""
+        run, options, span = self.run, self.options, segment.span
+        if not options.views.drawn:
+            return None
+        first, summary = run.teacher.cuts[0], DISTANCES[options.objective.local_by].summary
+
+        def see(x_NCHW: torch.Tensor) -> Data:
+            x_NCHW = x_NCHW.to(run.images_NCHW.device)
+            cache = ActivationCache(run.student, run.teacher, x_NCHW, run.device)
+            here = cache.between(first, span.start, cache.at(first)) if span.start != first else cache.at(first)
+            target, sides, layers = segment.targets(here.teacher_N, summary, run.device)
+            goal: Goal | None = None
+            if data.goal is not None and isinstance(segment.supervision.suffix, Named):
+                goal = forward_outputs(segment.supervision.suffix, target, run.device)
+            elif data.goal is not None:
+                goal = _teacher(run, first, self.goal, x_NCHW)
+            x_student = here.student_N if options.inputs == "quantized" else here.teacher_N
+            return Data(x_student, here.teacher_N, target, goal, None, layers, len(target), sides)
+
+        kept = [
+            data.x_student,
+            data.x_teacher,
+            data.target,
+            *([data.goal] if isinstance(data.goal, torch.Tensor) else []),
+        ]
+        images = len(run.images_NCHW)
+        training = run.images_NCHW[: images - images * (len(data.target) - data.train) // len(data.target)]
+        return Supply(training, options.views, see, sum(tensor.nbytes for tensor in kept) // images)
 
     def _goals(self, segment: TrainingSegment) -> Goal | None:
         """Return the teacher's end of the model as far as it follows from the segment's."""
@@ -104,7 +141,9 @@ def _begin(run: Run, options: Options) -> Sweep:
     goal = OUTPUTS if on_outputs else run.teacher.feature
     kept = run.images_NCHW.to(cache_device(run.device, run.images_NCHW.nbytes))
     images = kept.to(torch.bfloat16 if options.compute.cache == "bfloat16" else torch.float32)
-    needs, weighs = objective.global_ > 0, objective.curvature != NONE
+    needs, weighs = objective.sees_end or options.evaluation.by == "end", objective.curvature != NONE
+    if objective.ranking > 0 and (run.task.classes(run.teacher.output_shapes) or 0) < 2:
+        raise RecipeError("reconstruct.objective.ranking orders classes, and this model has none: leave it out")
     feature_N = _teacher(run, first, goal, kept) if needs and not on_outputs else None
     known, at = (first, kept) if feature_N is None else (goal, feature_N)
     outputs_N: Outputs | None = None

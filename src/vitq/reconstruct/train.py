@@ -12,6 +12,7 @@ from vitq.reconstruct.objective.terms import Fusion, Goal
 from vitq.reconstruct.optimize import optimize
 from vitq.reconstruct.segment import TrainingSegment
 from vitq.reconstruct.settings import Settings
+from vitq.reconstruct.views import Supply
 from vitq.run.events import Events
 from vitq.tasks import Task
 from vitq.tasks.distances import relative_square
@@ -27,6 +28,8 @@ class Outcome:
     goal_after: float
     rolled_back: bool
     seconds: float
+    losses: tuple[float, ...] = ()
+    """At every 20th training step."""
 
 
 def train(
@@ -37,26 +40,27 @@ def train(
     device: torch.device,
     generator: torch.Generator,
     events: Events,
+    supply: Supply | None = None,
 ) -> Outcome:
     """Train the variables of ``segment`` and keep the result only if held-out images agree that it is better."""
     began = time.monotonic()
-    variables = segment.variables
+    variables, score = segment.variables, _own_and_end if settings.evaluation.by == "both" else _end
     initial = variables.snapshot()
     before = evaluate(segment, data.held_out(), device, settings.bfloat16)
     variables.stand_in(segment.student)
-    averaged = optimize(segment, data, fusion, settings, device, generator, events)
+    optimized = optimize(segment, data, fusion, settings, device, generator, events, supply)
     variables.commit(segment.student)
     after = evaluate(segment, data.held_out(), device, settings.bfloat16)
-    if averaged is not None:
+    if optimized.averaged is not None:
         final = variables.snapshot()
-        variables.load(averaged)
+        variables.load(optimized.averaged)
         variables.commit(segment.student)
         smoother = evaluate(segment, data.held_out(), device, settings.bfloat16)
-        if _score(smoother, before) <= _score(after, before):
+        if score(smoother, before) <= score(after, before):
             after = smoother
         else:
             variables.restore(final)
-    better = _score(after, before) <= _score(before, before)  # False for NaN
+    better = score(after, before) <= score(before, before)  # False for NaN
     if not better:
         variables.restore(initial)
         events.warn(
@@ -65,7 +69,8 @@ def train(
             f"(error {before[0]:.4g} -> {after[0]:.4g}); its values from before are kept",
         )
     kept = after if better else before
-    return Outcome(before[0], kept[0], before[1], kept[1], not better, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return Outcome(before[0], kept[0], before[1], kept[1], not better, seconds, optimized.losses)
 
 
 @torch.no_grad()
@@ -104,5 +109,10 @@ def _error(task: Task, goal: Goal, reference: Goal) -> float:
     return float(task.error(as_outputs(goal), reference))
 
 
-def _score(errors: tuple[float, float], reference: tuple[float, float]) -> float:
+def _own_and_end(errors: tuple[float, float], reference: tuple[float, float]) -> float:
     return sum(e / max(r, 1e-12) for e, r in zip(errors, reference, strict=True))
+
+
+def _end(errors: tuple[float, float], reference: tuple[float, float]) -> float:
+    """Return the error at the model's end, or where that is not reached the segment's own."""
+    return errors[1] if reference[1] > 0 else errors[0]

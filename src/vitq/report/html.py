@@ -2,23 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from vitq.artifact.artifact import Artifact
-from vitq.artifact.files import write_files
+from vitq.artifact.files import to_json_bytes, write_files
 from vitq.artifact.metrics import RunMetrics
 from vitq.bits import FLOATING_POINT
 from vitq.calibrate import scope_rows
-from vitq.quantizers import Quantizer
+from vitq.evidence import EVIDENCE, Evidence
 from vitq.recipes.document import write_yaml
-from vitq.report.heat import Row, heat_rows, is_mixed
+from vitq.report.advice import Facts, advice
+from vitq.report.extras import Extras
+from vitq.report.figures import depth_chart, loss_chart, site_chart
+from vitq.report.maps import bits_map, error_map
+from vitq.report.page import page
 from vitq.report.tables import nearness_lines, whole_lines
 from vitq.report.units import duration, label, memory, number, percent, score, size
+from vitq.report.verdict import verdict_of
 
 TEMPLATE = "report.html.j2"
 
@@ -42,23 +46,57 @@ class Bar:
     width: float
 
 
-def write_report(path: Path, artifact: Artifact) -> Path:
+@dataclass(frozen=True)
+class Shown:
+    """The chart of one site, its name, and what is said of it."""
+
+    chart: Markup
+    site: str
+    words: str
+
+
+def write_report(path: Path, artifact: Artifact, extras: Extras | None = None) -> Path:
     """Write the report of ``artifact`` to ``path`` and return it; raise ArtifactError where that fails.
 
-    The same artifact gives the same bytes; time and memory are shown only where its metrics hold them.
+    What was seen during the run is kept beside it, so that the page can be made again. The same artifact gives the
+    same bytes; time and memory are shown only where its metrics hold them.
     """
-    write_files(path.parent, {path.name: render(artifact).encode()})
+    written: dict[str, bytes] = {}
+    if extras is not None and extras.evidence is not None:
+        model = artifact.config.hashes.get("model.safetensors", "")
+        evidence = extras.evidence.model_copy(update={"model": model})
+        written[EVIDENCE] = to_json_bytes(evidence.model_dump(mode="json"))
+    written[path.name] = render(artifact, extras).encode()
+    write_files(path.parent, written)
     return path
 
 
-def render(artifact: Artifact) -> str:
-    """Return the report as HTML: results, error per block, scope, recipe, origin, warnings."""
-    config, metrics = artifact.config, artifact.metrics
-    text = files("vitq.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+def write_page(path: Path, artifact: Artifact, extras: Extras) -> Path:
+    """Write the report alone to ``path`` and return it; ArtifactError where that fails."""
+    write_files(path.parent, {path.name: render(artifact, extras).encode()})
+    return path
+
+
+def render(artifact: Artifact, extras: Extras | None = None) -> str:
+    """Return the report as HTML: verdict, results, what to try, errors, bits, sites, images, scope, recipe, origin."""
+    config, metrics, extras = artifact.config, artifact.metrics, extras or Extras()
+    evidence = extras.evidence or Evidence()
+    verdict = verdict_of(metrics, evidence.pairs, extras.bench, extras.within)
     rows = scope_rows(artifact.graph, artifact.weights)
     quantized = sum(row.sites for row in rows if row.bits != FLOATING_POINT)
-    return page.from_string(text).render(
+    return page(
+        TEMPLATE,
+        verdict=verdict,
+        advice=advice(Facts(artifact, verdict, extras.evidence, extras.trained, extras.bench)),
+        bench=extras.bench,
+        depth=depth_chart(extras.trained),
+        losses=loss_chart(extras.trained),
+        site_heat=error_map(evidence.sites),
+        site_words=f"Squared error of each quantized tensor alone, in percent of its energy, on {evidence.images} "
+        "calibration images; the strongest colour is the worst, a thousandth of it has none.",
+        worst=worst_of(evidence),
+        pictures=evidence.pictures,
+        attention=evidence.attention,
         model=str(config.source.get("name", "model")),
         bits=config.bits,
         recipe=str(config.recipe.get("name", "recipe")),
@@ -70,7 +108,7 @@ def render(artifact: Artifact) -> str:
         labelled=metrics.top1 is not None or metrics.fp_scores is not None,
         results=result_lines(metrics, config.bits),
         bars=error_bars(metrics.segment_errors, [s.name for s in artifact.graph.spans("block")]),
-        heat=heat_of(artifact),
+        heat=bits_map(artifact),
         scope=rows,
         scope_name=config.scope,
         floating_bits=FLOATING_POINT,
@@ -82,21 +120,15 @@ def render(artifact: Artifact) -> str:
     )
 
 
-def heat_of(artifact: Artifact) -> tuple[Row, ...]:
-    """Return the rows of the heat map of mixed bits; none where bits are the same everywhere."""
-    graph = artifact.graph
-    quantizers = {**graph.quantizers, **artifact.weights}
-    bits = {name: q.format.bits for name, q in quantizers.items() if isinstance(q, Quantizer)}
-    if not is_mixed(bits, set(artifact.weights)):
-        return ()
-    place = {node.name: i for i, node in enumerate(graph.module.graph.nodes)}
-    spans = graph.spans("block")
-    readers = {name: place[graph.sites[name].consumers[0]] for name in bits}
-    blocks = {
-        name: next((span.name for span in spans if reader <= place[span.end]), "") for name, reader in readers.items()
-    }
-    ordered = {name: bits[name] for name in graph.sites if name in bits}
-    return heat_rows(ordered, blocks)
+def worst_of(evidence: Evidence) -> list[Shown]:
+    """Return the charts of the worst sites."""
+    errors = {site.site: site for site in evidence.sites}
+    found = []
+    for place, shown in enumerate(evidence.distributions):
+        own = errors.get(shown.site)
+        about = "" if own is None else f"error {100 * own.error:.2g} % of its energy; {own.bits} bits, {own.format}; "
+        found.append(Shown(site_chart(place, shown), shown.site, f"{about}{shown.slice}"))
+    return found
 
 
 def result_lines(metrics: RunMetrics, bits: str) -> list[Line]:

@@ -70,11 +70,11 @@ class Events:
         self.console.print(renderable)
 
     @contextmanager
-    def task(self, label: str, total: int | None = None) -> Iterator[ProgressTask]:
+    def task(self, label: str, total: int | None = None, unit: str | None = None) -> Iterator[ProgressTask]:
         """Show a progress bar while the block runs; tasks nest; start, end and last fields are logged."""
         self.log("task", task=label, total=total)
         self._depth += 1
-        task = ProgressTask(label, total, self._depth, self._bars, self.log)
+        task = ProgressTask(label, total, self._depth, self._bars, self.log, unit)
         status = "failed"
         try:
             yield task
@@ -84,6 +84,10 @@ class Events:
             task.end(status)
             if task.depth <= 2:  # deeper levels (the steps of a segment) live only in their bar and in the log
                 self.show(task.line(status))
+
+    def beside(self, label: str, total: int | None = None) -> ProgressTask:
+        """Show a bar below the task at work, beside others of its kind; whoever asked for it ends it."""
+        return ProgressTask(label, total, self._depth + 1, self._bars, self.log)
 
     def close(self) -> None:
         """Stop the progress display and close the log."""

@@ -1,6 +1,6 @@
 """Run the steps of a recipe: say what they will quantize, and apply them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import takewhile
@@ -8,15 +8,22 @@ from itertools import takewhile
 from vitq.artifact.tensors import freeze_weights
 from vitq.bits import FLOATING_POINT, Bits
 from vitq.errors import RecipeError
+from vitq.graph import Graph
 from vitq.quantizers import Quantizer
 from vitq.run.placed import Placed, joined
 from vitq.run.run import Run
 from vitq.run.step import Step
 
 
-def run_steps(run: Run, steps: Sequence[Step]) -> dict[str, Quantizer]:
-    """Apply ``steps`` to the student, freeze its weights and return their quantizers by site."""
+def run_steps(
+    run: Run, steps: Sequence[Step], before_freezing: Callable[[Graph], None] = lambda _: None
+) -> dict[str, Quantizer]:
+    """Apply ``steps`` to the student, freeze its weights and return their quantizers by site.
+
+    ``before_freezing`` may look at the student while the quantizers of its weights are on them.
+    """
     apply_steps(run, steps)
+    before_freezing(run.student)
     frozen = freeze_weights(run.student)
     if not frozen and not run.student.quantizers and run.bits != Bits(FLOATING_POINT, FLOATING_POINT):
         run.events.warn(

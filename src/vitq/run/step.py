@@ -58,6 +58,8 @@ class Step(OptionGroup, ABC):
     step_name: ClassVar[str] = ""
     trains: ClassVar[bool] = False
     """Whether the step takes so long that no other one tries it out."""
+    mixes: ClassVar[bool] = False
+    """Whether it gives sites bits of their own, which average those of the run."""
     renamed: ClassVar[Mapping[str, str]] = {}
 
     def preview(self, graph: "Graph", bits: "Bits") -> "Mapping[str, Placed]":

@@ -15,11 +15,20 @@ HEARTBEAT_SECONDS = 10.0
 class ProgressTask:
     """One progress bar; ``advance`` moves it and keeps the latest values (``loss=…``) beside it.
 
-    ``log`` is called with a kind and fields: at most every ten seconds, and at the end.
+    With a ``unit`` (``images``) one of them is how many are done in a second. ``log`` is called with a kind and fields:
+    at most every ten seconds, and at the end.
     """
 
-    def __init__(self, label: str, total: int | None, depth: int, bars: Bars, log: Callable[..., None]) -> None:
-        self.label, self.total, self.depth = label, total, depth
+    def __init__(
+        self,
+        label: str,
+        total: int | None,
+        depth: int,
+        bars: Bars,
+        log: Callable[..., None],
+        unit: str | None = None,
+    ) -> None:
+        self.label, self.total, self.depth, self.unit = label, total, depth, unit
         self.done = 0
         self.fields: dict[str, Any] = {}
         self._bars, self._log = bars, log
@@ -29,9 +38,11 @@ class ProgressTask:
     def advance(self, n: int = 1, **fields: Any) -> None:
         """Report ``n`` more units done."""
         self.done += n
-        self.fields.update({key: jsonable(value) for key, value in fields.items()})
-        self._bars.move(self._bar, n, self.fields)
         now = time.monotonic()
+        self.fields.update({key: jsonable(value) for key, value in fields.items()})
+        if self.unit is not None and now > self._started:
+            self.fields[f"{self.unit}/s"] = self.done / (now - self._started)
+        self._bars.move(self._bar, n, self.fields)
         if now - self._logged >= HEARTBEAT_SECONDS:
             self._logged = now
             self._log("progress", **self._state())

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from vitq.errors import ArgumentError
+from vitq.bench.saved import write_bench
+from vitq.errors import ArgumentError, VitqError
 from vitq.export.targets import cpu_of, profile_of, require_export
 from vitq.model import load
 from vitq.models import LoadedModel
@@ -48,7 +49,7 @@ def bench_runs(
     classes = config.source.get("num_classes")
     with Events(console=progress) as events:
         x_NCHW, labelled = drawn(config, images, validation, limit, events)
-        return measured(
+        rows = measured(
             artifacts,
             x_NCHW,
             batches=batches,
@@ -61,3 +62,11 @@ def bench_runs(
             task=task,
             events=events,
         )
+        for name, run in found.items():
+            if isinstance(run, Path):
+                model = artifacts[name].config.hashes["model.safetensors"]
+                try:
+                    write_bench(run, name, model, rows, threads, rounds)
+                except VitqError as error:
+                    events.warn("not-kept", f"{error}; the report of '{name}' will not say how fast it is")
+        return rows

@@ -13,13 +13,16 @@ from torch import nn
 from vitq.allocation.tables import Asked
 from vitq.arguments import BITS_OR_TABLE
 from vitq.artifact.artifact import Artifact
+from vitq.artifact.files import reason
 from vitq.artifact.metrics import RunMetrics
 from vitq.artifact.origin import describe_run
-from vitq.bits import Bits, BitTable
+from vitq.bits import MIXED, Bits, BitTable
 from vitq.calibrate import scope_rows
 from vitq.devices import choose_device, peak_memory
-from vitq.errors import ArgumentError
-from vitq.evaluation import OF_OUTPUTS, Evaluator, Metrics
+from vitq.errors import ArgumentError, VitqError
+from vitq.evaluation import OF_OUTPUTS, Evaluator, Forward, Metrics
+from vitq.evidence import Evidence
+from vitq.evidence.collect import Witness
 from vitq.export.targets import NARROWER, profile_of
 from vitq.model import QuantizedModel, finish, load_finished
 from vitq.models import LoadedModel, Preprocessing
@@ -33,6 +36,7 @@ from vitq.run.inputs import load_with_images, start_run
 from vitq.run.pipeline import preview, run_steps
 from vitq.run.run import Run
 from vitq.run.workspace import Workspace, open_workspace
+from vitq.verbs.fit import Goal
 from vitq.verbs.segment_errors import segment_errors
 
 NO_SCOPE = "none"
@@ -57,6 +61,8 @@ def quantize_whole(
     overwrite: bool,
     progress: bool,
     limit: int,
+    fit_mb: float | None = None,
+    within: float | None = None,
     weights: str | Path | None = None,
     num_classes: int | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
@@ -65,12 +71,12 @@ def quantize_whole(
 ) -> QuantizedModel:
     """Choose what is left open, load model and images, and quantize; arguments and errors as of ``vitq.quantize``."""
     began = time.monotonic()
+    goal = Goal.of(fit_mb, within, bits)
     asked = Asked.of(BITS_OR_TABLE.read(bits))
     if (resume or overwrite) and out is None:
         raise ArgumentError("resume and overwrite are about a folder of a run; name it with out")
-    chosen, target = choose(recipe, asked.table or asked.bits, scope, target, overrides)
-    taken = asked if target is None else asked.narrowed(profile_of(target))
-    plan = recipe_for(chosen, budget, scope, target, {**taken.overrides, **overrides})
+    given = target
+    chosen, target, taken, plan = _chosen(recipe, asked, budget, scope, given, overrides)
     place = choose_device(device)
     torch.manual_seed(seed)
     with open_workspace(out, resume, overwrite) as space, Events(space.log, console=progress) as events:
@@ -89,12 +95,40 @@ def quantize_whole(
             device=place,
             task=task,
         )
+        if goal is not None:
+            table = goal.table(
+                loaded,
+                x_NCHW,
+                budget=budget,
+                scope=scope,
+                target=given,
+                seed=seed,
+                device=place,
+                folder=space.folder,
+                overwrite=overwrite,
+                events=events,
+            )
+            chosen, target, taken, plan = _chosen(recipe, Asked.of(table), budget, scope, given, overrides)
         result = _quantize_in(
             space, loaded, x_NCHW, plan, taken, validation, seed=seed, device=place, events=events, began=began
         )
-        if recipe == AUTO and chosen == CALIBRATION:
+        if recipe == AUTO and chosen == CALIBRATION and goal is None:
             events.show(escape(fewer_bits(result.artifact)))
         return result
+
+
+def _chosen(
+    recipe: str | Path,
+    asked: Asked,
+    budget: str,
+    scope: str | None,
+    target: str | None,
+    overrides: Mapping[str, Any],
+) -> tuple[str | Path, str | None, Asked, ResolvedRecipe]:
+    """Return recipe and target with what was left open, the bits as the target takes them, and the resolved recipe."""
+    chosen, target = choose(recipe, asked.table or asked.bits, scope, target, overrides)
+    taken = asked if target is None else asked.narrowed(profile_of(target))
+    return chosen, target, taken, recipe_for(chosen, budget, scope, target, {**taken.overrides, **overrides})
 
 
 def _quantize_in(
@@ -117,7 +151,8 @@ def _quantize_in(
     scopes = scopes_of(plan)
     taken = "+".join(scopes) or NO_SCOPE
     about = describe_run(loaded, x_NCHW, plan.to_dict(), asked.bits, taken, seed)
-    about = about.model_copy(update={"bits": asked.label})
+    averages = asked.table is None and any(step.mixes for step in plan.steps)
+    about = about.model_copy(update={"bits": f"{MIXED} {asked.bits}" if averages else asked.label})
     if space.folder is not None and space.finished:
         return load_finished(space.folder, about, device)
     checkpoints = space.checkpoints(about.model_dump(mode="json"))
@@ -126,24 +161,44 @@ def _quantize_in(
     )
     asked.require_sites(run.teacher, scopes)
     formats = {name: placed.format for name, placed in preview(run, plan.steps).items()}
-    about = about.model_copy(update={"bits": asked.label_on(run.teacher, formats)})
+    if not averages:
+        about = about.model_copy(update={"bits": asked.label_on(run.teacher, formats)})
     title = f"What is quantized ({about.bits}), scope {taken}"
     events.show(scope_table(scope_rows(run.student, planned=formats), title))
     evaluator = Evaluator(loaded, validation, x_NCHW, device, events)
-    floating = evaluator(run.teacher, "floating point")
-    frozen = run_steps(run, plan.steps)
-    metrics = _metrics(run, floating, evaluator, began)
+    witness = None if space.folder is None else Witness(run)
+    floating = evaluator(run.teacher if witness is None else witness.teacher(), "floating point")
+    frozen = run_steps(run, plan.steps) if witness is None else run_steps(run, plan.steps, witness.before_freezing)
+    metrics = _metrics(run, floating, evaluator, began, run.student if witness is None else witness.student())
     result = QuantizedModel(Artifact(run.student, frozen, about, metrics))
-    if space.folder is not None:
-        finish(result, space.folder, checkpoints, events)
+    if space.folder is not None and witness is not None:
+        result.evidence = _evidence(witness, evaluator)
+        finish(result, space.folder, events, checkpoints.clear)
     numbers = result.metrics.to_dict()
     events.log("finished", **{k: v for k, v in numbers.items() if isinstance(v, float | int)})
     return result
 
 
-def _metrics(run: Run, floating: Metrics, evaluator: Evaluator, began: float) -> RunMetrics:
+def _evidence(witness: Witness, evaluator: Evaluator) -> Evidence | None:
+    """Return what the report shows; what goes wrong there is a warning, for the model is whole."""
+    events, reference = evaluator.events, evaluator.reference
+    try:
+        with events.task("look at sites and images"):
+            return witness.evidence(
+                evaluator.loaded.preprocessing,
+                reference.images if reference is not None else (),
+                reference.labels_N if reference is not None else None,
+                evaluator.source.class_names if evaluator.source is not None else None,
+                evaluator.same_images,
+            )
+    except Exception as error:  # whatever it is, it must not take the model away
+        events.warn("report", f"{error if isinstance(error, VitqError) else reason(error)}; it shows less")
+        return None
+
+
+def _metrics(run: Run, floating: Metrics, evaluator: Evaluator, began: float, student: Forward) -> RunMetrics:
     errors = segment_errors(run)
-    score = evaluator(run.student, "quantized")
+    score = evaluator(student, "quantized")
     return RunMetrics(
         **{f"fp_{key}": value for key, value in asdict(floating).items() if key not in OF_OUTPUTS},
         **asdict(score),

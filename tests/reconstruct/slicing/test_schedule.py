@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from small_models import zoo
 
 from vitq.activations import ActivationCache
 from vitq.errors import RecipeError
-from vitq.graph import Graph, Span
-from vitq.models.torchvision_shim import ensure_torchvision
+from vitq.graph import Graph, Span, capture
 from vitq.reconstruct.slicing.outliers import Outliers
 from vitq.reconstruct.slicing.schedule import Piece, plan
 from vitq.reconstruct.slicing.slicings import candidates
@@ -19,14 +19,8 @@ LEVELS = ("unit", "block", "2")
 
 @pytest.fixture(scope="session")
 def graphs(teachers: dict[str, Graph]) -> dict[str, Graph]:
-    ensure_torchvision()
-    import timm
-
-    from vitq.graph import capture
-
-    model = timm.create_model("maxvit_rmlp_pico_rw_256", img_size=64, depths=(1, 1), embed_dim=(32, 64), num_classes=10)
     own = {family: teachers[family] for family in ("vit", "swin")}
-    return {**own, "maxvit": capture(model, torch.randn(2, 3, 64, 64))}
+    return {**own, "tiny_vit": capture(zoo("tiny_vit"), torch.randn(2, 3, 56, 56))}
 
 
 def covered(graph: Graph, spans: list[Span]) -> list[str]:
@@ -41,7 +35,7 @@ def covered(graph: Graph, spans: list[Span]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("model", ["vit", "swin", "maxvit"])
+@pytest.mark.parametrize("model", ["vit", "swin", "tiny_vit"])
 @pytest.mark.parametrize("level", ["unit", "block", "2", "stage", "network"])
 def test_a_level_covers_every_unit_exactly_once(graphs: dict[str, Graph], model: str, level: str) -> None:
     graph = graphs[model]
@@ -56,7 +50,7 @@ def stages(graph: Graph, span: Span) -> set[str]:
     return {".".join(name.split(".")[:2]) for name in inside if name.startswith(("layers.", "stages."))}
 
 
-@pytest.mark.parametrize("model", ["swin", "maxvit"])
+@pytest.mark.parametrize("model", ["swin", "tiny_vit"])
 def test_no_granularity_but_the_network_crosses_a_stage(graphs: dict[str, Graph], model: str) -> None:
     graph = graphs[model]
     for level in ("unit", "block", "2", "4", "99", "stage"):
@@ -65,7 +59,7 @@ def test_no_granularity_but_the_network_crosses_a_stage(graphs: dict[str, Graph]
     assert [len(stages(graph, piece.span)) > 1 for piece in asked] == [False] * (len(asked) - 1) + [True]
 
 
-@pytest.mark.parametrize("model", ["vit", "swin", "maxvit"])
+@pytest.mark.parametrize("model", ["vit", "swin", "tiny_vit"])
 def test_a_slicing_by_outliers_covers_every_unit_once_inside_its_stage(graphs: dict[str, Graph], model: str) -> None:
     graph = graphs[model]
     units = graph.spans("unit")
@@ -80,7 +74,7 @@ def test_a_slicing_by_outliers_covers_every_unit_once_inside_its_stage(graphs: d
         assert all(len(stages(graph, span)) <= 1 for span in spans)
 
 
-@pytest.mark.parametrize("model", ["vit", "swin", "maxvit"])
+@pytest.mark.parametrize("model", ["vit", "swin", "tiny_vit"])
 def test_fine_to_coarse_has_the_spans_of_all_levels_once_children_first(graphs: dict[str, Graph], model: str) -> None:
     graph = graphs[model]
     pieces = plan(graph, LEVELS, "fine_to_coarse")

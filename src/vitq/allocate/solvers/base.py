@@ -16,13 +16,14 @@ class Search:
     """What a solver may use beside the problem.
 
     ``measure`` returns the real distance of a choice, None where model and images are not at hand; ``trials``: how
-    often it may be asked; ``advance`` is told after each.
+    often it may be asked; ``advance`` is told after each. ``warn`` takes a name and what the user should know.
     """
 
     measure: Callable[[Choice], float] | None = None
     trials: int = 64
     seed: int = 0
     advance: Callable[..., None] = lambda *_, **__: None
+    warn: Callable[[str, str], None] = lambda *_: None
     _known: dict[bytes, float] = field(default_factory=dict)
 
     @property

@@ -1,6 +1,6 @@
 """An integer program: the least expected distance within all limits at once (AdaQuant, ICML 2021)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,8 @@ SLACK = 2e-6
 """HiGHS keeps a constraint to 1e-6; limits are set lower by this share where that was used up."""
 SECONDS = 120.0
 """Of a program with many products of choices (pairs, bit operations), whose best answer by then is taken."""
-INFEASIBLE = 2
-"""What ``milp`` calls a program without an answer."""
+OUT_OF_TIME, INFEASIBLE = 1, 2
+"""What ``milp`` calls a program stopped at its time limit, and one without an answer."""
 PAIRS_PER_GROUP = 12
 """Pairs of a block that enter the program, the strongest: each adds a variable for every two candidates."""
 
@@ -35,7 +35,7 @@ def program(problem: Problem, search: Search) -> Choice:
     variables of their own, whose sums over one side are the other side's: the tightest linear form (vitq).
     """
     for slack in (0.0, SLACK):
-        choice = _solve(problem, slack)
+        choice = _solve(problem, slack, search.warn)
         if not problem.unmet(choice):
             return choice
     return problem.highest if DISTANCE in problem.limits else problem.lowest
@@ -62,7 +62,7 @@ class _Rows:
         self.add([(column, factor / scale) for column, factor in terms.items() if factor], -np.inf, most / scale)
 
 
-def _solve(problem: Problem, slack: float) -> Choice:
+def _solve(problem: Problem, slack: float, warn: Callable[[str, str], None]) -> Choice:
     sites, widths = len(problem.sites), len(problem.bits)
     rows = _Rows(sites * widths)
     for site in range(sites):
@@ -98,6 +98,12 @@ def _solve(problem: Problem, slack: float) -> Choice:
     )
     if result.x is None:
         raise _no_answer(problem, result)
+    if result.status == OUT_OF_TIME:
+        warn(
+            "program-out-of-time",
+            f"the integer program took its {SECONDS:.0f} seconds: the best by then is taken, at most "
+            f"{result.mip_gap:.1%} from the best one; fewer candidates, or no pairs, make it quicker",
+        )
     return np.asarray(np.argmax(result.x[:chosen].reshape(sites, widths), axis=1), dtype=np.int64)
 
 

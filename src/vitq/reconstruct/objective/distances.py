@@ -1,6 +1,7 @@
 """Distances between what a layer of student and teacher computed, beside those of outputs: pure functions."""
 
 import torch
+from torch.nn import functional as F
 
 from vitq.tasks.distances import EPSILON, divergence
 
@@ -33,6 +34,22 @@ def moment_distance(output: torch.Tensor, target_N2C: torch.Tensor) -> torch.Ten
     (mean, std), (target_mean, target_std) = pooled_moments(image_moments(output, 1)), pooled_moments(target_N2C)
     distance = (mean - target_mean).square() + (std - target_std).square()
     return distance.mean() / (target_std.square().mean() + EPSILON)
+
+
+def pair_divergence(logits_BK: torch.Tensor, target_BK: torch.Tensor, top: int) -> torch.Tensor:
+    """Return KL between both models' chances that class i is ahead of class j, averaged over images and pairs.
+
+    The pairs are those of the ``top`` classes that the target finds likeliest; the chance is σ(y_i - y_j), that of i
+    where one of the two is right (Bradley, Terry).
+    """
+    order_BT = target_BK.topk(min(top, target_BK.shape[-1]), -1).indices
+    i, j = torch.triu_indices(order_BT.shape[-1], order_BT.shape[-1], 1, device=order_BT.device)
+    student_BP, teacher_BP = (
+        y_BT[:, i] - y_BT[:, j] for y_BT in (y.float().gather(-1, order_BT) for y in (logits_BK, target_BK))
+    )
+    ahead, behind = (F.logsigmoid(sign * teacher_BP) - F.logsigmoid(sign * student_BP) for sign in (1, -1))
+    p_BP = teacher_BP.sigmoid()
+    return (p_BP * ahead + (1 - p_BP) * behind).mean()
 
 
 def channel_divergence(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

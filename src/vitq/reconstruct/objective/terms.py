@@ -1,14 +1,19 @@
 """Objectives: the terms of a reconstruction loss, which add up after each is scaled by its first value."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import torch
 
 from vitq.graph.outputs import ONLY, Outputs, as_outputs
 from vitq.reconstruct.objective.curvature import Curvature
-from vitq.reconstruct.objective.distances import channel_divergence, image_moments, moment_distance
+from vitq.reconstruct.objective.distances import (
+    channel_divergence,
+    image_moments,
+    moment_distance,
+    pair_divergence,
+)
 from vitq.registry import Registry
 from vitq.tasks import Classes, Task
 from vitq.tasks.distances import EPSILON, mean_square, relative_square
@@ -44,7 +49,7 @@ class Term(Protocol):
 
 
 TermType = TypeVar("TermType", bound=Callable[[], Term])
-OWN = ("block", "low_rank", "global", "local")
+OWN = ("block", "low_rank", "global", "local", "ranking")
 """Names of the terms that have options of their own."""
 
 TERMS: Registry[Callable[[], Term]] = Registry("term", reserved=OWN)
@@ -122,6 +127,32 @@ class OutputsTerm:
         return batch.task.distance(as_outputs(batch.goal), as_outputs(batch.target_goal), self.temperature)
 
 
+ToOutputs = Callable[[torch.Tensor], torch.Tensor | Outputs]
+"""What makes the model's outputs of its penultimate feature."""
+
+
+@dataclass(frozen=True)
+class RankingTerm:
+    """The order of the classes that the teacher finds likeliest, pair by pair; see ``pair_divergence`` (vitq).
+
+    ``to_outputs`` is given where the goal is the feature.
+    """
+
+    to_outputs: ToOutputs | None = None
+    top: int = 5
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Return the mean over images and pairs; batch.goal must be the outputs, or lead to them."""
+        assert batch.goal is not None and batch.target_goal is not None
+        with torch.no_grad():
+            target_BK = self._logits(batch.target_goal, batch.task)
+        return pair_divergence(self._logits(batch.goal, batch.task), target_BK, self.top)
+
+    def _logits(self, goal: Goal, task: Task) -> torch.Tensor:
+        found = self.to_outputs(goal) if self.to_outputs is not None and isinstance(goal, torch.Tensor) else goal
+        return as_outputs(found)[task.primary]
+
+
 Summary = Callable[[torch.Tensor, int], torch.Tensor]
 
 
@@ -169,16 +200,43 @@ class LocalTerm:
         )
 
 
+Balance = Literal["value", "gradient"]
+
+
 class Fusion:
     """Mixed granularity loss fusion: Σ_i w_i · L_i / L_i(first step), so the terms start at the ratio of their weights.
 
     Source: MGRQ names the fusion; scales taken once at the first iteration are vitq's reading (as in GLF-Q). Where the
-    curvature is renewed they are taken again (``rescale``), as FIMA-Q does.
+    curvature is renewed they are taken again (``rescale``), as FIMA-Q does. With ``balance`` "gradient" it is the
+    gradients at the segment's end that start at the ratio of the weights (``probe``, vitq): a small loss may be steep.
     """
 
-    def __init__(self, terms: dict[str, tuple[float, Term]]) -> None:
+    def __init__(self, terms: dict[str, tuple[float, Term]], balance: Balance = "value") -> None:
         self.terms = {name: (weight, term) for name, (weight, term) in terms.items() if weight > 0}
         self.first: dict[str, float] = {}
+        self.balance = balance
+
+    def probe(self, batches: Iterable[Batch]) -> None:
+        """Take the scales from the mean norm of each term's gradient over some batches.
+
+        All share one factor, so that the fused loss starts at the sum of the weights. A term that does not look at the
+        segment's end keeps the scale of its value.
+        """
+        values, norms, count = dict.fromkeys(self.terms, 0.0), dict.fromkeys(self.terms, 0.0), 0
+        for batch in batches:
+            count += 1
+            for name, (_, term) in self.terms.items():
+                loss = term(batch)
+                values[name] += float(loss.detach())
+                if loss.requires_grad and batch.output.requires_grad:
+                    (found,) = torch.autograd.grad(loss, batch.output, retain_graph=True, allow_unused=True)
+                    norms[name] += 0.0 if found is None else float(found.float().norm())
+        steep = [name for name, norm in norms.items() if norm > 0]
+        weights = {name: self.terms[name][0] for name in steep}
+        shared = sum(weights[name] * values[name] / norms[name] for name in steep) / max(sum(weights.values()), EPSILON)
+        for name, value in values.items():
+            scale = shared * norms[name] if name in weights else value
+            self.first[name] = max(scale / max(count, 1), EPSILON)
 
     def rescale(self) -> None:
         """Take the scales again at the next step: what the terms measure has changed."""

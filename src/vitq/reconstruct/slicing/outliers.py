@@ -37,12 +37,13 @@ def outlier_profile(
     x = images_NCHW
     for span in graph.spans("unit"):
         x = forward_all(graph.segment(span.start, span.end), x, device)
-        channels = 1 if _read_by_convolution(nodes[span.end]) else -1
-        profile.append(Outliers(span.name, span.end, _share(x, kappa), _ratio(x, channels)))
+        channels = channel_axis(nodes[span.end])
+        profile.append(Outliers(span.name, span.end, share_of_energy(x, kappa), _ratio(x, channels)))
     return tuple(profile)
 
 
-def _share(x: torch.Tensor, kappa: float) -> float:
+def share_of_energy(x: torch.Tensor, kappa: float = 6.0) -> float:
+    """Return the part of the squared sum in values further than ``kappa`` standard deviations from the mean."""
     energy = x.square()
     extreme = (x - x.mean()).abs() > kappa * x.std()
     return float(energy[extreme].sum(dtype=torch.float64) / energy.sum(dtype=torch.float64).clamp(min=1e-12))
@@ -51,6 +52,11 @@ def _share(x: torch.Tensor, kappa: float) -> float:
 def _ratio(x: torch.Tensor, channels: int) -> float:
     largest_C = x.abs().movedim(channels, 0).flatten(1).amax(1)
     return float(largest_C.max() / largest_C.median().clamp(min=1e-12))
+
+
+def channel_axis(node: fx.Node) -> int:
+    """Return the axis of the channels in what ``node`` holds: the second before a convolution, else the last."""
+    return 1 if _read_by_convolution(node) else -1
 
 
 def _read_by_convolution(node: fx.Node) -> bool:

@@ -1,0 +1,79 @@
+"""What many scores say: mean and deviation, and whether one recipe beats another over images and over seeds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isnan, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest, ttest_rel
+
+LEVEL = 0.05
+"""A claim holds where its corrected p is below."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample deviation of some scores; None for the deviation of one."""
+
+    mean: float
+    deviation: float | None
+    count: int
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return mean and deviation of at least one value."""
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return Spread(mean, None, 1)
+    return Spread(mean, sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)), len(values))
+
+
+@dataclass(frozen=True)
+class Discordant:
+    """Images on which exactly one of two models is right, and the exact p of McNemar's test (two-sided)."""
+
+    better: int
+    worse: int
+    p: float
+
+
+def mcnemar(better_N: NDArray[np.bool_], other_N: NDArray[np.bool_]) -> Discordant:
+    """Compare two models on the same images. Source: McNemar 1947, the exact test: the discordant images are coins."""
+    gained, lost = int((better_N & ~other_N).sum()), int((~better_N & other_N).sum())
+    p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return Discordant(gained, lost, p)
+
+
+def over_seeds(better: Sequence[float], other: Sequence[float]) -> float | None:
+    """Return the p of the paired t-test (two-sided) over scores of the same seeds, None for fewer than three.
+
+    Differences that are all alike leave nothing to test: p is 0 where there is one, 1 where there is none.
+    """
+    differences = [a - b for a, b in zip(better, other, strict=True)]
+    if len(differences) < 3:
+        return None
+    if max(differences) == min(differences):
+        return 0.0 if differences[0] else 1.0
+    p = float(ttest_rel(better, other).pvalue)
+    return 1.0 if isnan(p) else p
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Return p values corrected for that there are several of them. Source: Holm 1979."""
+    order = sorted(range(len(ps)), key=ps.__getitem__)
+    corrected, largest = [0.0] * len(ps), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[place]))
+        corrected[place] = largest
+    return corrected
+
+
+def wilson(hits: int, count: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Return the interval of a share that holds 95 % of the time, as shares of 1. Source: Wilson 1927."""
+    if count == 0:
+        return 0.0, 1.0
+    share, square = hits / count, z * z / count
+    centre = (share + square / 2) / (1 + square)
+    half = z * sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
+    return max(0.0, centre - half), min(1.0, centre + half)

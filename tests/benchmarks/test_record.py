@@ -1,0 +1,57 @@
+"""benchmarks/record.py: every cell is a list of steps, and cells of equal time are scaled as they were timed."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from vitq.bits import Bits
+from vitq.graph import capture
+from vitq.reconstruct import Reconstruct, ReluMlp
+from vitq.rewrite import Rotate
+from vitq.run.run import Run
+from vitq.run.step import Step
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def record(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import record
+
+    yield record
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(BENCHMARKS)):
+            del sys.modules[name]
+
+
+def test_every_variant_is_a_list_of_steps(record: ModuleType) -> None:
+    for table in record.TABLES.values():
+        for variant in table.variants.values():
+            steps = variant.steps()
+            assert table.minutes is None or any(isinstance(step, Reconstruct) for step in steps)
+    calibration = record.TABLES["calibration"].variants
+    assert not any(isinstance(s, Reconstruct) for variant in calibration.values() for s in variant.steps())
+    assert isinstance(calibration["repq, heads rotated"].steps()[0], Rotate)
+    assert calibration["adalog + comq"].steps()[-1].step_name == "gptaq"
+
+
+def test_training_steps_are_scaled_to_the_time_asked_for(
+    record: ModuleType, monkeypatch: pytest.MonkeyPatch, small: torch.nn.Module
+) -> None:
+    def seconds(run: Run, step: Step) -> float:
+        return 5.0 + 2.0 * step.steps if isinstance(step, Reconstruct) else 30.0
+
+    monkeypatch.setattr(record, "_seconds", seconds)
+    teacher = capture(small, torch.zeros(2, 3, 8, 8))
+    run = Run(teacher, teacher.clone(), torch.zeros(2, 3, 8, 8), Bits.parse("w4a4"))
+    steps: list[Step] = [Rotate(), ReluMlp(), Reconstruct(steps=30), Reconstruct(steps=10)]
+    scaled, factor = record.paced(run, steps, minutes=1)
+    assert factor == pytest.approx((60 - 30) / (2 * 40))
+    assert [step.steps for step in scaled[2:]] == [11, 4] and scaled[:2] == steps[:2]
+    with pytest.raises(ValueError, match="nothing of this recipe is trained"):
+        record.paced(run, steps[:2], minutes=1)

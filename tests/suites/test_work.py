@@ -1,0 +1,180 @@
+"""A suite is measured by real workers, in this process, in others, and on Ray; what they measure is the same."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vitq
+from vitq.errors import CompareError, SuiteError
+from vitq.suites.cells import Cell
+from vitq.suites.jobs import Job, Outcome, answer
+from vitq.suites.runner import job_of
+from vitq.suites.store import RUN, Store
+from vitq.suites.work import measure_cell, unpacked
+from vitq.suites.workers import Processes, Workers
+
+
+@pytest.fixture(scope="module")
+def measured(data: Path, written: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the suite and the store of its results."""
+    folder = tmp_path_factory.mktemp("measured")
+    (folder / "small.yaml").write_text(written(golden="golden.yaml"))
+    found = vitq.compare(folder / "small.yaml", data=data, store=folder / "store", progress=False)
+    assert found.measured == 2 and not found.failed
+    return folder
+
+
+def test_a_comparison_measures_once_and_keeps_run_and_result(measured: Path, data: Path, vitq_cli: Any) -> None:
+    again = vitq.compare(measured / "small.yaml", data=data, store=measured / "store", progress=False)
+    assert again.measured == 0 and not again.board.missing
+    (floating, own), (quantized, row) = again.board.cells
+    assert floating.recipe == "floating point" and quantized.recipe == "rtn"
+    assert row["size_bytes"] < own["size_bytes"] and row["images"] == own["images"] == 12
+    run = Store(measured / "store").folder(quantized.key) / RUN
+    model = vitq.load(run)
+    scored = model.evaluate(data / "validation")
+    assert (row["score"], row["scores"]["top5"]) == (scored.top1, scored.top5)
+    assert unpacked(row).mean() * 100 == pytest.approx(scored.top1)
+    result = vitq_cli(
+        "compare", str(measured / "small.yaml"), "--data", str(data), "--store", str(measured / "store"), "--json", "-q"
+    )
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["measured"] == 0 and [cell["recipe"] for cell in found["cells"]] == ["floating point", "rtn"]
+
+
+def test_golden_scores_are_checked_and_renewed_from_the_command_line(
+    measured: Path, data: Path, vitq_cli: Any, tmp_path: Path
+) -> None:
+    shutil.copy(measured / "small.yaml", tmp_path)
+    arguments = ("compare", str(tmp_path / "small.yaml"), "--data", str(data), "--store", str(measured / "store"), "-q")
+    out = ("--out", str(tmp_path / "out"))
+    assert vitq_cli(*arguments, *out, "--renew-golden").exit_code == 0
+    assert vitq_cli(*arguments, *out, "--check").exit_code == 0
+    golden = tmp_path / "golden.yaml"
+    golden.write_text(golden.read_text().replace("tolerance: 1.0", "tolerance: 0.0").replace("score: ", "score: 1"))
+    missed = vitq_cli(*arguments, *out, "--check")
+    assert missed.exit_code == 3 and "golden scores are not met" in missed.stderr
+    assert vitq_cli(*arguments, *out, "--known", "--only", "rtn").exit_code == 0
+    assert vitq_cli(*arguments, *out, "--only", "nothing").exit_code == 2
+
+
+def test_a_run_that_was_stopped_before_its_result_goes_on(
+    measured: Path, data: Path, cells: Callable[..., tuple[Cell, ...]], tmp_path: Path
+) -> None:
+    (_, cell), store = cells(), Store(tmp_path / "store")
+    shutil.copytree(measured / "store", store.root)
+    known = store.result(cell.key)
+    assert known is not None
+    (store.folder(cell.key) / "result.json").unlink()
+    again = measure_cell(job_of(cell, store, "cpu", None, False))
+    times = ("seconds", "peak_memory_bytes", "date", "threads")
+    assert {k: v for k, v in again.items() if k not in times} == {k: v for k, v in known.items() if k not in times}
+    assert again["seconds"] == known["seconds"]  # of the run that had ended
+
+
+def test_cells_that_fail_are_named_and_end_a_command_with_3(
+    data: Path, tmp_path: Path, written: Callable[..., str]
+) -> None:
+    (tmp_path / "own.yaml").write_text(written(validation="calibration/a", limit=2))
+    found = vitq.compare(tmp_path / "own.yaml", data=data, store=tmp_path / "s", only="floating", progress=False)
+    assert list(found.failed) == ["Tiny, floating point"] and "have no labels" in found.failed["Tiny, floating point"]
+    with pytest.raises(CompareError, match="1 cells failed"):
+        found.require_all()
+
+
+STANDIN = """
+import json, os, signal, sys
+job = json.load(sys.stdin)
+mark = os.path.join(job["store"], "died")
+if job["call"]["recipe"] is None:
+    print(json.dumps({"error": "DataError: no labels"})); sys.exit(3)
+if not os.path.exists(mark):
+    open(mark, "w").close(); print("last words", file=sys.stderr, flush=True); os.kill(os.getpid(), signal.SIGKILL)
+print(json.dumps({"row": {"score": 5.0}}))
+"""
+
+
+def drain(crew: Workers, job: Job) -> Outcome:
+    crew.start(job)
+    while True:
+        if found := crew.wait(20):
+            return found[0]
+
+
+def test_processes_tell_a_result_a_failure_and_a_death(
+    cells: Callable[..., tuple[Cell, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "standin_work.py").write_text(STANDIN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    floating, quantized = (job_of(cell, Store(tmp_path), "cpu", 1, False) for cell in cells())
+    with Processes(2, "standin_work") as crew:
+        died = drain(crew, quantized)
+        assert died.died and died.error == "its process ended with signal 9: last words"
+        assert drain(crew, quantized).row == {"score": 5.0}
+        failed = drain(crew, floating)
+        assert not failed.died and failed.error == "DataError: no labels"
+
+
+def test_a_job_that_came_as_text_is_answered_as_text(
+    measured: Path, cells: Callable[..., tuple[Cell, ...]], tmp_path: Path
+) -> None:
+    (floating, _), store = cells(), Store(measured / "store")
+    given = json.loads(json.dumps(asdict(job_of(floating, store, "cpu", None, False))))
+    assert json.loads(json.dumps(answer(measure_cell, given))) == {"row": store.result(floating.key)}
+    (tmp_path / "file").write_text("")
+    assert "NotADirectoryError" in answer(measure_cell, {**given, "store": str(tmp_path / "file")})["error"]
+
+
+@pytest.mark.slow
+def test_a_local_ray_replaces_a_worker_that_is_killed_and_measures_nothing_twice(
+    cells: Callable[..., tuple[Cell, ...]], tmp_path: Path, row: Callable[..., dict[str, Any]]
+) -> None:
+    pytest.importorskip("ray", reason="Ray workers need the extra vitq[ray]")
+    from vitq.run.events import Events
+    from vitq.suites.ray_workers import Ray
+    from vitq.suites.runner import run_cells
+
+    folder, result = tmp_path / "marks", row(5.0)
+    folder.mkdir()
+
+    def work(job: Any) -> dict[str, Any]:
+        with (folder / job.key).open("a") as marks:
+            marks.write("x")
+        if len(list(folder.iterdir())) == 1 and (folder / job.key).read_text() == "x":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job.call["recipe"] is None:
+            raise ValueError("no labels")
+        return result
+
+    wanted, store = cells(seeds=[0, 1]), Store(tmp_path / "store")
+    with Events(None, console=False) as events:
+        found = run_cells(
+            wanted,
+            store,
+            lambda: Ray("local", 1, 1, "cpu", work),
+            lambda cell: job_of(cell, store, "cpu", 1, False),
+            retries=1,
+            anew=False,
+            events=events,
+        )
+    assert [warned.name for warned in events.warnings] == ["worker-died"]
+    assert {key: why.splitlines()[-1] for key, why in found.failed.items()} == {wanted[0].key: "ValueError: no labels"}
+    assert set(found.rows) == {cell.key for cell in wanted[1:]} and store.result(wanted[1].key) == result
+    begun = {path.name: len(path.read_text()) for path in folder.iterdir()}
+    assert begun == {wanted[0].key: 2, wanted[1].key: 1, wanted[2].key: 1}
+
+
+def test_ray_that_is_missing_or_silent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vitq.suites.ray_workers import Ray
+
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(SuiteError, match=r"pip install 'vitq\[ray\]'"):
+        Ray("local", 1, 1, "cpu")
