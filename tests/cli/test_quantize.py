@@ -53,6 +53,13 @@ def test_every_option_reaches_the_python_interface(vitq_cli: Any, api: Any) -> N
     ]
 
 
+def test_a_part_has_a_folder_of_its_own(vitq_cli: Any, api: Any) -> None:
+    assert vitq_cli(*RUN, "--inside", "vision_model").exit_code == 0
+    options = api.calls[0][2]
+    assert options["inside"] == "vision_model"
+    assert options["out"] == Path("runs/deit_tiny_patch16_224_vision_model-repq-w8a8")
+
+
 def test_defaults(vitq_cli: Any, api: Any) -> None:
     assert vitq_cli(*RUN).exit_code == 0
     options = api.calls[0][2]

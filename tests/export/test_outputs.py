@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import vitq
-from vitq.export.verify.outputs import EndToEnd, complaints
+from vitq.export.verify.outputs import EndToEnd, compare, complaints
 
 X_NCHW = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 QUICK = {
@@ -84,6 +84,15 @@ def test_training_sees_every_output(classes: bool, curvature: str) -> None:
 def test_an_output_that_differs_is_named() -> None:
     end = EndToEnd(64, 99.0, 99.0, None, None, outputs={"boxes": (0.5, 1e-3), "maps": (1e-3, 1e-3)})
     assert complaints(end) == ["output 'boxes' is 0.5 off the simulation's (bound 0.052)"]
+
+
+def test_sets_of_boxes_are_proven_by_what_is_matched_whatever_their_order() -> None:
+    draws = torch.Generator().manual_seed(0)
+    y = {"logits": 4 * torch.randn(3, 5, 4, generator=draws), "pred_boxes": torch.rand(3, 5, 4, generator=draws)}
+    turned = [y[name].flip(1) for name in y]
+    file: Any = lambda x_BCHW: turned  # noqa: E731
+    end = compare(lambda _: y, file, lambda: [(torch.zeros(3, 3, 8, 8), None)], names=tuple(y), task="boxes")
+    assert end.agreement == 100 and not end.outputs and complaints(end) == []
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])

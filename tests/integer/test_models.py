@@ -14,7 +14,7 @@ import vitq
 MODELS = {
     "windows": {"linears": 5, "norms": 4, "activation functions": 1, "softmaxes": 0},
     "clip": {"linears": 7, "norms": 4, "activation functions": 1, "softmaxes": 1},
-    "maxvit": {"convolutions": 5, "norms": 5, "activation functions": 7, "softmaxes": 0},
+    "maxvit": {"convolutions": 6, "norms": 5, "activation functions": 7, "softmaxes": 0},
     "hiera": {"linears": 10, "norms": 5, "activation functions": 2, "softmaxes": 2},
 }
 FAST = {"calibrate.weights": "minmax", "calibrate.activations": "minmax"}

@@ -124,7 +124,7 @@ def quantize(
     asked = read_table(bits) if is_table(bits) else Bits.parse(bits)  # a typing error is told before slow imports
     goal = "-".join(f"{word}{value:g}" for word, value in (("fit", fit_mb), ("within", within)) if value is not None)
     name = recipe if goal else str(choose(recipe, asked, scope, target, overrides)[0])
-    named = model if inside is None else f"{model.rstrip('/')}-{inside}"
+    named = model if inside is None else f"{model.rstrip('/')}_{inside}"
     folder: str | Path = default_out(named, name, goal or bits)
     if out is not None:
         folder = Path(out) if out.strip() else out  # Path("") is the working directory, which nobody asked for
