@@ -10,7 +10,7 @@ minutes=${2:-10}
 cd "$(dirname "$0")/.." || exit 2
 python=.venv/bin/python
 [ -x "$python" ] || python=python3
-"$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || {
+"$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null || {
     echo "PyTorch sees no GPU here: nothing to measure" >&2
     exit 3
 }

@@ -95,21 +95,16 @@ class Sweep:
             cache = ActivationCache(run.student, run.teacher, x_NCHW, run.device)
             here = cache.between(first, span.start, cache.at(first)) if span.start != first else cache.at(first)
             target, sides, layers = segment.targets(here.teacher_N, summary, run.device)
-            goal: Goal | None = None
-            if data.goal is not None and isinstance(segment.supervision.suffix, Named):
-                goal = forward_outputs(segment.supervision.suffix, target, run.device)
-            elif data.goal is not None:
-                goal = _teacher(run, first, self.goal, x_NCHW)
+            goal, suffix = data.goal, segment.supervision.suffix
+            if goal is not None and isinstance(suffix, Named):
+                goal = forward_outputs(suffix, target, run.device)
+            elif goal is not None:
+                start, x_N = (first, x_NCHW) if suffix is None else (span.end, target)
+                goal = _teacher(run, start, self.goal, x_N)
             x_student = here.student_N if options.inputs == "quantized" else here.teacher_N
             return Data(x_student, here.teacher_N, target, goal, None, layers, len(target), sides)
 
-        kept = [
-            data.x_student,
-            data.x_teacher,
-            data.target,
-            *([data.goal] if isinstance(data.goal, torch.Tensor) else []),
-        ]
-        images = len(run.images_NCHW)
+        kept, images = [run.images_NCHW, data.x_student, data.x_teacher, data.target], len(run.images_NCHW)
         training = run.images_NCHW[: images - images * (len(data.target) - data.train) // len(data.target)]
         return Supply(training, options.views, see, sum(tensor.nbytes for tensor in kept) // images)
 
