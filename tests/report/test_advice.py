@@ -59,7 +59,7 @@ CASES = [
     (facts(Kind.REGRESSION, "w4a4", evidence=Evidence(sites=SITES)), "--bits w4a8"),
     (facts(Kind.REGRESSION, "w4a8", evidence=Evidence(sites=SITES[:1])), "--bits w8a8"),
     (facts(Kind.REGRESSION, "w8a8"), "--within 1"),
-    (facts(Kind.REGRESSION, "w4a4", errors=(0.01, 0.011, 0.2, 0.21)), "--keep 'blocks.2*=8'"),
+    (facts(Kind.REGRESSION, "w4a4", errors=(0.01, 0.011, 0.2, 0.21)), "--keep 'blocks.2[./]*=8'"),
     (facts(Kind.REGRESSION, "w4a4", evidence=Evidence(sites=SITES)), "--keep blocks.1.fc/input=8"),
     (facts(Kind.REGRESSION, "w4a4", "mgrq", trained=back(2)), "--set reconstruct.learn.weights=0.005"),
     (facts(Kind.REGRESSION, "w4a4", "mgrq", trained=back(0)), "--set reconstruct.steps=480"),
@@ -70,6 +70,7 @@ CASES = [
     (facts(Kind.ACCEPT, "w8a8", bench=slow()), "--target openvino"),
     (facts(Kind.ACCEPT, "w8a8", loss=Loss(0.5, -3, 4, 0.5, 100, "labels")), "vitq evaluate RUN"),
     (facts(Kind.ACCEPT, "w8a8", loss=Loss(0.5, 0, 1, None, 100, "expected")), "vitq evaluate RUN"),
+    (facts(Kind.REGRESSION, "w4a4", errors=(0.001, 0.07, 0.2, 0.5)), "--recipe mgrq"),
     (facts(Kind.REGRESSION, "mixed w4.5a4"), ""),
 ]
 
@@ -88,4 +89,6 @@ def test_each_rule_gives_its_command_and_every_command_is_understood(found: Fact
 
 def test_a_good_run_is_not_told_to_change_what_is_good() -> None:
     commands = " ".join(one.command for one in advice(facts(Kind.ACCEPT, "w4a4", "mgrq", errors=(0.1, 0.9, 0.9))))
+    small = advice(facts(Kind.REGRESSION, "w4a4", errors=(0.001, 0.07, 0.2, 0.3)))
+    assert not any("--keep" in one.command for one in small)  # a jump from nearly nothing
     assert "allocate" not in commands and "--recipe" not in commands

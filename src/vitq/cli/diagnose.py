@@ -36,7 +36,7 @@ def diagnose(
 
     Example: vitq diagnose deit_tiny_patch16_224 --images photos/ --bits w4a4
 
-    It takes about two minutes on two CPU cores for a model of DeiT-Tiny's size.
+    It takes two to three minutes of one CPU core for a model of DeiT-Tiny's size.
     """
     from vitq.arguments import PATH, check
 

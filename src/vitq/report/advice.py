@@ -16,7 +16,7 @@ from vitq.report.verdict import Kind, Verdict
 
 FEW_BITS, ENOUGH_IMAGES = 6, 256
 JUMP, SHARE = 3.0, 0.25
-"""How much a block adds to the error of the block before it, and the share of all sites' errors, to be named."""
+"""How many times a block's error is that of the block before, and the share of all errors, to be named."""
 
 STILL_FALLING = 0.9
 """A loss that ends at less than this share of what it was at three quarters of its steps still falls."""
@@ -115,12 +115,13 @@ def _block(facts: Facts) -> Iterator[Advice]:
     errors = [(name, facts.metrics.segment_errors[name]) for name in order if name in facts.metrics.segment_errors]
     if facts.verdict.kind is Kind.ACCEPT or facts.eight or len(errors) < 3:
         return
-    steps = [(after / before if before > 0 else 0.0, name) for (_, before), (name, after) in pairwise(errors)]
-    jump, name = max(steps)
-    if jump > JUMP:
+    added, jump, name = max(
+        (after - before, after / before if before > 0 else 0.0, name) for (_, before), (name, after) in pairwise(errors)
+    )
+    if jump > JUMP and added > SHARE * max(error for _, error in errors):
         yield Advice(
             f"The error grows {jump:.1f} times in {name}: give its sites 8 bits and let the others share the rest.",
-            _allocate(facts, f"{name}*"),
+            _allocate(facts, f"{name}[./]*"),  # not those of blocks.10 for blocks.1
         )
 
 

@@ -76,6 +76,7 @@ def site_chart(number: int, shown: Distribution) -> Markup:
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.5)
         axes.set_yticks([])
+        axes.minorticks_off()
         axes.grid(False)
         few = len(grid) <= MOST_LINES
         top = 1.0 if few else 0.12

@@ -90,7 +90,8 @@ def _by_loss(metrics: RunMetrics, loss: Loss, within: float) -> tuple[Kind, str]
         return Kind.ACCEPT, f"{found}{tail}."
     if loss.points <= within:
         return Kind.ACCEPT, f"{found}, and no more than the {_points(within)} that may be lost."
-    return Kind.REGRESSION, f"{found}; {_points(within)} may be lost."
+    chance = "; on so few images it may be chance, so measure on more" if loss.within_noise else ""
+    return Kind.REGRESSION, f"{found}; {_points(within)} may be lost{chance}."
 
 
 def _points(within: float) -> str:
