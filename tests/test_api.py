@@ -79,7 +79,9 @@ def test_every_recipe_runs_as_it_is(
     if recipe == "quantune":
         pytest.importorskip("xgboost", reason="solver quantune needs the extra vitq[search]")
     names = {step.step_name for step in load_recipe(recipe).steps}
-    overrides = {**QUICK, "reconstruct.steps": 2} if "reconstruct" in names else {}
+    overrides: dict[str, Any] = {"calibrate.images": 8} if "calibrate" in names else {}
+    if "reconstruct" in names:
+        overrides |= {**QUICK, "reconstruct.steps": 2}
     if "allocate" in names:
         overrides |= {"allocate.candidates": [3, 5], "allocate.trials": 8}
     if recipe == "oas":
