@@ -7,8 +7,9 @@ import pytest
 from vitq.artifact.metrics import RunMetrics
 from vitq.bench.saved import Bench, Row
 from vitq.evidence import Pairs
-from vitq.report.paired import bounded_loss, expected_loss, mcnemar, paired_loss
+from vitq.report.paired import bounded_loss, expected_loss, paired_loss
 from vitq.report.verdict import Kind, verdict_of
+from vitq.statistics import discordance
 
 
 def pairs(both: int, floating: int, quantized: int, neither: int = 0, labelled: bool = True) -> Pairs:
@@ -31,7 +32,7 @@ def metrics(found: Pairs, **others: object) -> RunMetrics:
 def test_mcnemar_counts_the_tails_of_a_fair_coin(first: int, second: int) -> None:
     total, least = first + second, min(first, second)
     tail = sum(comb(total, k) for k in range(least + 1)) / 2**total
-    assert mcnemar(first, second) == pytest.approx(min(1.0, 2 * tail)) == mcnemar(second, first)
+    assert discordance(first, second) == pytest.approx(min(1.0, 2 * tail)) == discordance(second, first)
 
 
 def test_a_paired_loss_has_its_points_inside_its_interval_and_is_antisymmetric() -> None:

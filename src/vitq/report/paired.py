@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from math import sqrt
 
+from vitq.statistics import discordance
+
 Z = 1.959964
 """Of a two-sided interval of 95 %."""
 
@@ -28,17 +30,6 @@ class Loss:
         return self.low <= 0 if self.p is None else self.p >= 0.05
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
-    """Return the exact two-sided p-value of McNemar's test from the images that only one of two models gets right.
-
-    Source: McNemar, Psychometrika 12 (1947); exact by the binomial distribution.
-    """
-    from scipy.special import bdtr
-
-    total = only_first + only_second
-    return 1.0 if total == 0 else min(1.0, 2 * float(bdtr(min(only_first, only_second), total, 0.5)))
-
-
 def paired_loss(first: str, second: str, by: str = "labels") -> Loss:
     """Return what ``second`` lost against ``first`` from their hits, one letter an image, 1 where it is right.
 
@@ -48,7 +39,7 @@ def paired_loss(first: str, second: str, by: str = "labels") -> Loss:
     only_second = sum(a < b for a, b in zip(first, second, strict=True))
     low, high = interval(only_first, only_second, len(first))
     points = 100 * (only_first - only_second) / len(first)
-    return Loss(points, low, high, mcnemar(only_first, only_second), len(first), by)
+    return Loss(points, low, high, discordance(only_first, only_second), len(first), by)
 
 
 def interval(only_first: float, only_second: float, images: int) -> tuple[float, float]:
@@ -67,7 +58,7 @@ def bounded_loss(points: float, agreement: float, images: int) -> Loss:
     only_first = (apart + points * images / 100) / 2
     only_second = apart - only_first
     low, high = interval(only_first, only_second, images)
-    return Loss(points, low, high, mcnemar(round(only_first), round(only_second)), images, "both accuracies")
+    return Loss(points, low, high, discordance(round(only_first), round(only_second)), images, "both accuracies")
 
 
 def expected_loss(mean: float, deviation: float, images: int) -> Loss:
