@@ -103,7 +103,9 @@ def test_a_diagnosis_is_a_table_json_and_a_page(
     vitq_cli: Any, one_block: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load_model(one_block, preprocessing={"input_size": (3, 8, 8)})
-    monkeypatch.setattr("vitq.api.load_source", lambda *_: loaded)  # the smallest model that has a name is not small
+    monkeypatch.setattr(
+        "vitq.api.looking.load_source", lambda *_: loaded
+    )  # the smallest model that has a name is not small
     photos, out = tmp_path / "photos", tmp_path / "page.html"
     photos.mkdir()
     for number in range(6):

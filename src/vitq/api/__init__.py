@@ -1,0 +1,21 @@
+"""The public verbs, under the words of the command line."""
+
+from vitq.api.choosing import allocate, granularity
+from vitq.api.looking import diagnose, report
+from vitq.api.making import quantize, seal
+from vitq.api.measuring import bench, compare, evaluate
+from vitq.model import QuantizedModel, load
+
+__all__ = [
+    "QuantizedModel",
+    "allocate",
+    "bench",
+    "compare",
+    "diagnose",
+    "evaluate",
+    "granularity",
+    "load",
+    "quantize",
+    "report",
+    "seal",
+]

@@ -1,0 +1,112 @@
+"""Public verbs that make a quantized model, and accept an edit of its files."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from vitq.arguments import BITS_OR_TABLE, checked
+from vitq.artifact.artifact import seal as seal_files
+from vitq.bits import Bits, BitTable
+from vitq.errors import ArgumentError
+from vitq.inside import quantize_inside
+from vitq.model import QuantizedModel
+from vitq.models import LoadedModel, Preprocessing
+from vitq.modes import in_own_modes
+from vitq.recipes.auto import AUTO
+from vitq.verbs.quantize import quantize_whole
+
+
+@checked(bits=BITS_OR_TABLE)
+@in_own_modes
+def quantize(
+    model: str | nn.Module | LoadedModel,
+    images: Any,
+    *,
+    recipe: str | Path = AUTO,
+    bits: str | Path | Bits | BitTable = "w8a8",
+    fit_mb: float | None = None,
+    within: float | None = None,
+    budget: str = "quick",
+    scope: str | None = None,
+    target: str | None = None,
+    task: str | None = None,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    limit: int = 1000,
+    views: int = 1,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    validation: Any = None,
+    inside: str | None = None,
+    progress: bool = True,
+) -> QuantizedModel:
+    """Quantize a pretrained vision transformer with a few hundred unlabeled images.
+
+    ``model`` is a timm name, a Hugging Face id or folder, or a module x_BCHW -> logits_BK, which is not changed; it may
+    return other tensors too, or several, which are kept by name.
+    ``images`` is a folder, an ``.npz``, a preprocessed tensor x_NCHW or an iterable; ``validation`` likewise, with
+    labels. Without images "synthetic" makes some from the model alone (PSAQ-ViT), and "noise" is the last resort.
+    ``bits`` reads "w4a4", or is a bit table or its .yaml file (``vitq.allocate``); ``recipe`` "auto" is "repq",
+    calibration, at 6 bits and more, and "mgrq", training, below. ``scope`` is "paper", "deploy" or "full", by default
+    the recipe's ("paper" where it has none); ``target`` calibrates for a target of ``QuantizedModel.export``, whose
+    default scope is "deploy". A run at 6 bits and more that leaves recipe, scope and target open is for "onnxruntime".
+    ``task`` says what the outputs mean, where that is not certain (docs/tasks.md). ``overrides`` changes recipe options
+    ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is checkpointed there and its artifact saved;
+    ``resume`` goes on after a kill, ``overwrite`` replaces what is there. With ``inside``, the path of a part of a
+    larger model, that part is quantized on what it receives, and a module to put in its place is returned
+    (docs/tasks.md).
+    ``fit_mb`` and ``within`` ask for a result instead of ``bits``: at most so many megabytes of stored tensors, at most
+    so many percent of the score expected to be lost; which site gets how many bits is then chosen as by
+    ``vitq.allocate`` (docs/allocate.md).
+    Raises a VitqError that names what is wrong with model, images, recipe or folder.
+    """
+    run: partial[QuantizedModel] = partial(
+        quantize_whole,
+        recipe=recipe,
+        bits=bits,
+        fit_mb=fit_mb,
+        within=within,
+        budget=budget,
+        scope=scope,
+        target=target,
+        views=views,
+        overrides=overrides or {},
+        seed=seed,
+        device=device,
+        out=out,
+        resume=resume,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    if inside is not None:
+        if weights is not None or num_classes is not None or validation is not None:
+            raise ArgumentError("weights, num_classes and validation are of whole models; leave them out with inside")
+        return cast(QuantizedModel, quantize_inside(model, images, inside, run, preprocessing, limit, task))
+    return run(
+        model,
+        images,
+        weights=weights,
+        num_classes=num_classes,
+        preprocessing=preprocessing,
+        limit=limit,
+        task=task,
+        validation=validation,
+    )
+
+
+@checked()
+@in_own_modes
+def seal(path: str | Path) -> tuple[str, ...]:
+    """Seal an artifact anew after an edit of its files, and return the names of those that were not sealed as they are.
+
+    Everything but the hashes is checked as ``vitq.load`` does; ArtifactError where the files do not fit together.
+    """
+    return seal_files(Path(path))
