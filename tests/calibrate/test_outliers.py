@@ -49,7 +49,10 @@ def made(**options: Any) -> Any:
     return vitq.quantize(Massive().eval(), X_NCHW, **chosen)
 
 
-@pytest.mark.parametrize(("recipe", "scope"), [("rtn", "paper"), ("rtn", "full"), ("fq-vit", "full")])
+@pytest.mark.parametrize(
+    ("recipe", "scope"),
+    [("rtn", "paper"), ("rtn", "full"), ("fq-vit", "full"), ("repq", "paper"), ("mptq-vit", "full")],
+)
 def test_massive_tokens_are_told_and_do_no_harm_to_the_others(recipe: str, scope: str) -> None:
     apart, shared = (made(recipe=recipe, scope=scope, overrides=own) for own in ({}, KEPT))
     assert error(apart) < 0.35 * error(shared)

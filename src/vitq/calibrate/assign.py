@@ -60,11 +60,11 @@ class Member:
         self.quantizer.set_parameters(**found.shaped(*self.quantizer.base_shape(self.x.shape)))
 
     def current(self) -> Candidates:
-        """Return the quantizer's parameters as one candidate."""
+        """Return the quantizer's parameters as one candidate, without those of tokens that have their own."""
         assert self.quantizer is not None
         bits, values = self.quantizer.format.bits, self.quantizer.parameters_dict()
         own = {parameter.name: parameter.own(bits) for parameter in self.quantizer.codec.parameters}
-        return Candidates({name: tensor.reshape(1, -1, *own[name]) for name, tensor in values.items()})
+        return Candidates({name: values[name].reshape(1, -1, *shape) for name, shape in own.items()})
 
 
 def search_alone(member: Member, search: str) -> None:

@@ -70,7 +70,10 @@ def _require_private(graph: Graph, readers: NormConsumers) -> None:
 
 @torch.no_grad()
 def transfer(graph: Graph, readers: NormConsumers) -> None:
-    """Rewrite norm and linears in place; the site's new per-tensor quantizer gives the old codes."""
+    """Rewrite norm and linears in place; the site's new per-tensor quantizer gives the old codes.
+
+    Where massive tokens had parameters of their own it is left to be calibrated, for them and the others.
+    """
     old = graph.quantizers[readers.site.name]
     assert isinstance(old, Quantizer)
     values = old.parameters_dict()
@@ -80,7 +83,9 @@ def transfer(graph: Graph, readers: NormConsumers) -> None:
     ratio_C = scale_C / scale
     shift_C = zero * scale - zero_C * scale_C / ratio_C
     rescale_norm(graph, readers, ratio_C, shift_C)
-    fresh(graph, readers.site.name, per_tensor=True).set_parameters(scale=scale, zero_point=zero)
+    new = fresh(graph, readers.site.name, per_tensor=True)
+    if old.outliers is None:
+        new.set_parameters(scale=scale, zero_point=zero)
     linears = {linear.name for linear in readers.linears}
     for site in graph.sites.values():
         if site.is_weight and site.name in graph.quantizers and linears.intersection(site.consumers):
