@@ -30,7 +30,8 @@ def test_the_calibration_error_is_the_mean_gap_of_its_bins() -> None:
     assert calibration_error(found) == pytest.approx(100 * sum(gaps) / 4, abs=1e-4)
 
 
-def test_losses_are_paired_by_image_and_told_by_class() -> None:
+def test_losses_are_paired_by_image_and_told_by_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     labels = [0] * 50 + [1] * 50
     theirs = outcomes(labels, labels)
     mine = outcomes([0] * 40 + [1] * 60, labels)
@@ -71,6 +72,7 @@ def test_an_artifact_is_measured_beside_its_original(small: nn.Module, small_art
 
 
 def test_the_command_prints_both_and_json_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     labels = [0, 1, 2, 2]
     found = beside(
         Metrics(4, 75.0, 100.0, 75.0),

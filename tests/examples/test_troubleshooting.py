@@ -14,7 +14,7 @@ PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 CODE = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "src").rglob("*.py")))
 WARNINGS = {
     *re.findall(r"\bwarn\(\s*\"([a-z]+(?:-[a-z]+)*)\"", CODE),
-    *re.findall(r"^ +\"([a-z-]+)\": (?:lambda: write|checkpoints\.)", CODE, re.MULTILINE),
+    *re.findall(r"^ +\"([a-z-]+)\": (?:lambda: write|clear\b)", CODE, re.MULTILINE),
 }
 ERRORS = sorted(
     name

@@ -27,7 +27,7 @@ from vitq.graph.queries import (
 )
 
 MODELS = ("deit", "swin", "swinv2", "beit", "eva02", "cait", "pvt", "siglip", "convnext")
-BARRIERS = {"swin": 1, "swinv2": 6, "pvt": 2, "convnext": 5}
+BARRIERS = {"swin": 1, "swinv2": 6, "pvt": 2, "convnext": 6}
 """How often an operation of its own has to rotate; everywhere else parameters do."""
 
 

@@ -38,7 +38,7 @@ class QuantizedLayer:
         """The quantizer's scale, where codes are whole steps of one scale for each output; else None."""
         quantizer = self.quantizer
         own = quantizer.codec.uniform and quantizer.axis == 0 and not quantizer.format.granularity.size
-        return quantizer.get_parameter("scale") if own and "scale" in quantizer.parameter_names else None
+        return quantizer.get_parameter("scale") if own else None
 
     @property
     def keys(self) -> dict[str, str]:

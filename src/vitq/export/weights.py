@@ -40,8 +40,8 @@ def lower_weight(
         found[name] = quantizer.format.bits
         own = {f"{name}_{key}": t[rows].movedim(0, -1 if axis else 0) if t.ndim else t for key, t in tensors.items()}
         given = [constant(module, key, tensor, before) for key, tensor in {name: held, **own}.items()]
-        scaled = tensors["scale"].ndim if "scale" in tensors else 0
-        plain = lowering.operation == "weight" and scaled == 1 and reader and not _has_kernel(reader, source, axis)
+        affine = lowering.operation == "weight" and tensors["scale"].ndim == 1
+        plain = affine and reader is not None and not _has_kernel(reader, source, axis)
         return module.graph.call_function(operation_of(VALUES) if plain else operation, (*given, axis))
 
     for user in list(source.users):
