@@ -66,7 +66,9 @@ def quantize(
     ] = None,
     budget: Annotated[
         str,
-        typer.Option(help="quick (minutes on a CPU) or full (for a GPU); what it means is in the recipe."),
+        typer.Option(
+            help="quick (minutes on a CPU), full (for a GPU), or fast where the recipe has it, as vitq; what it means is in the recipe."
+        ),
     ] = "quick",
     scope: Annotated[
         str | None,
