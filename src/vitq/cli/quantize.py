@@ -67,7 +67,8 @@ def quantize(
     budget: Annotated[
         str,
         typer.Option(
-            help="quick (minutes on a CPU), full (for a GPU), or fast where the recipe has it, as vitq; what it means is in the recipe."
+            help="quick (minutes on a CPU), full (for a GPU), or fast where the recipe has it, as vitq; what it means "
+            "is in the recipe."
         ),
     ] = "quick",
     scope: Annotated[
