@@ -151,6 +151,15 @@ def test_processes_give_what_threads_give_with_the_same_warnings(
 
 
 @forks
+def test_ended_children_are_nobodys_business_behind_the_processes(
+    flat_folder: Path, preprocessing: Preprocessing
+) -> None:
+    before = signal.getsignal(signal.SIGCHLD)
+    list(load_batches(open_images(flat_folder), preprocessing, workers=1))
+    assert signal.getsignal(signal.SIGCHLD) == before
+
+
+@forks
 def test_a_process_that_dies_is_told(flat_folder: Path, preprocessing: Preprocessing) -> None:
     own = os.getpid()
 

@@ -35,6 +35,9 @@ BARRIERS = {"swin": 1, "swinv2": 6, "pvt": 2, "convnext": 6}
 def captured(name: str) -> Graph:
     graph = capture(zoo(name), images(ZOO[name][0]).float())
     graph.module.double()
+    for node in graph.module.graph.nodes:  # what operations that are added see
+        if isinstance(value := node.meta.get("val"), torch.Tensor) and value.is_floating_point():
+            node.meta["val"] = value.double()
     return graph
 
 

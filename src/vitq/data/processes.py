@@ -2,13 +2,16 @@
 
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, _utils, default_collate
 
 from vitq.data import decode
 from vitq.data.items import ImageItem
@@ -73,8 +76,27 @@ def read_in_processes(
         timeout=CHUNK * decode.SECONDS,
         prefetch_factor=2,
     )
+    with _children_unwatched_behind():
+        yield from _in_order(loader, iter(items))
+
+
+@contextmanager
+def _children_unwatched_behind() -> Iterator[None]:
+    """Take the loader's handler of ended children off again, which is there for good otherwise.
+
+    It runs at the end of every other child too, and with OpenVINO in the process that ends in a segmentation fault.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGCHLD, before)
+            _utils.signal_handling._SIGCHLD_handler_set = False  # the next loader sets its own
+
+
+def _in_order(loader: DataLoader[list[Any]], left: Iterator[ImageItem]) -> Iterator[tuple[ImageItem, Outcome]]:
     walk = iter(loader)
-    left = iter(items)
     for _ in range(len(loader)):
         try:
             stacked, found = next(walk)
