@@ -224,7 +224,7 @@ def test_a_run_killed_while_it_saves_is_finished_by_resume(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("vitq.model.write_report", die)
+        patch.setattr("vitq.verbs.finish.write_report", die)
         with pytest.raises(KeyboardInterrupt):
             quantize("repq", out=tmp_path / "run", overwrite=True)
     (tmp_path / "run" / "metrics.json").unlink()

@@ -11,7 +11,6 @@ from torch import nn
 
 import vitq
 from vitq.errors import DataError, ModelError
-from vitq.inside import put_inside
 from vitq.models import load_whole
 from vitq.run.whole_metrics import compare_wholes
 
@@ -77,7 +76,7 @@ def test_a_part_is_quantized_on_what_it_receives_and_put_back(
 
     again = Detector().eval()
     again.load_state_dict({k: v for k, v in whole.state_dict().items() if k.startswith("head")}, strict=False)
-    put_inside(again, "backbone", vitq.load(tmp_path / "a"))
+    vitq.put_inside(again, "backbone", vitq.load(tmp_path / "a"))
     assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(again(batches[0]), after, strict=True))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 LONGEST = 2_000
 """Letters of a message; in a longer one a stranger's file speaks."""
@@ -50,6 +51,14 @@ class CalibrationError(VitqError):
 
 class ArtifactError(VitqError):
     """A saved model is missing, damaged, or of another schema version."""
+
+
+class UnsavedError(ArtifactError):
+    """A finished model could not be saved: ``model`` is it, to be saved elsewhere."""
+
+    def __init__(self, message: str, model: Any) -> None:
+        super().__init__(message)
+        self.model = model
 
 
 class ResumeError(VitqError):

@@ -1,7 +1,6 @@
 """A quantized model: run it, measure it, save it."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,29 +11,23 @@ from torch import nn
 
 from vitq.arguments import FLAG, TEXT, checked, whole
 from vitq.artifact.artifact import Artifact, read, write
-from vitq.artifact.files import reason, to_json_bytes, write_files
+from vitq.artifact.hub import fetch, is_hub_name, push
 from vitq.artifact.metrics import RunMetrics
 from vitq.artifact.schema import ArtifactConfig
-from vitq.bits import MIXED
 from vitq.calibrate import ScopeRow, scope_rows
 from vitq.data import draw_calibration, load_labelled, open_images, require_labels
 from vitq.devices import choose_device
-from vitq.errors import ArgumentError, ArtifactError, VitqError
+from vitq.errors import ArgumentError
 from vitq.evaluation import Metrics, measure
 from vitq.evidence import Evidence
 from vitq.export.targets import OPSET, require_export
 from vitq.graph import Graph
-from vitq.hub import fetch, is_hub_name, push
 from vitq.integer import IntegerGraph, integer_graph
 from vitq.models import LoadedModel, Preprocessing, settle
 from vitq.modes import in_own_modes
 from vitq.quantizers import Quantizer, use_compiled_kernels, worth_compiling
 from vitq.report.card import model_card
-from vitq.report.extras import Extras
-from vitq.report.html import write_report
-from vitq.report.training import training_of
 from vitq.run.batch import Checked, image_shape, run_checked
-from vitq.run.checkpoints import require_same
 from vitq.run.events import Events
 from vitq.run.inputs import load_source
 
@@ -137,7 +130,7 @@ class QuantizedModel:
 
         ``vitq.load("hf-hub:owner/name")`` loads it. Raises ArtifactError where that fails.
         """
-        return push(self.artifact, repository, private=private, revision=revision, message=message)
+        return push(self.artifact, repository, model_card, private=private, revision=revision, message=message)
 
     @checked(limit=whole(2, 1_000_000_000), target=TEXT)
     @in_own_modes
@@ -254,48 +247,3 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> QuantizedModel
     """
     place, folder = choose_device(str(device)), Path(path)
     return QuantizedModel(read(fetch(str(folder)) if is_hub_name(folder) else folder)).to(place)
-
-
-def load_finished(folder: Path, about: ArtifactConfig, device: torch.device) -> QuantizedModel:
-    """Load the artifact that a run of the same inputs has left; ResumeError where it was made of others."""
-    result = load(folder, device)
-    own: dict[str, Any] = {"sites": {}, "hashes": {}}
-    if about.bits == MIXED and result.config.bits.startswith(MIXED):  # the averages follow from the table
-        own["bits"] = MIXED
-    require_same(result.config.model_copy(update=own).model_dump(mode="json"), about.model_dump(mode="json"), folder)
-    return result
-
-
-class UnsavedError(ArtifactError):
-    """A finished model could not be saved: ``model`` is it, to be saved elsewhere."""
-
-    def __init__(self, message: str, model: QuantizedModel) -> None:
-        super().__init__(message)
-        self.model = model
-
-
-def finish(model: QuantizedModel, folder: Path, events: Events, clear: Callable[[], object] = lambda: None) -> None:
-    """Save the finished model of a run; what fails after that is a warning, for the model is whole.
-
-    ``clear`` removes what is not needed then. Raises UnsavedError, which holds the model, where it cannot be saved; its
-    checkpoints stay.
-    """
-    try:
-        model.save(folder)
-    except VitqError as error:
-        raise UnsavedError(
-            f"{error}; the checkpoints are kept, go on with --resume (in Python, the finished model is the "
-            "error's .model)",
-            model,
-        ) from error
-    page = replace(model.artifact, metrics=model.metrics.without_costs())
-    extras: dict[str, Callable[[], object]] = {
-        "run-costs": lambda: write_files(folder, {"run.json": to_json_bytes(model.metrics.costs())}),
-        "report": lambda: write_report(folder / "report.html", page, Extras(model.evidence, training_of(folder))),
-        "leftovers": clear,
-    }
-    for name, work in extras.items():
-        try:
-            work()
-        except Exception as error:  # whatever it is, it must not take the model away
-            events.warn(name, f"{error if isinstance(error, VitqError) else reason(error)}; the artifact is saved")

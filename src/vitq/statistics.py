@@ -10,6 +10,8 @@ from scipy.special import bdtr, stdtr
 
 LEVEL = 0.05
 """A claim holds where its corrected p is below."""
+Z = 1.959963984540054
+"""Half-width of a 95 % interval in standard errors."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,17 @@ def discordance(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), total, 0.5))) if total else 1.0
 
 
+def paired_interval(only_first: float, only_second: float, images: int) -> tuple[float, float]:
+    """Return the 95 % interval of how much more the first of two models gets right, as shares of 1.
+
+    ``only_first`` and ``only_second`` are images that one of them alone gets right. Source: Wald's interval with half
+    an image added to each cell (Agresti and Min, Statistics in Medicine 24, 2005).
+    """
+    b, c, n = only_first + 0.5, only_second + 0.5, images + 2
+    middle, deviation = (b - c) / n, sqrt(b + c - (b - c) ** 2 / n) / n
+    return middle - Z * deviation, middle + Z * deviation
+
+
 def over_seeds(better: Sequence[float], other: Sequence[float]) -> float | None:
     """Return the p of the paired t-test (two-sided) over scores of the same seeds, None for fewer than three.
 
@@ -79,11 +92,11 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-def wilson(hits: int, count: int, z: float = 1.959963984540054) -> tuple[float, float]:
+def wilson(hits: int, count: int) -> tuple[float, float]:
     """Return the interval of a share that holds 95 % of the time, as shares of 1. Source: Wilson 1927."""
     if count == 0:
         return 0.0, 1.0
-    share, square = hits / count, z * z / count
+    share, square = hits / count, Z * Z / count
     centre = (share + square / 2) / (1 + square)
-    half = z * sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
+    half = Z * sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
     return max(0.0, centre - half), min(1.0, centre + half)

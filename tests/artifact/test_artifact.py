@@ -18,11 +18,10 @@ from vitq.artifact import artifact
 from vitq.artifact.files import digest, to_json_bytes
 from vitq.artifact.sealing import FILES, HASHED, SEALED, make_seal
 from vitq.cli.errors import ARTIFACT, RUN_FAILED, describe
-from vitq.errors import ArtifactError, ResumeError
-from vitq.model import UnsavedError
-from vitq.model import finish as end
+from vitq.errors import ArtifactError, ResumeError, UnsavedError
 from vitq.run.events import Events
 from vitq.run.workspace import open_workspace
+from vitq.verbs.finish import finish as end
 
 
 @pytest.fixture
@@ -370,7 +369,7 @@ def test_a_finished_model_is_saved_whatever_fails_afterwards(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("vitq.model.write_report", fail)
+        patch.setattr("vitq.verbs.finish.write_report", fail)
         events = finish(small_artifact, tmp_path / "run", stray="notes.txt")
     assert [warning.name for warning in events.warnings] == ["report"]
     assert "No space left on device; the artifact is saved" in events.warnings[0].message

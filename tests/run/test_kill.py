@@ -15,10 +15,11 @@ import torch
 
 from vitq.artifact import sealing
 from vitq.artifact.files import write_files
-from vitq.model import QuantizedModel, finish, load
+from vitq.model import QuantizedModel, load
 from vitq.run import lock
 from vitq.run.events import Events
 from vitq.run.workspace import open_workspace
+from vitq.verbs.finish import finish
 
 RUN = """
 import os, signal, sys, torch
@@ -128,7 +129,9 @@ def test_a_run_that_is_killed_at_any_write_is_resumed_to_the_same_folder(
 ) -> None:
     model = load(small_artifact)
     monkeypatch.setattr(os, "fsync", lambda _: None)  # a kill loses nothing that the system has; it only takes time
-    monkeypatch.setattr("vitq.model.write_report", lambda path, *_: write_files(path.parent, {path.name: REPORT}))
+    monkeypatch.setattr(
+        "vitq.verbs.finish.write_report", lambda path, *_: write_files(path.parent, {path.name: REPORT})
+    )
     work(tmp_path / "whole", model)
     names = {file.name for file in (tmp_path / "whole").iterdir()}
     assert names == {*FILES, "run.json", "events.jsonl"}

@@ -5,6 +5,7 @@ from vitq.api.looking import diagnose, report
 from vitq.api.making import quantize, seal
 from vitq.api.measuring import bench, compare, evaluate
 from vitq.model import QuantizedModel, load
+from vitq.verbs.inside import put_inside
 
 __all__ = [
     "QuantizedModel",
@@ -15,6 +16,7 @@ __all__ = [
     "evaluate",
     "granularity",
     "load",
+    "put_inside",
     "quantize",
     "report",
     "seal",

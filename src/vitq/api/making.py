@@ -11,11 +11,11 @@ from vitq.arguments import BITS_OR_TABLE, checked
 from vitq.artifact.artifact import seal as seal_files
 from vitq.bits import Bits, BitTable
 from vitq.errors import ArgumentError
-from vitq.inside import quantize_inside
 from vitq.model import QuantizedModel
 from vitq.models import LoadedModel, Preprocessing
 from vitq.modes import in_own_modes
 from vitq.recipes.auto import AUTO
+from vitq.verbs.inside import quantize_inside
 from vitq.verbs.quantize import quantize_whole
 
 

@@ -46,7 +46,7 @@ def evaluate(
 
     ``task`` names another task than the one that was found (docs/tasks.md). ``integer`` runs an artifact in integer
     arithmetic where it can, instead of simulating it. ``baseline`` measures the model that an artifact was made of too,
-    loaded by its name (with ``weights``) or given, and returns ``vitq.beside.Beside``. ``workers`` processes decode
+    loaded by its name (with ``weights``) or given, and returns ``vitq.evaluation.Beside``. ``workers`` processes decode
     files, threads where it is 0; None takes processes for 2,000 images and more. Raises DataError for images or labels
     that cannot be used, ArtifactError where ``integer`` or ``baseline`` is asked of what is no artifact.
     """

@@ -13,7 +13,7 @@ WORST = 10
 
 
 def baseline_tables(found: Any) -> Group:
-    """Return the tables of a ``vitq.beside.Beside``."""
+    """Return the tables of a ``vitq.evaluation.Beside``."""
     table = _table("", "floating point", "quantized", "difference")
     floating = found.floating
     if found.top1 is not None:

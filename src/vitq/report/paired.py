@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from math import sqrt
 
-from vitq.statistics import discordance
-
-Z = 1.959964
-"""Of a two-sided interval of 95 %."""
+from vitq.statistics import Z, discordance, paired_interval
 
 
 @dataclass(frozen=True)
@@ -31,22 +28,12 @@ class Loss:
 
 
 def paired_loss(first: str, second: str, by: str = "labels") -> Loss:
-    """Return what ``second`` lost against ``first`` from their hits, one letter an image, 1 where it is right.
-
-    Interval: Wald's with half an image added to each cell (Agresti and Min, Statistics in Medicine 24, 2005).
-    """
+    """Return what ``second`` lost against ``first`` from their hits, one letter an image, 1 where it is right."""
     only_first = sum(a > b for a, b in zip(first, second, strict=True))
     only_second = sum(a < b for a, b in zip(first, second, strict=True))
-    low, high = interval(only_first, only_second, len(first))
+    low, high = (100 * end for end in paired_interval(only_first, only_second, len(first)))
     points = 100 * (only_first - only_second) / len(first)
     return Loss(points, low, high, discordance(only_first, only_second), len(first), by)
-
-
-def interval(only_first: float, only_second: float, images: int) -> tuple[float, float]:
-    """Return the interval of the difference in points."""
-    b, c, n = only_first + 0.5, only_second + 0.5, images + 2
-    middle, deviation = (b - c) / n, sqrt(b + c - (b - c) ** 2 / n) / n
-    return 100 * (middle - Z * deviation), 100 * (middle + Z * deviation)
 
 
 def bounded_loss(points: float, agreement: float, images: int) -> Loss:
@@ -57,7 +44,7 @@ def bounded_loss(points: float, agreement: float, images: int) -> Loss:
     apart = max(images * (1 - agreement / 100), abs(points) * images / 100)
     only_first = (apart + points * images / 100) / 2
     only_second = apart - only_first
-    low, high = interval(only_first, only_second, images)
+    low, high = (100 * end for end in paired_interval(only_first, only_second, images))
     return Loss(points, low, high, discordance(round(only_first), round(only_second)), images, "both accuracies")
 
 

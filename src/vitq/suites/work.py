@@ -19,9 +19,9 @@ from vitq.artifact.files import exists, read_file
 from vitq.data import load_labelled, open_images
 from vitq.devices import choose_device, peak_memory
 from vitq.evaluation import Metrics, measure
+from vitq.evaluation.outcomes import Outcomes, Watch
 from vitq.models import Preprocessing
 from vitq.modes import in_own_modes
-from vitq.outcomes import Outcomes, Watch
 from vitq.quantizers import use_compiled_kernels, worth_compiling
 from vitq.run.events import Events
 from vitq.run.inputs import load_source, settle_for

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from vitq.artifact.schema import ArtifactConfig
-from vitq.beside import Beside, beside
 from vitq.data import load_labelled, open_images
 from vitq.errors import ArtifactError
 from vitq.evaluation import measure
+from vitq.evaluation.beside import Beside, beside
+from vitq.evaluation.outcomes import Watch
 from vitq.model import QuantizedModel
 from vitq.models import LoadedModel, Preprocessing
-from vitq.outcomes import Watch
 from vitq.quantizers import use_compiled_kernels, worth_compiling
 from vitq.run.events import Events
 from vitq.run.inputs import load_source, settle_for

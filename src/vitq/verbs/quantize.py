@@ -24,7 +24,7 @@ from vitq.evaluation import OF_OUTPUTS, Evaluator, Forward, Metrics
 from vitq.evidence import Evidence
 from vitq.evidence.collect import Witness
 from vitq.export.targets import NARROWER, profile_of
-from vitq.model import QuantizedModel, finish, load_finished
+from vitq.model import QuantizedModel
 from vitq.models import LoadedModel, Preprocessing
 from vitq.recipes import ResolvedRecipe
 from vitq.recipes.auto import AUTO, CALIBRATION, choose
@@ -36,6 +36,7 @@ from vitq.run.inputs import load_with_images, start_run
 from vitq.run.pipeline import preview, run_steps
 from vitq.run.run import Run
 from vitq.run.workspace import Workspace, open_workspace
+from vitq.verbs.finish import finish, load_finished
 from vitq.verbs.fit import Goal
 from vitq.verbs.segment_errors import segment_errors
 

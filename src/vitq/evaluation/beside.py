@@ -2,19 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import sqrt
 from typing import Any
 
 import torch
 
-from vitq.evaluation import Metrics
-from vitq.outcomes import Outcomes
-from vitq.statistics import mcnemar, wilson
+from vitq.evaluation.measure import Metrics
+from vitq.evaluation.outcomes import Outcomes
+from vitq.statistics import mcnemar, paired_interval, wilson
 
 BINS = 15
 """Of the expected calibration error, as in its source."""
-Z = 1.959963984540054
-"""Half-width of a 95 % interval in standard errors."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Beside(Metrics):
     classes.
 
     In percent: ``interval`` and ``fp_interval`` of top-1 (Wilson), ``difference`` of top-1 and its interval (paired
-    images, normal), expected calibration errors ``ece`` and ``fp_ece``. ``p`` is of McNemar's exact test; ``classes``
+    images), expected calibration errors ``ece`` and ``fp_ece``. ``p`` is of McNemar's exact test; ``classes``
     are those that have images, the largest losses first.
     """
 
@@ -66,14 +63,13 @@ def beside(metrics: Metrics, own: Outcomes | None, floating: Metrics, theirs: Ou
     mine, original = own.correct_N.numpy(), theirs.correct_N.numpy()
     test, count = mcnemar(mine, original), len(mine)
     difference = (test.better - test.worse) / count
-    half = Z * sqrt(test.better + test.worse - (test.better - test.worse) ** 2 / count) / count
     return Beside(
         **plain,
         floating=floating,
         interval=_percent(wilson(int(mine.sum()), count)),
         fp_interval=_percent(wilson(int(original.sum()), count)),
         difference=100 * difference,
-        difference_interval=_percent((difference - half, difference + half)),
+        difference_interval=_percent(paired_interval(test.better, test.worse, count)),
         ece=calibration_error(own),
         fp_ece=calibration_error(theirs),
         p=test.p,

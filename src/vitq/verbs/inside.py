@@ -11,7 +11,7 @@ from torch import nn
 
 from vitq.data import draw_calibration, open_images
 from vitq.errors import ModelError
-from vitq.model import QuantizedModel, finish
+from vitq.model import QuantizedModel
 from vitq.models import LoadedModel, Preprocessing, load_whole
 from vitq.models.huggingface import run_on_images
 from vitq.models.modules import not_a_model, plain_copy
@@ -20,6 +20,7 @@ from vitq.run.events import Events
 from vitq.run.synthetic import is_generated
 from vitq.run.whole import Feed, PartOf, QuantizedPart, Received, batches_feed, is_ordinary, outputs_of, part_of, watch
 from vitq.run.whole_metrics import compare_wholes
+from vitq.verbs.finish import finish
 
 BATCH = 8
 

@@ -1,6 +1,7 @@
 """Artifacts on a model hub: pushed with their card, loaded by name. Only an artifact's own files are fetched."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,7 +11,6 @@ from vitq.artifact.artifact import Artifact, write
 from vitq.artifact.files import write_files
 from vitq.artifact.sealing import FILES
 from vitq.errors import ArtifactError, first_line
-from vitq.report.card import model_card
 
 PREFIXES = ("hf-hub:", "hf_hub:")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -39,17 +39,26 @@ def fetch(name: str) -> Path:
     return Path(folder)
 
 
-def push(artifact: Artifact, repository: str, *, private: bool, revision: str | None, message: str | None) -> str:
+def push(
+    artifact: Artifact,
+    repository: str,
+    card: Callable[[Artifact, str], str],
+    *,
+    private: bool,
+    revision: str | None,
+    message: str | None,
+) -> str:
     """Upload an artifact and its card to ``owner/name``, which is made where it is not there, and return its address.
 
-    ArtifactError where that fails.
+    ``card`` writes the card of the artifact as it is uploaded, which loads by the second argument. ArtifactError where
+    uploading fails.
     """
     repository = repository.removeprefix(PREFIXES[0]).removeprefix(PREFIXES[1])
     _require_repository(repository)
     with TemporaryDirectory() as place:
         folder = Path(place)
         written = write(folder, artifact)
-        write_files(folder, {CARD: model_card(written, f"{PREFIXES[0]}{repository}").encode("utf-8", "replace")})
+        write_files(folder, {CARD: card(written, f"{PREFIXES[0]}{repository}").encode("utf-8", "replace")})
         try:
             hub = huggingface_hub.HfApi()
             hub.create_repo(repository, private=private, exist_ok=True)
