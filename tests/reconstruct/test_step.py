@@ -11,7 +11,7 @@ from vitq.recipes import load_recipe
 from vitq.reconstruct import Reconstruct
 from vitq.reconstruct.groups import Compute
 from vitq.reconstruct.loop import Loop
-from vitq.reconstruct.objective.terms import Fusion
+from vitq.reconstruct.objective.fusion import Fusion
 from vitq.run.run import Run
 from vitq.tasks.values import Values
 

@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from vitq.reconstruct.objective.curvature import CURVATURES, NONE, CurvatureName
+from vitq.reconstruct.objective.fusion import Balance
 from vitq.reconstruct.objective.terms import (
     DISTANCES,
     TERMS,
-    Balance,
     BlockTerm,
     FeatureTerm,
     LocalTerm,

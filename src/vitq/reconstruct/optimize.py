@@ -12,8 +12,8 @@ from vitq.quantizers import DropMask, Quantizer
 from vitq.reconstruct.data import Data
 from vitq.reconstruct.loop import POOL, Loop
 from vitq.reconstruct.objective.curvature import NONE, make_estimator
+from vitq.reconstruct.objective.fusion import Fusion
 from vitq.reconstruct.objective.gradients import Gradients
-from vitq.reconstruct.objective.terms import Fusion
 from vitq.reconstruct.replay import Replay
 from vitq.reconstruct.segment import TrainingSegment
 from vitq.reconstruct.settings import Settings

@@ -13,7 +13,8 @@ from vitq.graph.outputs import Named, Outputs
 from vitq.quantizers import compiling, use_compiled_kernels, worth_compiling
 from vitq.reconstruct.data import Data, count_held_out, count_rows
 from vitq.reconstruct.objective.curvature import NONE
-from vitq.reconstruct.objective.terms import DISTANCES, Fusion, Goal
+from vitq.reconstruct.objective.fusion import Fusion
+from vitq.reconstruct.objective.terms import DISTANCES, Goal
 from vitq.reconstruct.options import Options
 from vitq.reconstruct.segment import OUTPUTS, TrainingSegment, prepare
 from vitq.reconstruct.slicing.schedule import Piece

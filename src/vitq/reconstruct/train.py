@@ -8,7 +8,8 @@ import torch
 from vitq.activations import forward_all, forward_many, forward_outputs, outputs
 from vitq.graph.outputs import Named, as_outputs
 from vitq.reconstruct.data import Data
-from vitq.reconstruct.objective.terms import Fusion, Goal
+from vitq.reconstruct.objective.fusion import Fusion
+from vitq.reconstruct.objective.terms import Goal
 from vitq.reconstruct.optimize import optimize
 from vitq.reconstruct.segment import TrainingSegment
 from vitq.reconstruct.settings import Settings
