@@ -76,7 +76,8 @@ def optimize(
                 fusion.rescale()
                 step.again()
             if fusion.balance == "gradient" and not fusion.first:
-                loop.probe(PROBES)
+                left = (settings.steps if supply is None else supplied) - done  # rows of later steps are not drawn yet
+                loop.probe(min(PROBES, left))
             loss = step()
             if not loop.learns:
                 events.warn("no-term", f"no term of the objective sees what '{segment.span.name}' learns: it stays")
