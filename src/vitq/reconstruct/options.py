@@ -88,4 +88,4 @@ class Options(Step):
         """Return what the training of one segment needs."""
         precision = self.compute.precision
         fast = supports_bfloat16(device) if precision == "auto" else precision == "bfloat16"
-        return Settings(steps, self.batch, self.objective, self.noise, self.rounding, self.evaluation, self.views, fast)
+        return Settings(steps, self.batch, self.objective, self.noise, self.rounding, self.evaluation, fast)
