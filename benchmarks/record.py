@@ -155,6 +155,8 @@ def paced(run: Run, steps: Sequence[Step], minutes: float) -> tuple[list[Step], 
     if wanted <= 0:
         raise ValueError("nothing of this recipe is trained, so it cannot take as long as another")
     factor = (60 * minutes - spent) / wanted
+    if factor <= 0:
+        raise ValueError(f"what this recipe learns before takes {spent / 60:.1f} of {minutes} minutes: none are left")
     return [
         step.model_copy(update={"steps": max(round(factor * step.steps), 1)}) if isinstance(step, Reconstruct) else step
         for step in steps
