@@ -14,35 +14,27 @@ quantizing. What is in the results or in ``--trials`` is not measured again.
 
 import argparse
 import time
-import traceback
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
 from allocate_tables import FLOATING, SOLVERS, TABLES, UNIFORM, table
-from command import append, rows, run_or_table
-from matrix import HELD_OUT, MODELS, ends, images, judge
+from cells import Bench, add_processes, measured, pool
+from command import rows, run_or_table
+from matrix import MODELS
 
 import vitq
-from vitq.activations import CPU_CHUNK
 from vitq.allocation import Allocation
 from vitq.allocation.files import is_allocation
 from vitq.allocation.tables import Asked
 from vitq.artifact.tensors import describe_sites, packed
 from vitq.bits import AverageBits, Bits, BitTable
-from vitq.devices import choose_device
-from vitq.evaluation import measure
 from vitq.recipes import load_recipe
 from vitq.recipes.bit_table import read_table, write_table
 from vitq.run.events import Events
-from vitq.run.inputs import capture_checked
 from vitq.run.pipeline import run_steps
-from vitq.run.run import Run
 
 RESULTS = Path(__file__).parent / "results" / "allocate.jsonl"
 KEYS = ("table", "recipe", "solver", "model", "average", "seed")
@@ -50,16 +42,8 @@ TRIAL_IMAGES = 32
 Cell = dict[str, Any]
 
 
-class Bench:
-    """One model with its images, captured once for all cells of a process."""
-
-    def __init__(self, model: str, chosen: argparse.Namespace) -> None:
-        torch.set_num_threads(chosen.threads)
-        self.chosen, self.model, self.device = chosen, model, choose_device(chosen.device)
-        self.source, x_NCHW, self.x_val, self.labels = images(model, chosen)
-        self.x_calibration, self.x_held_out = x_NCHW.tensor_split([-HELD_OUT])
-        self.teacher = capture_checked(self.source, x_NCHW, self.device)
-        self.like = ends(self.teacher, self.x_held_out, self.device)
+class Solved(Bench):
+    """Measures the bits that solvers choose, and keeps trials and tables."""
 
     def folder(self, name: str) -> Path:
         """Where trials and tables are kept."""
@@ -98,30 +82,24 @@ class Bench:
         found = self.allocation(name, str(TABLES[name].candidates[-1]), seed, solver="program")
         seconds = time.process_time() - began
         row = {"solving": round(seconds, 1), "sites": len(found.bits), "candidates": len(TABLES[name].candidates)}
-        return {**row, **self.top1(self.teacher)}
+        return {**row, **self.top1(self.teacher, self.chosen.images)}
 
     def one(self, cell: Cell) -> Cell:
-        """Measure one cell."""
+        """Return seconds, bytes, what held-out images say, and top-1; of floating point the trials' seconds."""
+        if cell["solver"] == FLOATING:
+            return self.trials(cell["table"], cell["seed"])
         began = time.process_time()
         asked = Asked.of(uniform(cell["average"]) if cell["solver"] == UNIFORM else self.table(cell))
         solved = time.process_time()
         setup = TABLES[cell["table"]]
         overrides = {**setup.options, **setup.recipes[cell["recipe"]], **asked.overrides}
         with Events(None, console=False) as events:
-            run = Run(
-                self.teacher, self.teacher.clone(), self.x_calibration, asked.bits, cell["seed"], self.device, events
-            )
+            run = self.start(asked.bits, cell["seed"], events)
             frozen = run_steps(run, load_recipe(cell["recipe"], overrides=overrides).steps)
         seconds = {"solving": round(solved - began, 1), "seconds": round(time.process_time() - solved, 1)}
         stored = packed(run.student, frozen, describe_sites(run.student, frozen))
         size = {"bytes": sum(tensor.nbytes for tensor in stored.values())}
-        return {**seconds, **size, **judge(run, self.x_held_out, self.like), **self.top1(run.student)}
-
-    def top1(self, graph: Any) -> Cell:
-        """Return what a model scores on the validation images."""
-        x_val, labels = self.x_val[: self.chosen.images], self.labels[: self.chosen.images]
-        batches = zip(x_val.split(CPU_CHUNK), labels.split(CPU_CHUNK), strict=True)
-        return {"top1": measure(graph, batches, self.device)[0].top1, "images": len(x_val)}
+        return {**seconds, **size, **self.judge(run), **self.top1(run.student, self.chosen.images)}
 
 
 def folder_of(name: str, model: str, chosen: argparse.Namespace) -> Path:
@@ -135,23 +113,6 @@ def uniform(average: str) -> Bits:
     if given.weights is None or given.activations is None or given.weights % 1 or given.activations % 1:
         raise ValueError(f"average {average} is of no uniform bits")
     return Bits(int(given.weights), int(given.activations))
-
-
-def work(cells: list[Cell], chosen: argparse.Namespace) -> int:
-    """Measure cells of one model, one after another, and return how many failed."""
-    bench, failed = Bench(cells[0]["model"], chosen), 0
-    for cell in cells:
-        if time.time() > chosen.until:
-            break
-        try:
-            found = bench.trials(cell["table"], cell["seed"]) if cell["solver"] == FLOATING else bench.one(cell)
-        except Exception:
-            failed += 1
-            print(f"{cell} failed: {traceback.format_exc()}", flush=True)
-            continue
-        append(chosen.results, {**cell, **found})
-        print({**cell, **found}, flush=True)
-    return failed
 
 
 def cells_of(phase: int, chosen: argparse.Namespace) -> Iterator[Cell]:
@@ -194,18 +155,15 @@ def _is_uniform(average: str) -> bool:
 def run(chosen: argparse.Namespace) -> None:
     """Measure every cell that is not in the results yet; each of ``--jobs`` processes has cells of one model."""
     chosen.until, failed = time.time() + chosen.minutes * 60, 0
-    for model in chosen.models:
-        images(model, chosen)  # decoded once, before processes would do it side by side
     phases = 1 + max(len(TABLES[name].recipes) for name in chosen.tables)
-    with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool:
+    with pool(chosen.models, chosen) as processes:
         for phase in range(phases):
             known = {tuple(row[key] for key in KEYS) for row in rows(chosen.results)}
             cells = [c for c in cells_of(phase, chosen) if tuple(c.values()) not in known or _lacks(phase, c, chosen)]
             groups: dict[tuple[str, int], list[Cell]] = defaultdict(list)
             for number, cell in enumerate(cells):
                 groups[cell["model"], number % chosen.split if phase else 0].append(cell)
-            waiting = [pool.submit(work, own, chosen) for own in groups.values()]
-            failed += sum(done.result() for done in as_completed(waiting))
+            failed += measured(processes, Solved, groups.values(), chosen)
     raise SystemExit(1 if failed else 0)
 
 
@@ -226,12 +184,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trial-images", type=int, default=TRIAL_IMAGES)
     parser.add_argument("--whole-models", type=int, default=64, help="that evolution measures")
     parser.add_argument("--images", type=int, default=1000, help="for validation")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--split", type=int, default=1, help="processes for one model, behind its trials")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no cell after so many")
-    parser.add_argument("--cache", type=Path, default=Path("/tmp/vitq-matrix"), help="where decoded images are kept")
+    add_processes(parser, "processes for one model, behind its trials")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""benchmarks/record.py: every cell is a list of steps, and cells of equal time are scaled as they were timed."""
+"""benchmarks/record.py: every cell is a list of steps, cells of equal time are scaled as they were timed, and run."""
 
+import argparse
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -55,3 +57,28 @@ def test_training_steps_are_scaled_to_the_time_asked_for(
     assert [step.steps for step in scaled[2:]] == [11, 4] and scaled[:2] == steps[:2]
     with pytest.raises(ValueError, match="nothing of this recipe is trained"):
         record.paced(run, steps[:2], minutes=1)
+    with pytest.raises(ValueError, match="takes 0.5 of 0.4 minutes"):
+        record.paced(run, steps, minutes=0.4)
+
+
+def test_cells_are_measured_and_one_that_fails_is_counted(
+    record: ModuleType, monkeypatch: pytest.MonkeyPatch, small: torch.nn.Module, tmp_path: Path
+) -> None:
+    import cells
+
+    x_NCHW, loaded = torch.randn(260, 3, 8, 8), SimpleNamespace(module=small.eval(), name="small")
+    monkeypatch.setattr(cells, "images", lambda *_: (loaded, x_NCHW, x_NCHW[:9], torch.zeros(9, dtype=torch.int64)))
+    monkeypatch.setattr(cells, "append", lambda path, row: path.open("a").write(json.dumps(row) + "\n"))
+    tables = {"t": record.Table(("w4a4",), (0,), {"rtn": record.Variant("rtn")})}
+    monkeypatch.setattr(record, "TABLES", tables)
+    chosen = argparse.Namespace(threads=torch.get_num_threads(), device="cpu", results=tmp_path / "rows.jsonl")
+    own = [dict(zip(cells.KEYS, ("t", variant, "small", "w4a4", 0), strict=True)) for variant in ("rtn", "none")]
+    assert cells.work(record.Record, own, chosen) == 1
+    (row,) = cells.rows(chosen.results)
+    assert row.items() >= own[0].items() and row["images"] == 9 and row["steps"] == [] and row["kl"] > 0
+
+
+def test_a_row_that_no_table_has_is_told(record: ModuleType) -> None:
+    chosen = argparse.Namespace(tables=["budgets"], variants=["vitq fats"])
+    with pytest.raises(SystemExit, match="vitq fats"):
+        record.run(chosen)

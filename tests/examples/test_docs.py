@@ -32,7 +32,8 @@ from vitq.recipes import list_recipes, load_recipe, parse_assignments
 from vitq.recipes.known import known_steps
 from vitq.recipes.schema import option_keys
 from vitq.reconstruct.objective.curvature import CURVATURES, make_estimator
-from vitq.reconstruct.objective.terms import DISTANCES, TERMS, Batch, Fusion, LocalTerm
+from vitq.reconstruct.objective.fusion import Fusion
+from vitq.reconstruct.objective.terms import DISTANCES, TERMS, Batch, LocalTerm
 from vitq.reconstruct.slicing.schedule import SCHEDULES, plan
 from vitq.reconstruct.step import Reconstruct
 from vitq.registry import Registry

@@ -137,6 +137,12 @@ def test_least_squares_finds_an_mlp_that_has_a_relu_already(biased: bool) -> Non
     assert error(solved(start, rows), rows) < 1e-4 < error(start, rows)
 
 
+def test_hidden_values_that_are_all_zero_have_a_solution() -> None:
+    weights = {"first weight": -torch.ones(12, 6), "second weight": torch.randn(5, 12)}
+    rows = Rows(torch.rand(100, 6), torch.randn(100, 5))
+    assert torch.equal(solved(weights, rows)["second weight"], torch.zeros(5, 12))
+
+
 def test_training_lowers_the_error_and_clipping_keeps_hidden_values_useful() -> None:
     torch.manual_seed(0)
     x_RI = torch.randn(2000, 6)

@@ -6,13 +6,16 @@ import pytest
 import torch
 
 from vitq.errors import RecipeError, ResumeError
+from vitq.graph import Graph
 from vitq.quantizers import Quantizer
 from vitq.recipes import load_recipe
 from vitq.reconstruct import Reconstruct
 from vitq.reconstruct.groups import Compute
 from vitq.reconstruct.loop import Loop
-from vitq.reconstruct.objective.terms import Fusion
+from vitq.reconstruct.objective.fusion import Fusion
 from vitq.run.run import Run
+from vitq.tasks import Task
+from vitq.tasks.dense import Dense
 from vitq.tasks.values import Values
 
 QUICK = {"steps": 12, "batch": 16, "evaluation": {"held_out": 16}, "compute": {"precision": "float32"}}
@@ -291,18 +294,24 @@ def test_each_part_of_the_objective_lowers_the_error_of_the_logits(
 def test_a_segment_that_helps_itself_and_harms_the_end_is_rolled_back_where_the_end_judges(
     make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = []
+    kept, told = [], ""
     for by in ("both", "end"):
         run = make_run()
         found = iter([(1.0, 1.0), (0.1, 1.1)] * 100)  # its own error falls tenfold, that of the model rises
         monkeypatch.setattr("vitq.reconstruct.train.evaluate", lambda *_, found=found: next(found))
         Reconstruct.model_validate({**QUICK, "steps": 1, "evaluation": {"by": by}}).apply(run)
-        kept.append("rolled-back" not in [name for name, _ in run.events.warnings])
-    assert kept == [True, False]
+        found_names = {warning.name: warning for warning in run.events.warnings}
+        kept.append("rolled-back" not in found_names)
+        told = str(found_names.get("rolled-back"))
+    assert kept == [True, False] and "at the model's end 1 -> 1.1" in told
 
 
-def test_ranking_needs_classes(make_run: Callable[..., Run]) -> None:
+@pytest.mark.parametrize(("task", "shape"), [(Values("output"), (6,)), (Dense("output", 6), (6, 32, 32))])
+def test_ranking_needs_the_classes_of_an_image(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, task: Task, shape: tuple[int, ...]
+) -> None:
     run = make_run()
-    run.task = Values("output")
-    with pytest.raises(RecipeError, match="orders classes"):
+    monkeypatch.setattr(Graph, "output_shapes", {"output": shape})
+    run.task = task
+    with pytest.raises(RecipeError, match="orders the classes of an image"):
         Reconstruct.model_validate({**QUICK, "objective": {"ranking": 0.5}}).apply(run)

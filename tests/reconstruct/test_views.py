@@ -49,6 +49,18 @@ def test_a_supply_gives_each_view_as_often_as_asked_and_no_more_than_fit(monkeyp
     data, rows_SB = supply.draw(8, 5, seeded())
     assert len(data.target) == 20 and rows_SB.shape == (5, 8)
     assert torch.equal(rows_SB.flatten().bincount(), torch.full((20,), 2))
+    assert supply.draw(8, 1, seeded())[1].unique().numel() == 8  # the last step has no image twice
+
+
+def test_gradients_are_balanced_on_the_views_that_are_there(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "LIMIT", 1)  # one step's views at a time
+    objective = {"global": 0.5, "balance": "gradient"}
+    run = make_run()
+    before = _error(run)
+    Reconstruct.model_validate({**QUICK, "batch": 2, "objective": objective, "views": ALL}).apply(run)
+    assert _error(run) < before
 
 
 @pytest.mark.parametrize("objective", [{}, {"global": 0.5}, {"global": 0.5, "global_on": "outputs", "local": 0.1}])

@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, Field
 
 from vitq.activations import sites_by_segment, walk
 from vitq.calibrate.assign import Member, search_alone, search_output
@@ -42,6 +42,8 @@ class Calibrate(Step):
     places get a range of their own (``calibrate.outliers``), unless ``outlier_tokens`` is false.
     """
 
+    unwritten: ClassVar = ("outlier_tokens",)
+
     images: int = Field(default=64, ge=1)
     weights: Search = "output"
     activations: Search = "output"
@@ -49,10 +51,6 @@ class Calibrate(Step):
     sites: str = "all"
     only_uncalibrated: bool = False
     outlier_tokens: bool = True
-
-    @model_serializer(mode="wrap")
-    def _without_default(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: item for key, item in written(self).items() if key != "outlier_tokens" or not item}
 
     def apply(self, run: "Run") -> None:
         """Calibrate ``run.student``, or read back what an interrupted run had calibrated, which is kept whole.

@@ -1,8 +1,8 @@
 """Step ``insert``: put uncalibrated quantizers on the sites of a scope."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, Field
 
 from vitq.bits import Bits
 from vitq.calibrate.options import SiteBits, SiteFormat
@@ -29,6 +29,8 @@ class Insert(Step):
     where they have a format of their own.
     """
 
+    unwritten: ClassVar = FULL_ONLY
+
     scope: Annotated[str, AfterValidator(SCOPES.option)] = "paper"
     only: Literal["all", "weights", "activations"] = "all"
     weight: SiteFormat = SiteFormat(granularity=Granularity.CHANNEL)
@@ -44,10 +46,6 @@ class Insert(Step):
     activation_input: SiteFormat | None = None
     residual: SiteFormat | None = None
     overrides: dict[str, SiteBits] = Field(default_factory=dict)
-
-    @model_serializer(mode="wrap")
-    def _without_unused_roles(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: item for key, item in written(self).items() if key not in FULL_ONLY or item is not None}
 
     def preview(self, graph: Graph, bits: Bits) -> dict[str, Placed]:
         """Return the plan; RecipeError for an override that names no site, ModelError without any site."""

@@ -4,9 +4,9 @@ Layer by layer, each on what the quantized layers before it give. Source: GPTAQ 
 is GPTQ (arXiv 2210.17323). Passes of coordinate descent behind it are COMQ's (arXiv 2403.07134).
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from vitq.compensate.layers import QuantizedLayer
 from vitq.compensate.rounding import Moments, bias_change, descend, round_columns, target
@@ -28,6 +28,8 @@ class Gptaq(LayerStep):
     not see; with ``judge`` false, always. ``passes`` and ``by`` are written out only where they are set.
     """
 
+    unwritten: ClassVar = ("passes", "by")
+
     images: int = Field(128, ge=1)
     strength: float = Field(0.25, ge=0, le=1)
     damping: float = Field(0.01, gt=0)
@@ -35,11 +37,6 @@ class Gptaq(LayerStep):
     judge: bool = True
     passes: int = Field(0, ge=0)
     by: By = "segment"
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        unused = {"passes": 0, "by": "segment"}
-        return {key: value for key, value in written(self).items() if key not in unused or value != unused[key]}
 
     def apply(self, run: "Run") -> None:
         """Change weights and biases of ``run.student``; RecipeError where weights are not calibrated."""

@@ -1,14 +1,14 @@
 """The groups of options of the reconstruct step, each with its defaults."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import AfterValidator, Field, field_validator
 
 from vitq.reconstruct.objective.curvature import CURVATURES, NONE, CurvatureName
+from vitq.reconstruct.objective.fusion import Balance
 from vitq.reconstruct.objective.terms import (
     DISTANCES,
     TERMS,
-    Balance,
     BlockTerm,
     FeatureTerm,
     LocalTerm,
@@ -23,13 +23,6 @@ from vitq.run.step import OptionGroup
 Rate = Annotated[float, Field(ge=0)]
 
 
-def without_defaults(options: OptionGroup, written: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Leave out of what is written the options ``names`` that have their default: recipes from before had none."""
-    fields = type(options).model_fields
-    usual = {name for name in names if getattr(options, name) == fields[name].get_default(call_default_factory=True)}
-    return {key: value for key, value in written.items() if key not in usual}
-
-
 class Objective(OptionGroup):
     """What training makes small: weights of the terms, and what each term needs.
 
@@ -37,6 +30,8 @@ class Objective(OptionGroup):
     terms, by name. Weights are shares of the first loss, or of the gradient at the segment's end (``balance``). The
     last three options are written out only where they differ from their defaults.
     """
+
+    unwritten: ClassVar = ("extra", "ranking", "balance")
 
     block: float = Field(default=1.0, ge=0)
     drop_smallest: float = Field(default=0.0, ge=0, lt=1)
@@ -63,10 +58,6 @@ class Objective(OptionGroup):
                 raise ValueError(f"term '{name}' has an option of its own; leave it out of extra")
             TERMS.option(name)
         return weights
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_defaults(self, written(self), "extra", "ranking", "balance")
 
     @property
     def sees_end(self) -> bool:
@@ -112,13 +103,11 @@ class Evaluation(OptionGroup):
     term looks at that end). ``by`` is written out only where it is "end".
     """
 
+    unwritten: ClassVar = ("by",)
+
     held_out: int = Field(default=64, ge=0)
     average: float = Field(default=0.0, ge=0, lt=1)
     by: Literal["both", "end"] = "both"
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_defaults(self, written(self), "by")
 
 
 class Views(OptionGroup):

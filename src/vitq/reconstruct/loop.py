@@ -9,7 +9,8 @@ import torch
 from vitq.quantizers import DropMask
 from vitq.reconstruct.data import Data
 from vitq.reconstruct.objective.curvature import Curvature
-from vitq.reconstruct.objective.terms import Batch, Fusion, Goal
+from vitq.reconstruct.objective.fusion import Fusion
+from vitq.reconstruct.objective.terms import Batch, Goal
 from vitq.reconstruct.segment import TrainingSegment
 from vitq.reconstruct.settings import Settings
 from vitq.reconstruct.variables.rounding import rectified_sigmoid, rounding_penalty

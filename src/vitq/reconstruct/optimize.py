@@ -12,8 +12,8 @@ from vitq.quantizers import DropMask, Quantizer
 from vitq.reconstruct.data import Data
 from vitq.reconstruct.loop import POOL, Loop
 from vitq.reconstruct.objective.curvature import NONE, make_estimator
+from vitq.reconstruct.objective.fusion import Fusion
 from vitq.reconstruct.objective.gradients import Gradients
-from vitq.reconstruct.objective.terms import Fusion
 from vitq.reconstruct.replay import Replay
 from vitq.reconstruct.segment import TrainingSegment
 from vitq.reconstruct.settings import Settings
@@ -76,7 +76,8 @@ def optimize(
                 fusion.rescale()
                 step.again()
             if fusion.balance == "gradient" and not fusion.first:
-                loop.probe(PROBES)
+                left = (settings.steps if supply is None else supplied) - done  # rows of later steps are not drawn yet
+                loop.probe(min(PROBES, left))
             loss = step()
             if not loop.learns:
                 events.warn("no-term", f"no term of the objective sees what '{segment.span.name}' learns: it stays")

@@ -2,14 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vitq.devices import supports_bfloat16
 from vitq.graph import Graph
-from vitq.reconstruct.groups import Compute, Evaluation, Noise, Objective, Rate, Rounding, Views, without_defaults
+from vitq.reconstruct.groups import Compute, Evaluation, Noise, Objective, Rate, Rounding, Views
 from vitq.reconstruct.settings import Settings
 from vitq.reconstruct.slicing.choose import Choose
 from vitq.reconstruct.slicing.schedule import Order, Piece, check_name
@@ -28,6 +28,7 @@ class Options(Step):
     where views are drawn.
     """
 
+    unwritten: ClassVar = ("views",)
     renamed: ClassVar[Mapping[str, str]] = {
         "even": "equal_total_steps",
         "weigh": "objective.curvature",
@@ -52,10 +53,6 @@ class Options(Step):
     evaluation: Evaluation = Evaluation()
     compute: Compute = Compute()
     views: Views = Views()
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_defaults(self, written(self), "views")
 
     @model_validator(mode="after")
     def _rounding_is_decided_once(self) -> Self:
@@ -88,4 +85,4 @@ class Options(Step):
         """Return what the training of one segment needs."""
         precision = self.compute.precision
         fast = supports_bfloat16(device) if precision == "auto" else precision == "bfloat16"
-        return Settings(steps, self.batch, self.objective, self.noise, self.rounding, self.evaluation, self.views, fast)
+        return Settings(steps, self.batch, self.objective, self.noise, self.rounding, self.evaluation, fast)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vitq.tasks.distances import mean_square, relative_square
+from vitq.tasks.distances import EPSILON, mean_square, relative_square
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -57,7 +57,7 @@ def solved(weights: Weights, rows: Rows) -> dict[str, torch.Tensor]:
         hidden_RH = F.pad(hidden(weights, x_RI), (0, int(biased)), value=1.0)
         gram_HH += (hidden_RH.T @ hidden_RH).double()
         right_HO += (hidden_RH.T @ y_RO).double()
-    gram_HH.diagonal().add_(DAMPING * gram_HH.diagonal().mean())
+    gram_HH.diagonal().add_((DAMPING * gram_HH.diagonal().mean()).clamp(min=EPSILON))  # hidden values may all be 0
     found_OH = torch.cholesky_solve(right_HO, torch.linalg.cholesky(gram_HH)).T.to(second)
     bias = {"second bias": found_OH[:, -1].clone()} if biased else {}
     return {**weights, "second weight": found_OH[:, : second.shape[1]].clone(), **bias}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vitq.reconstruct.groups import Evaluation, Noise, Objective, Rounding, Views
+from vitq.reconstruct.groups import Evaluation, Noise, Objective, Rounding
 
 
 @dataclass(frozen=True)
@@ -15,5 +15,4 @@ class Settings:
     noise: Noise
     rounding: Rounding
     evaluation: Evaluation
-    views: Views
     bfloat16: bool

@@ -13,7 +13,8 @@ from vitq.graph.outputs import Named, Outputs
 from vitq.quantizers import compiling, use_compiled_kernels, worth_compiling
 from vitq.reconstruct.data import Data, count_held_out, count_rows
 from vitq.reconstruct.objective.curvature import NONE
-from vitq.reconstruct.objective.terms import DISTANCES, Fusion, Goal
+from vitq.reconstruct.objective.fusion import Fusion
+from vitq.reconstruct.objective.terms import DISTANCES, Goal
 from vitq.reconstruct.options import Options
 from vitq.reconstruct.segment import OUTPUTS, TrainingSegment, prepare
 from vitq.reconstruct.slicing.schedule import Piece
@@ -137,8 +138,8 @@ def _begin(run: Run, options: Options) -> Sweep:
     kept = run.images_NCHW.to(cache_device(run.device, run.images_NCHW.nbytes))
     images = kept.to(torch.bfloat16 if options.compute.cache == "bfloat16" else torch.float32)
     needs, weighs = objective.sees_end or options.evaluation.by == "end", objective.curvature != NONE
-    if objective.ranking > 0 and (run.task.classes(run.teacher.output_shapes) or 0) < 2:
-        raise RecipeError("reconstruct.objective.ranking orders classes, and this model has none: leave it out")
+    if objective.ranking > 0 and not _ranks_images(run):
+        raise RecipeError("reconstruct.objective.ranking orders the classes of an image, and this model has none")
     feature_N = _teacher(run, first, goal, kept) if needs and not on_outputs else None
     known, at = (first, kept) if feature_N is None else (goal, feature_N)
     outputs_N: Outputs | None = None
@@ -150,6 +151,12 @@ def _begin(run: Run, options: Options) -> Sweep:
     goals_N = outputs_N if needs and on_outputs else feature_N
     activations = ActivationCache(run.student, run.teacher, images, run.device)
     return Sweep(run, options, activations, goal, goals_N, outputs_N if weighs else None)
+
+
+def _ranks_images(run: Run) -> bool:
+    """Whether the model gives each image one row of logits; pixels and boxes have rows of their own."""
+    shapes = run.teacher.output_shapes
+    return (run.task.classes(shapes) or 0) > 1 and len(shapes.get(run.task.primary, ())) == 1
 
 
 def _teacher(run: Run, start: str, end: str, x_N: torch.Tensor) -> torch.Tensor:

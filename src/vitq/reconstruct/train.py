@@ -8,7 +8,8 @@ import torch
 from vitq.activations import forward_all, forward_many, forward_outputs, outputs
 from vitq.graph.outputs import Named, as_outputs
 from vitq.reconstruct.data import Data
-from vitq.reconstruct.objective.terms import Fusion, Goal
+from vitq.reconstruct.objective.fusion import Fusion
+from vitq.reconstruct.objective.terms import Goal
 from vitq.reconstruct.optimize import optimize
 from vitq.reconstruct.segment import TrainingSegment
 from vitq.reconstruct.settings import Settings
@@ -63,10 +64,11 @@ def train(
     better = score(after, before) <= score(before, before)  # False for NaN
     if not better:
         variables.restore(initial)
+        end = f", at the model's end {before[1]:.4g} -> {after[1]:.4g}" if before[1] > 0 else ""
         events.warn(
             "rolled-back",
             f"segment '{segment.span.name}' was worse on held-out images after training "
-            f"(error {before[0]:.4g} -> {after[0]:.4g}); its values from before are kept",
+            f"(error {before[0]:.4g} -> {after[0]:.4g}{end}); its values from before are kept",
         )
     kept = after if better else before
     seconds = time.monotonic() - began

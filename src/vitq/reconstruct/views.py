@@ -37,8 +37,8 @@ class Supply:
         return max(min(most * self.views.reuse // batch, left), 1)
 
     def draw(self, batch: int, steps: int, generator: torch.Generator) -> tuple[Data, torch.Tensor]:
-        """Return data of new views and rows_SB, each row ``reuse`` times at most."""
-        count = math.ceil(batch * steps / self.views.reuse)
+        """Return data of new views and rows_SB, each row ``reuse`` times at most, and once where one step is drawn."""
+        count = max(math.ceil(batch * steps / self.views.reuse), batch)
         data = self.see(draw_views(self.images_NCHW, count, self.views, generator))
         rows = len(data.target)
         orders = [torch.randperm(rows, generator=generator) for _ in range(math.ceil(batch * steps / rows))]

@@ -1,11 +1,19 @@
 """A recipe is a list of steps: the base of every step and the registry that knows them by name."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from vitq.registry import Registry
@@ -25,6 +33,15 @@ class OptionGroup(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    unwritten: ClassVar[Collection[str]] = ()
+    """Options that are written out only where they differ from their defaults, so that older recipes stay the same."""
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        own, fields = written(self), type(self).model_fields
+        usual = {name: fields[name].get_default(call_default_factory=True) for name in self.unwritten}
+        return {key: item for key, item in own.items() if key not in usual or getattr(self, key) != usual[key]}
 
     @model_validator(mode="before")
     @classmethod

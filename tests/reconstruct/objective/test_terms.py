@@ -1,12 +1,12 @@
 import torch
 
 from vitq.reconstruct.objective.distances import image_moments, moment_distance, pair_divergence
+from vitq.reconstruct.objective.fusion import Fusion
 from vitq.reconstruct.objective.terms import (
     DISTANCES,
     Batch,
     BlockTerm,
     FeatureTerm,
-    Fusion,
     LocalTerm,
     OutputsTerm,
     RankingTerm,
