@@ -54,6 +54,19 @@ def test_an_image_that_changes_makes_other_cells(data: Path, tmp_path: Path, wri
     assert not {cell.key for cell in before} & {cell.key for cell in after}
 
 
+def test_weights_of_a_model_folder_that_change_make_other_cells(
+    data: Path, tmp_path: Path, written: Callable[..., str]
+) -> None:
+    suite, own = parse_suite(written(), "s"), tmp_path / "data"
+    shutil.copytree(data, own)
+    before = cells_of(suite, tmp_path, own)
+    weights = own / "tiny" / "model.safetensors"
+    content = weights.read_bytes()
+    assert len(content) > 8192
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # of the same size, behind the same beginning
+    assert not {cell.key for cell in before} & {cell.key for cell in cells_of(suite, tmp_path, own)}
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [

@@ -14,7 +14,7 @@ from vitq.errors import SuiteError, VitqError
 from vitq.recipes.auto import choose
 from vitq.recipes.bit_table import is_table, read_table
 from vitq.recipes.for_target import recipe_for
-from vitq.suites.digests import digest_of_file, digest_of_images
+from vitq.suites.digests import digest_of_file, digest_of_images, digest_of_model
 from vitq.suites.suite import FLOATING, ModelEntry, RecipeEntry, Suite
 
 FLOATING_BITS = "w32a32"
@@ -154,7 +154,7 @@ def _model_about(entry: ModelEntry, base: Path) -> dict[str, Any]:
     found = _model(entry, base)
     path = found["weights"]
     folder = Path(found["model"])
-    local = digest_of_images(folder) if folder.is_dir() else entry.model
+    local = digest_of_model(folder) if folder.is_dir() else entry.model
     weights = path if path in (None, "random") else digest_of_file(Path(path))
     return {**found, "model": local, "weights": weights}
 
