@@ -98,10 +98,10 @@ def _scores(board: Board) -> Iterator[Table]:
 def _best(own: Sequence[tuple[int, Sequence[Group | None]]], models: int) -> frozenset[tuple[int, int]]:
     places = set()
     for column in range(models):
-        known = [(group.score.mean, row) for row, groups in own if (group := groups[column]) is not None]
+        known = [(group.merit, row) for row, groups in own if (group := groups[column]) is not None]
         if len(known) > 1:
             top = max(known)[0]
-            places |= {(row, column + 2) for mean, row in known if mean == top}
+            places |= {(row, column + 2) for merit, row in known if merit == top}
     return frozenset(places)
 
 

@@ -80,7 +80,7 @@ class Published(Strict):
 
 
 class Claim(Strict):
-    """That one recipe scores more than another, wherever both were measured; ``bits`` says where, if not everywhere."""
+    """That one recipe scores better than another, wherever both were measured; ``bits`` says where, if not everywhere."""
 
     better: str
     than: str
