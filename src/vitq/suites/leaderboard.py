@@ -78,7 +78,7 @@ def _scores(board: Board) -> Iterator[Table]:
             own.append((len(rows), groups))
             rows.append((recipe, budget, [_mean(group) for group in groups]))
         for other in board.suite.published:
-            if other.bits.lower() == bits:
+            if other.bits == bits:
                 figures = [other.scores.get(model) for model in models]
                 rows.append((f"{other.name} (published)", other.source, [_plain(value) for value in figures]))
         if any(entry.floating is not None for entry in board.suite.models.values()):
