@@ -1,6 +1,7 @@
 """The charts of a run's report: errors over depth, losses, values and grids of sites."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
@@ -13,6 +14,15 @@ MOST_LOSSES = 60
 """Points of a loss curve."""
 MOST_LINES = 32
 """Grid lines up to which each is drawn as tall as the picture."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The chart of one site, its name, and what is said of it."""
+
+    chart: Markup
+    site: str
+    words: str
 
 
 def depth_chart(trained: tuple[Trained, ...]) -> Markup | None:

@@ -57,7 +57,7 @@ class Cell:
 def cells_of(suite: Suite, folder: Path, data: Path | None = None) -> tuple[Cell, ...]:
     """Return the cells of a suite whose file lies in ``folder``: floating point first, then seed by seed.
 
-    ``data`` stands for the suite's own. Raises SuiteError where images, labels, weights, a recipe or bits are not there.
+    ``data`` stands for the suite's own. Raises SuiteError where images, labels, weights, recipes or bits are missing.
     """
     digest_of_file.cache_clear()  # files may have changed since the last call
     digest_of_images.cache_clear()

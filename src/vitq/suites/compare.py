@@ -43,8 +43,7 @@ class Comparison:
             )
 
     def require_golden(self) -> None:
-        """Raise CompareError where a golden cell is too far from its score or was not measured, and where there is none.
-        """
+        """Raise CompareError where a golden cell is too far from its score or not measured, or where there is none."""
         if not self.golden:
             raise CompareError(
                 f"none of these cells of suite '{self.board.suite.name}' has a golden score, so that none was checked; "

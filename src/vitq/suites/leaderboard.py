@@ -4,16 +4,15 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from vitq._version import __version__
 from vitq.artifact.files import exists, read_file, shown, write_files
 from vitq.errors import SuiteError
+from vitq.report.page import MARK, page
 from vitq.report.units import duration, label, size
 from vitq.statistics import Spread
 from vitq.suites.board import Board, Group
@@ -24,7 +23,7 @@ from vitq.suites.suite import FLOATING
 NONE = "–"
 TEMPLATE = "leaderboard.html.j2"
 NAMES = ("leaderboard.md", "leaderboard.csv", "leaderboard.html")
-MARKS = (b"<!-- vitq compare", b"suite,model,recipe,bits", b'<meta name="generator" content="vitq">')
+MARKS = (b"<!-- vitq compare", b"suite,model,recipe,bits", MARK)
 COLUMNS = (
     "suite", "model", "recipe", "bits", "budget", "seed", "metric", "score", "top1", "top5", "images", "agreement",
     "mean_segment_error", "size_bytes", "fp_size_bytes", "seconds", "peak_memory_bytes", "device", "threads", "machine",
@@ -189,9 +188,9 @@ def cells_csv(board: Board) -> str:
 
 def html(board: Board, drifts: Sequence[Drift] = ()) -> str:
     """Return one page that needs nothing but itself."""
-    text = files("vitq.suites").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return page.from_string(text).render(
+    return page(
+        TEMPLATE,
+        "vitq.suites",
         suite=board.suite,
         version=__version__,
         state=_state(board) if board.missing else [],

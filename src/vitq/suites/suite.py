@@ -90,7 +90,7 @@ class Published(Strict):
 
 
 class Claim(Strict):
-    """That one recipe scores better than another, wherever both were measured; ``bits`` says where, if not everywhere."""
+    """That one recipe scores better than another wherever both were measured, or at some ``bits`` alone."""
 
     better: str
     than: str
