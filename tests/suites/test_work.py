@@ -66,6 +66,8 @@ def test_golden_scores_are_checked_and_renewed_from_the_command_line(
     assert missed.exit_code == 3 and "golden scores are not met" in missed.stderr
     assert vitq_cli(*arguments, *out, "--known", "--only", "rtn").exit_code == 0
     assert vitq_cli(*arguments, *out, "--only", "nothing").exit_code == 2
+    collide = vitq_cli(*arguments, *out, "--known", "--overwrite")
+    assert collide.exit_code == 2 and "leave one out" in collide.stderr
 
 
 def test_a_run_that_was_stopped_before_its_result_goes_on(

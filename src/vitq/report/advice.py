@@ -11,6 +11,7 @@ from vitq.bench.saved import Bench
 from vitq.bits import MIXED, Bits
 from vitq.errors import VitqError
 from vitq.evidence import Evidence
+from vitq.reconstruct.optimize import EVERY
 from vitq.report.training import Trained
 from vitq.report.verdict import Kind, Verdict
 
@@ -149,7 +150,7 @@ def _training(facts: Facts) -> Iterator[Advice]:
         s for s in facts.trained if len(s.losses) >= 8 and s.losses[-1] < STILL_FALLING * s.losses[-len(s.losses) // 4]
     ]
     if facts.trained and len(falling) > len(facts.trained) / 2 and facts.verdict.kind is not Kind.ACCEPT:
-        steps = 2 * 20 * max(len(segment.losses) for segment in facts.trained)
+        steps = 2 * EVERY * max(len(segment.losses) for segment in facts.trained)
         yield Advice(
             "Most losses still fall at the end: train longer.",
             facts.quantize(f"--bits {_label(facts)}", f"--recipe {_recipe(facts)}", f"--set reconstruct.steps={steps}"),

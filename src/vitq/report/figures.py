@@ -7,6 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from vitq.evidence import Distribution
+from vitq.reconstruct.optimize import EVERY
 from vitq.report.charts import ALERT, BAR, INK, SOFT, chart, log_scale, ticks
 from vitq.report.training import Trained, levels
 
@@ -66,7 +67,7 @@ def loss_chart(trained: tuple[Trained, ...]) -> Markup | None:
                 step = -(-len(segment.losses) // MOST_LOSSES)
                 values = [loss / segment.losses[0] for loss in segment.losses[::step]]
                 shade = 0.25 + 0.75 * (place + 1) / len(segments)
-                own.plot([20 * step * i for i in range(len(values))], values, color=BAR, alpha=shade, linewidth=1)
+                own.plot([EVERY * step * i for i in range(len(values))], values, color=BAR, alpha=shade, linewidth=1)
                 seen += values
             log_scale(own, seen)
             own.set_title(f"segments by {_level(level)}, the deeper the stronger", loc="left")

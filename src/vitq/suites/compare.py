@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitq.artifact.files import exists
-from vitq.errors import CompareError, SuiteError, did_you_mean
+from vitq.errors import ArgumentError, CompareError, SuiteError, did_you_mean
 from vitq.run.events import Events
 from vitq.suites.board import Board, board_of
 from vitq.suites.cells import Cell, cells_of
@@ -75,6 +75,8 @@ def compare_suite(
     events: Events,
 ) -> Comparison:
     """Measure what the store lacks of a suite, and write its leaderboard; arguments as of ``vitq.compare``."""
+    if overwrite and not measure:
+        raise ArgumentError("overwrite (--overwrite) measures anew and --known measures nothing; leave one out")
     suite, kept = load_suite(path), Store(store)
     wanted = chosen(suite, cells_of(suite, path.parent, data), only)
     folder = out or store.parent / f"compare-{suite.name}"
