@@ -153,3 +153,14 @@ def test_a_model_that_is_no_classifier_is_looked_at_too() -> None:
 def test_bits_that_quantize_nothing_are_refused(one_block: nn.Module) -> None:
     with pytest.raises(ArgumentError, match="quantize nothing"):
         vitq.diagnose(one_block, np.zeros((4, 3, 8, 8), np.float32), bits="w32a32", progress=False)
+
+
+@pytest.mark.parametrize(("bits", "average"), [("w3a3", "w3.5a3.5"), ("w6a6", "w6.5a6.5"), ("w8a4", "w8a4.5")])
+def test_the_average_that_is_advised_is_above_the_bits_that_were_looked_at(
+    found: Diagnosis, bits: str, average: str
+) -> None:
+    from dataclasses import replace
+
+    assert found.hard[0].gain > 0.05
+    commands = [advice.command for advice in diagnosis_advice(replace(found, bits=bits))]
+    assert any(f"--average-bits {average} --keep" in command for command in commands)

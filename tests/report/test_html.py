@@ -16,7 +16,8 @@ from vitq.artifact.metrics import RunMetrics
 from vitq.calibrate import scope_rows
 from vitq.errors import ArtifactError
 from vitq.model import QuantizedModel
-from vitq.report.html import error_bars, render, result_lines, write_report
+from vitq.report.html import error_bars, render, write_report
+from vitq.report.results import result_lines
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 METRICS = RunMetrics.model_validate(

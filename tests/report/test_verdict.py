@@ -103,6 +103,9 @@ def test_what_was_gained_is_said_in_size_and_where_it_was_benched_in_speed() -> 
         "10.0 ms a batch of 1 in onnxruntime, 2 threads: 1.90 times the speed of float32",
     )
     assert "not measured" in verdict_of(own, found, None).gains[1]
+    larger = metrics(found, size_bytes=12_000_000, fp_size_bytes=8_000_000)
+    said = "12 MB instead of 8 MB, 1.5 times the original's size: it gained nothing"
+    assert verdict_of(larger, found, None).gains[0] == said
 
 
 def test_an_expected_loss_has_the_interval_of_a_mean() -> None:

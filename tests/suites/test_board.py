@@ -100,3 +100,15 @@ def test_golden_scores_are_renewed_with_their_tolerances_and_missed_scores_are_t
     path.write_text("suite: a\ncells: [{model: b}]\n")
     with pytest.raises(SuiteError, match=r"golden.yaml: cells.0.recipe"):
         read_golden(path)
+
+
+def test_of_an_error_less_is_better(board: Board) -> None:
+    turned = board_of(
+        board.suite,
+        [cell for cell, _ in board.cells],
+        {cell.key: {**row, "metric": "mae"} for cell, row in board.cells},
+    )
+    (test,) = turned.tested
+    assert (test.difference, test.verdict) == (20.0, "fails")
+    assert "| rtn | quick | **41.00 ± 1.00 (3)** |" in markdown(turned)
+    assert [group.recipe for group in front(turned.groups)] == ["rtn"]

@@ -54,10 +54,35 @@ def test_an_image_that_changes_makes_other_cells(data: Path, tmp_path: Path, wri
     assert not {cell.key for cell in before} & {cell.key for cell in after}
 
 
+def test_weights_of_a_model_folder_that_change_make_other_cells(
+    data: Path, tmp_path: Path, written: Callable[..., str]
+) -> None:
+    suite, own = parse_suite(written(), "s"), tmp_path / "data"
+    shutil.copytree(data, own)
+    before = cells_of(suite, tmp_path, own)
+    weights = own / "tiny" / "model.safetensors"
+    content = weights.read_bytes()
+    assert len(content) > 8192
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # of the same size, behind the same beginning
+    assert not {cell.key for cell in before} & {cell.key for cell in cells_of(suite, tmp_path, own)}
+
+
+def test_widths_are_the_same_in_small_and_large_letters(cells: Make, written: Callable[..., str]) -> None:
+    lines: dict[str, Any] = {
+        "bits": ["W4A4"],
+        "recipes": {"rtn": {"bits": ["w4a4"]}, "repq": {"bits": ["W4A4"]}},
+        "claims": [{"better": "repq", "than": "rtn", "bits": ["W4A4"]}],
+    }
+    suite = parse_suite(written(**lines), "s")
+    assert suite.bits == suite.claims[0].bits == suite.recipes["repq"].bits == ("w4a4",)
+    assert len(cells(**lines)) == 3
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
         ({"images": "photos"}, "images '.*photos': no such folder or file; .*--data"),
+        ({"validation": "calibration/a"}, "validation '.*a': the images .* have no labels"),
         ({"models": {"Tiny": {"model": "tiny", "weights": "w.safetensors"}}}, "weights '.*w.safetensors'"),
         ({"recipes": ["rtm"]}, "recipe 'rtm', w4a4, budget 'quick': .*did you mean 'rtn'"),
         ({"recipes": {"rtn": {"set": {"insert.scop": "full"}}}}, "recipe 'rtn', w4a4.*insert.scop"),

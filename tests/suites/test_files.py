@@ -1,6 +1,7 @@
 """The suites of the repository and of the documentation are valid, and say what they are for."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import typer
 from vitq.bits import Bits
 from vitq.cli import app
 from vitq.recipes import load_recipe
+from vitq.suites.cells import Cell, _grid
+from vitq.suites.compare import chosen
 from vitq.suites.golden import read_golden
 from vitq.suites.suite import FLOATING, Suite, load_suite, parse_suite
 
@@ -30,6 +33,18 @@ def test_a_suite_has_recipes_that_resolve_and_golden_cells_of_its_own(path: Path
         for cell in read_golden(path.parent / suite.golden).cells:
             assert cell.model in suite.models and cell.recipe in {*suite.recipes, FLOATING}
             assert cell.bits in widths or cell.recipe == FLOATING
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_commands_of_a_suite_choose_cells_that_it_has(path: Path) -> None:
+    suite = load_suite(path)
+    cells = tuple(
+        Cell(model, recipe, bits, budget, seed, {}, "") for seed, bits, budget, (recipe, _), (model, _) in _grid(suite)
+    )
+    lines = [line for line in (path.read_text() + PAGE).splitlines() if f"{path.parent.name}/{path.name}" in line]
+    for words in map(shlex.split, (line.lstrip("# ") for line in lines)):
+        if "--only" in words:
+            assert chosen(suite, cells, words[words.index("--only") + 1])
 
 
 def test_the_tables_have_seven_models_three_widths_and_figures_with_a_source() -> None:

@@ -63,6 +63,7 @@ def test_what_is_done_is_skipped_and_equal_cells_are_measured_once(
         again = run_cells(wanted, store, unwanted, lambda _: None, retries=0, anew=False, events=events)  # type: ignore[arg-type, return-value]
     assert again.rows == found.rows and again.measured == 0
     assert run(wanted, store, Scripted(lambda job, _: Outcome(job, row(60.0))), anew=True)[0].measured == 3
+    assert {one["score"] for one in known_rows(wanted, store).values()} == {60.0}
 
 
 def test_a_worker_that_dies_is_replaced_and_told_and_given_up_at_last(

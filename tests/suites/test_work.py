@@ -56,6 +56,8 @@ def test_golden_scores_are_checked_and_renewed_from_the_command_line(
     shutil.copy(measured / "small.yaml", tmp_path)
     arguments = ("compare", str(tmp_path / "small.yaml"), "--data", str(data), "--store", str(measured / "store"), "-q")
     out = ("--out", str(tmp_path / "out"))
+    unchecked = vitq_cli(*arguments, *out, "--check")
+    assert unchecked.exit_code == 3 and "none was checked" in unchecked.stderr
     assert vitq_cli(*arguments, *out, "--renew-golden").exit_code == 0
     assert vitq_cli(*arguments, *out, "--check").exit_code == 0
     golden = tmp_path / "golden.yaml"
@@ -64,6 +66,8 @@ def test_golden_scores_are_checked_and_renewed_from_the_command_line(
     assert missed.exit_code == 3 and "golden scores are not met" in missed.stderr
     assert vitq_cli(*arguments, *out, "--known", "--only", "rtn").exit_code == 0
     assert vitq_cli(*arguments, *out, "--only", "nothing").exit_code == 2
+    collide = vitq_cli(*arguments, *out, "--known", "--overwrite")
+    assert collide.exit_code == 2 and "leave one out" in collide.stderr
 
 
 def test_a_run_that_was_stopped_before_its_result_goes_on(
@@ -83,11 +87,24 @@ def test_a_run_that_was_stopped_before_its_result_goes_on(
 def test_cells_that_fail_are_named_and_end_a_command_with_3(
     data: Path, tmp_path: Path, written: Callable[..., str]
 ) -> None:
-    (tmp_path / "own.yaml").write_text(written(validation="calibration/a", limit=2))
+    (tmp_path / "own.yaml").write_text(written(models={"Tiny": {"model": "tiny", "num_classes": 9}}))
     found = vitq.compare(tmp_path / "own.yaml", data=data, store=tmp_path / "s", only="floating", progress=False)
-    assert list(found.failed) == ["Tiny, floating point"] and "have no labels" in found.failed["Tiny, floating point"]
+    assert list(found.failed) == ["Tiny, floating point"] and "ModelError" in found.failed["Tiny, floating point"]
     with pytest.raises(CompareError, match="1 cells failed"):
         found.require_all()
+
+
+@pytest.mark.parametrize(
+    ("golden", "said"), [(None, "names no golden file"), ("bad.yaml", r"bad\.yaml: cells")], ids=["none", "damaged"]
+)
+def test_what_is_wrong_with_golden_scores_is_told_before_any_work(
+    data: Path, tmp_path: Path, written: Callable[..., str], golden: str | None, said: str
+) -> None:
+    (tmp_path / "bad.yaml").write_text("suite: small\n")
+    (tmp_path / "own.yaml").write_text(written(**({} if golden is None else {"golden": golden})))
+    with pytest.raises(SuiteError, match=said):
+        vitq.compare(tmp_path / "own.yaml", data=data, store=tmp_path / "s", renew_golden=True, progress=False)
+    assert not (tmp_path / "s").exists()
 
 
 STANDIN = """
@@ -98,15 +115,16 @@ if job["call"]["recipe"] is None:
     print(json.dumps({"error": "DataError: no labels"})); sys.exit(3)
 if not os.path.exists(mark):
     open(mark, "w").close(); print("last words", file=sys.stderr, flush=True); os.kill(os.getpid(), signal.SIGKILL)
-print(json.dumps({"row": {"score": 5.0}}))
+print(json.dumps({"row": {"correct": "0" * 200_000}}))
 """
 
 
 def drain(crew: Workers, job: Job) -> Outcome:
     crew.start(job)
-    while True:
+    for _ in range(5):
         if found := crew.wait(20):
             return found[0]
+    raise AssertionError("it does not end")
 
 
 def test_processes_tell_a_result_a_failure_and_a_death(
@@ -118,7 +136,7 @@ def test_processes_tell_a_result_a_failure_and_a_death(
     with Processes(2, "standin_work") as crew:
         died = drain(crew, quantized)
         assert died.died and died.error == "its process ended with signal 9: last words"
-        assert drain(crew, quantized).row == {"score": 5.0}
+        assert drain(crew, quantized).row == {"correct": "0" * 200_000}  # more than a pipe holds
         failed = drain(crew, floating)
         assert not failed.died and failed.error == "DataError: no labels"
 

@@ -178,10 +178,8 @@ def measure(
         stored_bytes(costs.sites[name], q.format, q.axis, shape_of(nodes[graph.sites[name].node]))
         for name, q in fixed.items()
     )
-    place = prepared.simulation.place
-    spans = graph.spans("block")
-    readers = [place[graph.sites[name].consumers[0]] for name in sites]
-    blocks = tuple(next((s.name for s in spans if reader <= place[s.end]), spans[-1].name) for reader in readers)
+    last, own_blocks = graph.spans("block")[-1].name, graph.blocks()
+    blocks = tuple(own_blocks[name] or last for name in sites)
     return Sensitivities(
         about,
         tuple(candidates),

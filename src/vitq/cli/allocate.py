@@ -12,6 +12,7 @@ from vitq.cli.options import (
     AsJson,
     CropPct,
     Device,
+    Limit,
     NumClasses,
     Override,
     Quiet,
@@ -86,7 +87,7 @@ def allocate(
     ] = None,
     target: Target = None,
     task: Task = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many calibration images to draw.")] = 32,
+    limit: Limit = 32,
     out: Annotated[
         str | None,
         typer.Option(help="Folder of the trials, the bit table and its page. Default: runs/MODEL-RECIPE-allocate."),

@@ -33,7 +33,7 @@ def compare(
         typer.Option(metavar="ADDRESS", help="Measure on a Ray cluster: its address, auto, or local to start one."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Threads of each cell. Default: all, shared among --jobs.")
+        int | None, typer.Option(min=1, max=1024, help="Threads of each cell. Default: torch's own, 1 with --ray.")
     ] = None,
     retries: Annotated[
         int, typer.Option(min=0, max=100, help="How often a cell is begun again whose worker has died.")
@@ -42,7 +42,7 @@ def compare(
         bool, typer.Option("--known", help="Measure nothing: set out what the store has, and name what is missing.")
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="End with exit code 3 where a golden score is not met.")
+        bool, typer.Option("--check", help="End with exit code 3 where a golden score is not met, or no cell has one.")
     ] = False,
     renew_golden: Annotated[
         bool, typer.Option("--renew-golden", help="Write the scores into the suite's golden file; tolerances stay.")

@@ -7,13 +7,13 @@ import typer
 
 from vitq.cli.console import note, print_json, show
 from vitq.cli.errors import guarded
-from vitq.cli.options import AsJson, CropPct, Device, NumClasses, Quiet, Seed, Task, Weights, preprocessing_from
+from vitq.cli.options import AsJson, CropPct, Device, Model, NumClasses, Quiet, Seed, Task, Weights, preprocessing_from
 from vitq.cli.quantize import default_out
 
 
 @guarded
 def diagnose(
-    model: Annotated[str, typer.Argument(help="A model as in 'vitq quantize'.")],
+    model: Model,
     images: Annotated[
         str, typer.Option(metavar="DIR", help="Images as in 'vitq quantize'; labels are used where every one has one.")
     ],
@@ -40,8 +40,7 @@ def diagnose(
     """
     from vitq.arguments import PATH, check
 
-    page = Path(check("out", out, PATH)) if out is not None else default_out(model, "diagnosis", bits)
-    page = page if out is not None else page.with_name(page.name + ".html")
+    page = Path(f"{default_out(model, 'diagnosis', bits)}.html") if out is None else Path(check("out", out, PATH))
 
     import vitq
 

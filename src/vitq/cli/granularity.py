@@ -8,18 +8,30 @@ import typer
 
 from vitq.cli.console import note, print_json, show
 from vitq.cli.errors import guarded
-from vitq.cli.options import AsJson, CropPct, Device, NumClasses, Override, Quiet, Seed, Weights, preprocessing_from
+from vitq.cli.options import (
+    AsJson,
+    CropPct,
+    Device,
+    Limit,
+    Model,
+    NumClasses,
+    Override,
+    Quiet,
+    Seed,
+    Weights,
+    preprocessing_from,
+)
 
 
 @guarded
 def granularity(
-    model: Annotated[str, typer.Argument(help="A model as in 'vitq quantize'.")],
+    model: Model,
     images: Annotated[str, typer.Option(metavar="DIR", help="Calibration images, as in 'vitq quantize'.")],
     weights: Weights = None,
     recipe: Annotated[str, typer.Option(help="A recipe that chooses a slicing, or a .yaml file of your own.")] = "oas",
     bits: Annotated[str, typer.Option(help="Bits of weights and activations in the trials.")] = "w3a3",
     budget: Annotated[str, typer.Option(help="The recipe's budget: quick or full.")] = "quick",
-    limit: Annotated[int, typer.Option(min=1, help="How many calibration images to draw.")] = 1000,
+    limit: Limit = 1000,
     out: Annotated[str | None, typer.Option(metavar="FILE", help="Also save the plots as an .svg file.")] = None,
     override: Override = None,
     seed: Seed = 0,

@@ -9,6 +9,8 @@ from vitq.export.targets import Cpu
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result (or the error) as one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no scope table, only the result.")]
 Device = Annotated[str, typer.Option(help="Where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:1.")]
+Model = Annotated[str, typer.Argument(help="A model as in 'vitq quantize'.")]
+Limit = Annotated[int, typer.Option(min=1, help="How many calibration images to draw.")]
 Weights = Annotated[
     str | None,
     typer.Option(

@@ -12,6 +12,7 @@ from vitq.cli.options import (
     AsJson,
     CropPct,
     Device,
+    Limit,
     NumClasses,
     Override,
     Quiet,
@@ -81,7 +82,7 @@ def quantize(
     ] = None,
     target: Target = None,
     task: Task = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many calibration images to draw.")] = 1000,
+    limit: Limit = 1000,
     views: Annotated[
         int, typer.Option(min=1, help="Views of each calibration image; those after the first are augmented.")
     ] = 1,

@@ -17,7 +17,6 @@ from vitq.diagnosis.leave_out import LeftOut, leave_out
 from vitq.diagnosis.result import Diagnosis
 from vitq.diagnosis.sanity import Sanity, sanity_of
 from vitq.errors import ArgumentError
-from vitq.evidence.collect import blocks_of
 from vitq.evidence.sites import distribution, seen_site
 from vitq.graph import Graph, Role
 from vitq.graph.outputs import as_outputs
@@ -82,7 +81,7 @@ def diagnose_loaded(
         extremes=found,
         left_out=left,
         roles={site: str(graph.sites[site].role) for site in chosen},
-        blocks=blocks_of(graph),
+        blocks=graph.blocks(),
         hard=_hardest(prepared.simulation, run, chosen, left),
         warnings=tuple((warning.name, warning.message) for warning in events.warnings),
     )

@@ -1,6 +1,6 @@
 """From a run that is done to what its report shows of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -71,7 +71,7 @@ class Witness:
             pictures = self._pictures(preprocessing, labels_N, class_names, pairs, site)
         return Evidence(
             pairs=pairs,
-            sites=site_errors(student, seen, blocks_of(student)),
+            sites=site_errors(student, seen),
             distributions=worst(seen.values(), WORST),
             pictures=pictures,
             attention=site if any(picture.floating_attention for picture in pictures) else "",
@@ -116,14 +116,6 @@ class Witness:
                 )
             )
         return tuple(found)
-
-
-def blocks_of(graph: Graph) -> Mapping[str, str]:
-    """Return the name of the block in which each site is first read."""
-    place = {node.name: i for i, node in enumerate(graph.module.graph.nodes)}
-    spans = graph.spans("block")
-    readers = {name: place[site.consumers[0]] for name, site in graph.sites.items()}
-    return {name: next((s.name for s in spans if reader <= place[s.end]), "") for name, reader in readers.items()}
 
 
 def _name(number: int, names: Sequence[str] | None) -> str:

@@ -71,13 +71,14 @@ def seen_activations(graph: Graph, images_NCHW: torch.Tensor, device: torch.devi
     return found
 
 
-def site_errors(graph: Graph, seen: Mapping[str, Seen], blocks: Mapping[str, str]) -> tuple[SiteError, ...]:
+def site_errors(graph: Graph, seen: Mapping[str, Seen]) -> tuple[SiteError, ...]:
     """Return the error of each site in the order of the graph."""
+    blocks = graph.blocks()
     return tuple(
         SiteError(
             site=name,
             role=str(site.role),
-            block=blocks.get(name, ""),
+            block=blocks[name],
             bits=seen[name].quantizer.format.bits,
             format=format_words(seen[name].quantizer),
             error=float(f"{seen[name].error:.4g}"),

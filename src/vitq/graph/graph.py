@@ -72,6 +72,13 @@ class Graph:
         """Slice the graph: "layer", "unit", "block", a number of blocks, "stage" or "network"."""
         return self.slicing.spans(granularity)
 
+    def blocks(self) -> dict[str, str]:
+        """Return the name of the block in which each site is first read, nothing where that is behind the last."""
+        place = {node.name: i for i, node in enumerate(self.module.graph.nodes)}
+        spans = self.spans("block")
+        readers = {name: place[site.consumers[0]] for name, site in self.sites.items()}
+        return {name: next((s.name for s in spans if reader <= place[s.end]), "") for name, reader in readers.items()}
+
     def segment(self, start: str, end: str, taps: Sequence[str] = (), *, floating: bool = False) -> fx.GraphModule:
         """Return the part from node ``start`` to node ``end`` as a module that shares every parameter.
 

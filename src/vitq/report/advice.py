@@ -11,6 +11,7 @@ from vitq.bench.saved import Bench
 from vitq.bits import MIXED, Bits
 from vitq.errors import VitqError
 from vitq.evidence import Evidence
+from vitq.reconstruct.optimize import EVERY
 from vitq.report.training import Trained
 from vitq.report.verdict import Kind, Verdict
 
@@ -44,11 +45,6 @@ class Facts:
     def model(self) -> str:
         """The model's name as a command has it."""
         return shlex.quote(str(self.artifact.config.source.get("name", "MODEL")))
-
-    @property
-    def eight(self) -> bool:
-        """Whether all has 8 bits already, or bits are mixed."""
-        return self.bits is None or min(self.bits.weights, self.bits.activations) >= 8
 
     @property
     def metrics(self) -> RunMetrics:
@@ -113,7 +109,10 @@ def _block(facts: Facts) -> Iterator[Advice]:
     """Name the block behind which the error jumps."""
     order = [span.name for span in facts.artifact.graph.spans("block")]
     errors = [(name, facts.metrics.segment_errors[name]) for name in order if name in facts.metrics.segment_errors]
-    if facts.verdict.kind is Kind.ACCEPT or facts.eight or len(errors) < 3:
+    bits = facts.bits
+    if facts.verdict.kind is Kind.ACCEPT or bits is None or len(errors) < 3:
+        return
+    if min(bits.weights, bits.activations) >= 8:
         return
     added, jump, name = max(
         (after - before, after / before if before > 0 else 0.0, name) for (_, before), (name, after) in pairwise(errors)
@@ -121,19 +120,20 @@ def _block(facts: Facts) -> Iterator[Advice]:
     if jump > JUMP and added > SHARE * max(error for _, error in errors):
         yield Advice(
             f"The error grows {jump:.1f} times in {name}: give its sites 8 bits and let the others share the rest.",
-            _allocate(facts, f"{name}[./]*"),  # not those of blocks.10 for blocks.1
+            allocate(facts.model, bits, f"{name}[./]*"),  # not those of blocks.10 for blocks.1
         )
 
 
 def _site(facts: Facts) -> Iterator[Advice]:
-    if facts.verdict.kind is Kind.ACCEPT or facts.evidence is None or facts.bits is None:
+    bits = facts.bits
+    if facts.verdict.kind is Kind.ACCEPT or facts.evidence is None or bits is None:
         return
     total = sum(site.error for site in facts.evidence.sites)
     worst = max(facts.evidence.sites, key=lambda site: site.error, default=None)
     if worst is not None and total > 0 and worst.error > SHARE * total and worst.bits < 8:
         yield Advice(
             f"{worst.site} alone is {100 * worst.error / total:.0f} % of the errors of all sites: give it 8 bits.",
-            _allocate(facts, worst.site),
+            allocate(facts.model, bits, worst.site),
         )
 
 
@@ -150,7 +150,7 @@ def _training(facts: Facts) -> Iterator[Advice]:
         s for s in facts.trained if len(s.losses) >= 8 and s.losses[-1] < STILL_FALLING * s.losses[-len(s.losses) // 4]
     ]
     if facts.trained and len(falling) > len(facts.trained) / 2 and facts.verdict.kind is not Kind.ACCEPT:
-        steps = 2 * 20 * max(len(segment.losses) for segment in facts.trained)
+        steps = 2 * EVERY * max(len(segment.losses) for segment in facts.trained)
         yield Advice(
             "Most losses still fall at the end: train longer.",
             facts.quantize(f"--bits {_label(facts)}", f"--recipe {_recipe(facts)}", f"--set reconstruct.steps={steps}"),
@@ -201,12 +201,11 @@ def _shares(evidence: Evidence | None) -> tuple[float, float]:
     return sums[True], sums[False]
 
 
-def _allocate(facts: Facts, pattern: str) -> str:
-    bits = facts.bits
-    keep = shlex.quote(f"{pattern}=8")
-    wanted = (8, 8) if bits is None else (min(bits.weights + 0.5, 8), min(bits.activations + 0.5, 8))
-    average = f"w{wanted[0]:g}a{wanted[1]:g}"
-    return f"vitq allocate {facts.model} --images DIR --average-bits {average} --keep {keep}"
+def allocate(model: str, bits: Bits, *kept: str) -> str:
+    """Return the command that gives the ``kept`` sites 8 bits, with an average of half a bit more than ``bits``."""
+    weights, activations = (min(width + 0.5, 8) for width in (bits.weights, bits.activations))
+    keep = " ".join(f"--keep {shlex.quote(f'{pattern}=8')}" for pattern in kept)
+    return f"vitq allocate {model} --images DIR --average-bits w{weights:g}a{activations:g} {keep}"
 
 
 def _label(facts: Facts) -> str:

@@ -2,28 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from math import log10
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, StrictUndefined
 from rich import box
 from rich.bar import Bar
 from rich.console import Group
 from rich.table import Table
 
 from vitq.allocate.problem import DISTANCE, LIMITS
-from vitq.artifact.files import exists, read_file, shown, write_files
-from vitq.errors import ArtifactError
+from vitq.artifact.files import write_files
 from vitq.report.heat import heat_rows, heat_table
+from vitq.report.page import check_page, page
 from vitq.report.units import number, size
 
 if TYPE_CHECKING:
     from vitq.allocation import Allocation, Point
 
 TEMPLATE = "allocation.html.j2"
-MARK = b'<meta name="generator" content="vitq">'
 WIDTH, HEIGHT, LEAST = 560, 240, 1e-9
 
 
@@ -71,13 +68,12 @@ def averages(point: "Point") -> str:
 
 def render_allocation(allocation: "Allocation") -> str:
     """Return one page that needs nothing but itself: budgets, heat map, Pareto curve."""
-    text = files("vitq.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     about, costs, limits = allocation.sensitivities.about, allocation.costs, allocation.problem.limits
     dots, chosen = dots_of([*allocation.curve, allocation.point])
     ends = sorted(point.size_bytes for point in (*allocation.curve, allocation.point))
     distances = sorted(point.distance for point in (*allocation.curve, allocation.point))
-    return page.from_string(text).render(
+    return page(
+        TEMPLATE,
         model=str(about.get("source", {}).get("name", "model")),
         label=allocation.label,
         solver=allocation.solver,
@@ -99,8 +95,7 @@ def render_allocation(allocation: "Allocation") -> str:
 
 def write_allocation(path: Path, allocation: "Allocation") -> Path:
     """Write the page to ``path`` and return it; ArtifactError where that fails or another file is there."""
-    if exists(path) and MARK not in read_file(path):
-        raise ArtifactError(f"{shown(path)} was not written by vitq, so it is not overwritten: choose another --out")
+    check_page(path)
     write_files(path.parent, {path.name: render_allocation(allocation).encode()})
     return path
 

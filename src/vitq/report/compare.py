@@ -8,11 +8,11 @@ from typing import Any
 from markupsafe import Markup
 
 from vitq.artifact.artifact import Artifact
-from vitq.artifact.files import exists, parse_json, read_file, shown, write_files
-from vitq.errors import ArtifactError, VitqError
+from vitq.artifact.files import exists, parse_json, read_file, write_files
+from vitq.errors import VitqError
 from vitq.report.charts import LINE, SOFT, chart, log_scale, ticks
 from vitq.report.extras import Extras
-from vitq.report.page import MARK, page
+from vitq.report.page import check_page, page
 from vitq.report.paired import Loss, paired_loss
 from vitq.report.units import duration, number, percent, size
 from vitq.report.verdict import Verdict, verdict_of
@@ -72,8 +72,7 @@ def render_comparison(runs: Mapping[str, Run]) -> str:
 
 def write_comparison(path: Path, runs: Mapping[str, Run]) -> Path:
     """Write the page to ``path`` and return it; ArtifactError where that fails or another's file is there."""
-    if exists(path) and MARK not in read_file(path):
-        raise ArtifactError(f"{shown(path)} was not written by vitq, so it is not overwritten: choose another --out")
+    check_page(path)
     write_files(path.parent, {path.name: render_comparison(runs).encode()})
     return path
 

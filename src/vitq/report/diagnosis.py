@@ -10,14 +10,14 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from vitq.artifact.files import exists, read_file, shown, write_files
-from vitq.errors import ArtifactError
-from vitq.report.advice import Advice
+from vitq.artifact.files import write_files
+from vitq.bits import Bits
+from vitq.report.advice import Advice, allocate
 from vitq.report.charts import ALERT, BAR, chart, log_scale, ticks
-from vitq.report.figures import site_chart
-from vitq.report.html import Shown
+from vitq.report.figures import Shown, site_chart
 from vitq.report.maps import number_map
-from vitq.report.page import MARK, page
+from vitq.report.page import check_page as check_page
+from vitq.report.page import page
 from vitq.report.units import number
 
 if TYPE_CHECKING:
@@ -80,11 +80,10 @@ def diagnosis_advice(found: "Diagnosis") -> tuple[Advice, ...]:
         )
     kept = [hard.site for hard in found.hard[:3] if hard.gain > 0.05]
     if kept and found.bits != "w8a8":
-        keep = " ".join(f"--keep {shlex.quote(site + '=8')}" for site in kept)
         advice.append(
             Advice(
                 "The hardest sites get 8 bits, the others what is left of the average.",
-                f"vitq allocate {model} --images DIR --average-bits 4.5 {keep}",
+                allocate(model, Bits.parse(found.bits), *kept),
             )
         )
     if any(extreme.channel_ratio > LARGE for extreme in found.extremes):
@@ -136,12 +135,6 @@ def render_diagnosis(found: "Diagnosis") -> str:
         channels=_ratios(found),
         notable=_notable(found),
     )
-
-
-def check_page(path: Path) -> None:
-    """Raise ArtifactError where a file is at ``path`` that vitq did not write."""
-    if exists(path) and (not path.is_file() or MARK not in read_file(path)):
-        raise ArtifactError(f"{shown(path)} was not written by vitq, so it is not overwritten: choose another --out")
 
 
 def write_diagnosis(path: Path, found: "Diagnosis") -> Path:

@@ -1,11 +1,13 @@
 """The charts of a run's report: errors over depth, losses, values and grids of sites."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
 from vitq.evidence import Distribution
+from vitq.reconstruct.optimize import EVERY
 from vitq.report.charts import ALERT, BAR, INK, SOFT, chart, log_scale, ticks
 from vitq.report.training import Trained, levels
 
@@ -13,6 +15,15 @@ MOST_LOSSES = 60
 """Points of a loss curve."""
 MOST_LINES = 32
 """Grid lines up to which each is drawn as tall as the picture."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The chart of one site, its name, and what is said of it."""
+
+    chart: Markup
+    site: str
+    words: str
 
 
 def depth_chart(trained: tuple[Trained, ...]) -> Markup | None:
@@ -56,7 +67,7 @@ def loss_chart(trained: tuple[Trained, ...]) -> Markup | None:
                 step = -(-len(segment.losses) // MOST_LOSSES)
                 values = [loss / segment.losses[0] for loss in segment.losses[::step]]
                 shade = 0.25 + 0.75 * (place + 1) / len(segments)
-                own.plot([20 * step * i for i in range(len(values))], values, color=BAR, alpha=shade, linewidth=1)
+                own.plot([EVERY * step * i for i in range(len(values))], values, color=BAR, alpha=shade, linewidth=1)
                 seen += values
             log_scale(own, seen)
             own.set_title(f"segments by {_level(level)}, the deeper the stronger", loc="left")

@@ -6,35 +6,22 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from vitq.artifact.artifact import Artifact
 from vitq.artifact.files import to_json_bytes, write_files
-from vitq.artifact.metrics import RunMetrics
 from vitq.bits import FLOATING_POINT
 from vitq.calibrate import scope_rows
 from vitq.evidence import EVIDENCE, Evidence
 from vitq.recipes.document import write_yaml
 from vitq.report.advice import Facts, advice
 from vitq.report.extras import Extras
-from vitq.report.figures import depth_chart, loss_chart, site_chart
+from vitq.report.figures import Shown, depth_chart, loss_chart, site_chart
 from vitq.report.maps import bits_map, error_map
 from vitq.report.page import page
-from vitq.report.tables import nearness_lines, whole_lines
-from vitq.report.units import duration, label, memory, number, percent, score, size
+from vitq.report.results import result_lines
+from vitq.report.units import number
 from vitq.report.verdict import verdict_of
 
 TEMPLATE = "report.html.j2"
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of the table of results: what, in floating point, quantized, and what that means."""
-
-    label: str
-    floating: str
-    quantized: str
-    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,15 +31,6 @@ class Bar:
     label: str
     value: str
     width: float
-
-
-@dataclass(frozen=True)
-class Shown:
-    """The chart of one site, its name, and what is said of it."""
-
-    chart: Markup
-    site: str
-    words: str
 
 
 def write_report(path: Path, artifact: Artifact, extras: Extras | None = None) -> Path:
@@ -131,30 +109,6 @@ def worst_of(evidence: Evidence) -> list[Shown]:
     return found
 
 
-def result_lines(metrics: RunMetrics, bits: str) -> list[Line]:
-    """Return the lines of the result table; what was not measured has no line."""
-    lines = [Line("bits", "w32a32", bits)]
-    for word, before, after in (("top-1", metrics.fp_top1, metrics.top1), ("top-5", metrics.fp_top5, metrics.top5)):
-        if after is not None:
-            lines.append(Line(word, percent(before), percent(after), _points(before, after)))
-    if metrics.agreement is not None:
-        lines.append(Line("agreement with floating point", "", percent(metrics.agreement)))
-    for name, after in (metrics.scores or {}).items():
-        lines.append(Line(label(name), score(name, (metrics.fp_scores or {}).get(name)), score(name, after)))
-    lines += [Line(line, "", value) for line, value in nearness_lines(metrics)]
-    lines += [Line(line, "", value) for line, value in whole_lines(metrics)]
-    if metrics.mean_segment_error is not None:
-        lines.append(Line("mean segment error", "", number(metrics.mean_segment_error)))
-    if metrics.size_bytes is not None:
-        before, after = metrics.fp_size_bytes, metrics.size_bytes
-        lines.append(Line("size on disk", size(before), size(after), _ratio(before, after)))
-    if metrics.seconds is not None:
-        lines.append(Line("time", "", duration(metrics.seconds)))
-    if metrics.peak_memory_bytes is not None:
-        lines.append(Line("peak memory", "", memory(metrics.peak_memory_bytes)))
-    return lines
-
-
 def error_bars(errors: Mapping[str, float], order: Sequence[str]) -> list[Bar]:
     """Return one bar per segment, in the model's order: JSON sorts ``blocks.10`` before ``blocks.2``."""
     place = {name: i for i, name in enumerate(order)}
@@ -192,11 +146,3 @@ def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _points(floating: float | None, quantized: float) -> str:
-    return "" if floating is None else f"{quantized - floating:+.1f} points"
-
-
-def _ratio(floating: int | None, quantized: int) -> str:
-    return f"{floating / quantized:.1f} times smaller" if floating and quantized else ""

@@ -34,14 +34,8 @@ def bits_map(artifact: Artifact) -> tuple[Row, ...]:
     graph = artifact.graph
     held = {**graph.quantizers, **artifact.weights}
     quantizers = {name: q for name in graph.sites if isinstance(q := held.get(name), Quantizer)}
-    place = {node.name: i for i, node in enumerate(graph.module.graph.nodes)}
-    spans = graph.spans("block")
-    readers = {name: place[graph.sites[name].consumers[0]] for name in quantizers}
-    blocks = {
-        name: next((span.name for span in spans if reader <= place[span.end]), "") for name, reader in readers.items()
-    }
     words = {name: _format(quantizer) for name, quantizer in quantizers.items()}
-    rows = heat_rows({name: q.format.bits for name, q in quantizers.items()}, blocks)
+    rows = heat_rows({name: q.format.bits for name, q in quantizers.items()}, graph.blocks())
     return tuple(
         Row(
             row.kind,

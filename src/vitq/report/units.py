@@ -70,7 +70,10 @@ WORDS = {
     "map": "mAP",
     "map50": "mAP at IoU .5",
 }
-PERCENT = frozenset(WORDS) - {"mae", "mae_agreement", "abs_rel", "aligned_abs_rel"}
+ERRORS = frozenset({"mae", "mae_agreement", "abs_rel", "aligned_abs_rel"})
+"""Scores of which less is better."""
+
+PERCENT = frozenset(WORDS) - ERRORS
 
 
 def label(metric: str) -> str:

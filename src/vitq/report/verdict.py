@@ -109,8 +109,9 @@ def _smaller(metrics: RunMetrics) -> tuple[str, ...]:
     before, after = metrics.fp_size_bytes, metrics.size_bytes
     if not before or not after:
         return ()
-    words = "times smaller" if after <= before else "of the original's size: it gained nothing"
-    return (f"{size(after)} instead of {size(before)}, {before / after:.1f} {words}",)
+    smaller = f"{before / after:.1f} times smaller"
+    larger = f"{after / before:.1f} times the original's size: it gained nothing"
+    return (f"{size(after)} instead of {size(before)}, {smaller if after < before else larger}",)
 
 
 def _faster(bench: Bench | None) -> tuple[str, ...]:

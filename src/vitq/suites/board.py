@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from vitq.report.units import ERRORS
 from vitq.statistics import LEVEL, Spread, holm, mcnemar, over_seeds, spread
 from vitq.suites.cells import Cell
 from vitq.suites.suite import FLOATING, Claim, Suite
@@ -27,6 +28,11 @@ class Group:
     size_bytes: float | None
     seconds: float | None
 
+    @property
+    def merit(self) -> float:
+        """The mean score, turned round where less is better, so that more of it always is."""
+        return -self.score.mean if self.metric in ERRORS else self.score.mean
+
 
 @dataclass(frozen=True)
 class Tested:
@@ -41,6 +47,7 @@ class Tested:
     model: str
     bits: str
     budget: str
+    metric: str
     difference: float
     seeds: int
     gained: int | None
@@ -54,7 +61,7 @@ class Tested:
         """``holds``, ``fails`` where the reverse does, or ``not shown``."""
         if self.p >= LEVEL or self.difference == 0:
             return "not shown"
-        return "holds" if self.difference > 0 else "fails"
+        return "holds" if (self.difference > 0) is not (self.metric in ERRORS) else "fails"
 
 
 @dataclass(frozen=True)
@@ -119,8 +126,8 @@ def _one(
     gained = sum(test.better for test in images) if images else None
     lost = sum(test.worse for test in images) if images else None
     difference = sum(mine) / len(mine) - sum(theirs) / len(theirs)
-    p = max(known, default=1.0)
-    return Tested(claim.better, claim.than, *place, difference, len(pairs), gained, lost, p_images, p_seeds, p)
+    p, metric = max(known, default=1.0), str(pairs[0][0].get("metric"))
+    return Tested(claim.better, claim.than, *place, metric, difference, len(pairs), gained, lost, p_images, p_seeds, p)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

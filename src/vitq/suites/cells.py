@@ -9,12 +9,14 @@ from typing import Any
 from vitq._version import __version__
 from vitq.artifact.files import digest, shown, to_json_bytes
 from vitq.bits import Bits
+from vitq.data import open_images
+from vitq.data.batches import require_labels
 from vitq.data.splits import is_split
 from vitq.errors import SuiteError, VitqError
 from vitq.recipes.auto import choose
 from vitq.recipes.bit_table import is_table, read_table
 from vitq.recipes.for_target import recipe_for
-from vitq.suites.digests import digest_of_file, digest_of_images
+from vitq.suites.digests import digest_of_file, digest_of_images, digest_of_model
 from vitq.suites.suite import FLOATING, ModelEntry, RecipeEntry, Suite
 
 FLOATING_BITS = "w32a32"
@@ -55,14 +57,14 @@ class Cell:
 def cells_of(suite: Suite, folder: Path, data: Path | None = None) -> tuple[Cell, ...]:
     """Return the cells of a suite whose file lies in ``folder``: floating point first, then seed by seed.
 
-    ``data`` stands for the suite's own. Raises SuiteError where images, weights, a recipe or bits are not there.
+    ``data`` stands for the suite's own. Raises SuiteError where images, labels, weights, recipes or bits are missing.
     """
     digest_of_file.cache_clear()  # files may have changed since the last call
     digest_of_images.cache_clear()
     base = data or folder / suite.data
     shared: dict[str, Any] = {
         "images": _place(base, suite.images, "images"),
-        "validation": _place(base, suite.validation, "validation"),
+        "validation": _labelled(_place(base, suite.validation, "validation")),
         "limit": suite.limit,
         "validation_limit": suite.validation_limit,
         "task": suite.task,
@@ -154,7 +156,7 @@ def _model_about(entry: ModelEntry, base: Path) -> dict[str, Any]:
     found = _model(entry, base)
     path = found["weights"]
     folder = Path(found["model"])
-    local = digest_of_images(folder) if folder.is_dir() else entry.model
+    local = digest_of_model(folder) if folder.is_dir() else entry.model
     weights = path if path in (None, "random") else digest_of_file(Path(path))
     return {**found, "model": local, "weights": weights}
 
@@ -164,6 +166,15 @@ def _place(base: Path, path: str, what: str) -> str:
     if not place.exists() and not is_split(place):
         raise SuiteError(f"{what} '{shown(place)}': no such folder or file; name the folder that holds it with --data")
     return str(place.resolve())
+
+
+def _labelled(place: str) -> str:
+    """Return the place of validation images, all of which have labels."""
+    try:
+        require_labels(open_images(place))
+    except VitqError as error:
+        raise SuiteError(f"validation '{shown(Path(place))}': {error}") from error
+    return place
 
 
 def _key(about: Mapping[str, Any]) -> str:

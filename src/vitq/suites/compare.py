@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitq.artifact.files import exists
-from vitq.errors import CompareError, SuiteError, did_you_mean
+from vitq.errors import ArgumentError, CompareError, SuiteError, did_you_mean
 from vitq.run.events import Events
 from vitq.suites.board import Board, board_of
 from vitq.suites.cells import Cell, cells_of
@@ -43,7 +43,12 @@ class Comparison:
             )
 
     def require_golden(self) -> None:
-        """Raise CompareError where a golden cell is too far from its score, or was not measured."""
+        """Raise CompareError where a golden cell is too far from its score or not measured, or where there is none."""
+        if not self.golden:
+            raise CompareError(
+                f"none of these cells of suite '{self.board.suite.name}' has a golden score, so that none was checked; "
+                "write them with --renew-golden"
+            )
         if far := drifted(self.golden):
             told = "; ".join(map(str, far[:TOLD]))
             raise CompareError(
@@ -70,9 +75,14 @@ def compare_suite(
     events: Events,
 ) -> Comparison:
     """Measure what the store lacks of a suite, and write its leaderboard; arguments as of ``vitq.compare``."""
+    if overwrite and not measure:
+        raise ArgumentError("overwrite (--overwrite) measures anew and --known measures nothing; leave one out")
     suite, kept = load_suite(path), Store(store)
     wanted = chosen(suite, cells_of(suite, path.parent, data), only)
     folder = out or store.parent / f"compare-{suite.name}"
+    golden_file = golden_path(suite, path.parent) if renew_golden or suite.golden is not None else None
+    if golden_file is not None and exists(golden_file):
+        read_golden(golden_file)  # what is wrong with it is told before hours of work
     job = partial(job_of, store=kept, device=device, threads=threads, anew=overwrite)
     if measure:
         crew = workers_for(jobs, ray, threads, device)
@@ -81,11 +91,11 @@ def compare_suite(
         found = Found(known_rows(wanted, kept))
     board = board_of(suite, wanted, found.rows)
     golden: tuple[Drift, ...] = ()
-    if renew_golden:
-        renew(board, golden_path(suite, path.parent))
-    if suite.golden is not None and exists(path.parent / suite.golden):
+    if golden_file is not None and renew_golden:
+        renew(board, golden_file)
+    if golden_file is not None and exists(golden_file):
         asked = {cell.place_key for cell in wanted}
-        known = drifts(board, read_golden(golden_path(suite, path.parent)))
+        known = drifts(board, read_golden(golden_file))
         golden = tuple(drift for drift in known if drift.golden.place in asked)
     failed = {cell.name: found.failed[cell.key] for cell in wanted if cell.key in found.failed}
     return Comparison(board, write_leaderboard(folder, board, golden), found.measured, failed, golden)

@@ -1,4 +1,4 @@
-"""What data is, in one hash: of a file by its content, of a folder by its names, sizes and beginnings."""
+"""What data is, in one hash: of a file or a model by its content, of images by their names, sizes and beginnings."""
 
 import hashlib
 import os
@@ -25,6 +25,19 @@ def digest_of_file(path: Path) -> str:
         raise SuiteError(f"'{shown(path)}' cannot be read: {reason(error)}") from error
 
 
+def digest_of_model(folder: Path) -> str:
+    """Return one hash of the names and the contents of a folder's files, for weights may differ in their last byte."""
+    found = hashlib.sha256()
+    for place in files_in(folder):
+        found.update(f"{place.relative_to(folder)}\0{digest_of_file(place)}\0".encode("utf-8", "surrogateescape"))
+    return found.hexdigest()
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return all files under a folder, sorted."""
+    return sorted(Path(inner) / name for inner, _, names in os.walk(folder, followlinks=True) for name in names)
+
+
 @cache
 def digest_of_images(path: Path) -> str:
     """Return one hash of a file, or of a folder: names, sizes and beginnings of its files, its small texts whole.
@@ -35,11 +48,7 @@ def digest_of_images(path: Path) -> str:
         return digest_of_file(path)
     found = hashlib.sha256()
     try:
-        files = (
-            shards_in(path)
-            if not path.exists()
-            else sorted(Path(folder) / name for folder, _, names in os.walk(path, followlinks=True) for name in names)
-        )
+        files = files_in(path) if path.exists() else shards_in(path)
         for place in files:
             size = place.stat().st_size
             found.update(

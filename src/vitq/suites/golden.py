@@ -12,7 +12,7 @@ from vitq.errors import SuiteError, VitqError
 from vitq.recipes.document import read_yaml, write_yaml
 from vitq.suites.board import Board
 from vitq.suites.cells import Cell
-from vitq.suites.suite import Strict, Suite
+from vitq.suites.suite import Strict, Suite, Width
 
 
 class GoldenCell(Strict):
@@ -20,7 +20,7 @@ class GoldenCell(Strict):
 
     model: str
     recipe: str
-    bits: str
+    bits: Width
     budget: str = Field("quick", min_length=0)
     seed: int = 0
     score: float

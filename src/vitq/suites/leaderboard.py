@@ -4,16 +4,15 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from vitq._version import __version__
 from vitq.artifact.files import exists, read_file, shown, write_files
 from vitq.errors import SuiteError
+from vitq.report.page import MARK, page
 from vitq.report.units import duration, label, size
 from vitq.statistics import Spread
 from vitq.suites.board import Board, Group
@@ -24,7 +23,7 @@ from vitq.suites.suite import FLOATING
 NONE = "–"
 TEMPLATE = "leaderboard.html.j2"
 NAMES = ("leaderboard.md", "leaderboard.csv", "leaderboard.html")
-MARKS = (b"<!-- vitq compare", b"suite,model,recipe,bits", b'<meta name="generator" content="vitq">')
+MARKS = (b"<!-- vitq compare", b"suite,model,recipe,bits", MARK)
 COLUMNS = (
     "suite", "model", "recipe", "bits", "budget", "seed", "metric", "score", "top1", "top5", "images", "agreement",
     "mean_segment_error", "size_bytes", "fp_size_bytes", "seconds", "peak_memory_bytes", "device", "threads", "machine",
@@ -78,7 +77,7 @@ def _scores(board: Board) -> Iterator[Table]:
             own.append((len(rows), groups))
             rows.append((recipe, budget, [_mean(group) for group in groups]))
         for other in board.suite.published:
-            if other.bits.lower() == bits:
+            if other.bits == bits:
                 figures = [other.scores.get(model) for model in models]
                 rows.append((f"{other.name} (published)", other.source, [_plain(value) for value in figures]))
         if any(entry.floating is not None for entry in board.suite.models.values()):
@@ -98,10 +97,10 @@ def _scores(board: Board) -> Iterator[Table]:
 def _best(own: Sequence[tuple[int, Sequence[Group | None]]], models: int) -> frozenset[tuple[int, int]]:
     places = set()
     for column in range(models):
-        known = [(group.score.mean, row) for row, groups in own if (group := groups[column]) is not None]
+        known = [(group.merit, row) for row, groups in own if (group := groups[column]) is not None]
         if len(known) > 1:
             top = max(known)[0]
-            places |= {(row, column + 2) for mean, row in known if mean == top}
+            places |= {(row, column + 2) for merit, row in known if merit == top}
     return frozenset(places)
 
 
@@ -189,9 +188,9 @@ def cells_csv(board: Board) -> str:
 
 def html(board: Board, drifts: Sequence[Drift] = ()) -> str:
     """Return one page that needs nothing but itself."""
-    text = files("vitq.suites").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return page.from_string(text).render(
+    return page(
+        TEMPLATE,
+        "vitq.suites",
         suite=board.suite,
         version=__version__,
         state=_state(board) if board.missing else [],

@@ -22,8 +22,8 @@ def pareto_plots(board: Board) -> list[str]:
 def front(points: Sequence[Group]) -> list[Group]:
     """Return the points that no smaller or equally small one beats, by size."""
     best: list[Group] = []
-    for point in sorted(points, key=lambda p: (p.size_bytes or 0, -p.score.mean)):
-        if not best or point.score.mean > best[-1].score.mean:
+    for point in sorted(points, key=lambda p: (p.size_bytes or 0, -p.merit)):
+        if not best or point.merit > best[-1].merit:
             best.append(point)
     return best
 

@@ -93,7 +93,7 @@ def _take(outcome: Outcome, found: Found, store: Store) -> None:
         return
     found.rows[key] = outcome.row
     found.measured += 1
-    if store.result(key) is None:  # measured on a machine that has another disk
+    if store.result(key) != outcome.row:  # measured on a machine that has another disk
         store.write(key, outcome.row)
 
 

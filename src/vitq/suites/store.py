@@ -1,6 +1,5 @@
 """The store of runs: one folder a cell, named by the hash of what it is made of, with its result beside its run."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,12 +37,6 @@ class Store:
         plain = dict(row)
         content = {"vitq": MARK, "key": key, "sha256": _sealed(key, plain), "row": plain}
         write_files(self.folder(key), {RESULT: to_json_bytes(content)}, SuiteError)
-
-    def forget(self, key: str) -> None:
-        """Delete the result of a cell, so that it is measured again; its run is overwritten then."""
-        if self.result(key) is not None:
-            (self.folder(key) / RESULT).unlink()
-            shutil.rmtree(self.folder(key) / RUN, ignore_errors=True)
 
 
 def _sealed(key: str, row: Mapping[str, Any]) -> str:

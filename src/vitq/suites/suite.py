@@ -24,6 +24,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from vitq.artifact.files import read_file, shown
+from vitq.bits import Bits
 from vitq.errors import SuiteError, VitqError, did_you_mean
 from vitq.recipes.document import read_yaml
 from vitq.recipes.schema import shorten
@@ -40,7 +41,16 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, str_min_length=1)
 
 
+def _width(value: Any) -> Any:
+    """Read ``W4A4`` as ``w4a4``; what is no width, as the name of a table, stays, and is told where it is used."""
+    try:
+        return str(Bits.parse(value)) if isinstance(value, str) else value
+    except VitqError:
+        return value
+
+
 T = TypeVar("T")
+Width = Annotated[str, BeforeValidator(_width)]
 Several = Annotated[tuple[T, ...], Field(strict=False, min_length=1)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -65,7 +75,7 @@ class RecipeEntry(Strict):
     target: str | None = None
     views: Count = 1
     models: Several[str] | None = None
-    bits: Several[str] | None = None
+    bits: Several[Width] | None = None
     budgets: Several[str] | None = None
     seeds: Several[Seed] | None = None
 
@@ -75,16 +85,16 @@ class Published(Strict):
 
     name: str
     source: str
-    bits: str
+    bits: Width
     scores: dict[str, float]
 
 
 class Claim(Strict):
-    """That one recipe scores more than another, wherever both were measured; ``bits`` says where, if not everywhere."""
+    """That one recipe scores better than another wherever both were measured, or at some ``bits`` alone."""
 
     better: str
     than: str
-    bits: Several[str] | None = None
+    bits: Several[Width] | None = None
 
 
 def _named(value: Any) -> Any:
@@ -115,7 +125,7 @@ class Suite(Strict):
     task: str | None = None
     models: Annotated[dict[str, ModelEntry], BeforeValidator(_models), Field(min_length=1)]
     recipes: Annotated[dict[str, RecipeEntry], BeforeValidator(_named), Field(min_length=1)]
-    bits: Several[str]
+    bits: Several[Width]
     seeds: Several[Seed] = (0,)
     budgets: Several[str] = ("quick",)
     published: Annotated[tuple[Published, ...], Field(strict=False)] = ()

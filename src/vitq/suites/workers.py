@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from vitq.suites.jobs import FAILED, Job, Outcome, Work, said
 from vitq.suites.store import LOG, Store
@@ -78,7 +79,7 @@ class Processes(Workers):
 
     def __init__(self, slots: int, module: str = "vitq.suites.work") -> None:
         self.slots, self.module = slots, module
-        self.at_work: dict[Job, subprocess.Popen[str]] = {}
+        self.at_work: dict[Job, tuple[subprocess.Popen[str], IO[str]]] = {}
 
     def start(self, job: Job) -> None:
         """Start the process; what it prints goes to the log beside its result."""
@@ -87,16 +88,17 @@ class Processes(Workers):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         if job.threads is not None:
             environment["OMP_NUM_THREADS"] = str(job.threads)
+        answer = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - a full pipe would stop the process
         with (folder / LOG).open("w") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", self.module],
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdout=answer,
                 stderr=log,
                 text=True,
                 env=environment,
             )
-        self.at_work[job] = process
+        self.at_work[job] = process, answer
         assert process.stdin is not None
         try:
             json.dump(asdict(job), process.stdin)
@@ -108,27 +110,28 @@ class Processes(Workers):
         """Look at the processes until one has ended."""
         until = time.monotonic() + seconds
         while True:
-            ended = [job for job, process in self.at_work.items() if process.poll() is not None]
+            ended = [job for job, (process, _) in self.at_work.items() if process.poll() is not None]
             if ended or time.monotonic() >= until:
-                return [_outcome(job, self.at_work.pop(job)) for job in ended]
+                return [_outcome(job, *self.at_work.pop(job)) for job in ended]
             time.sleep(0.05)
 
     def close(self) -> None:
         """Stop the processes; their runs go on from their checkpoints next time."""
-        for process in self.at_work.values():
+        for process, _ in self.at_work.values():
             process.terminate()
-        for process in self.at_work.values():
+        for process, answer in self.at_work.values():
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            answer.close()
         self.at_work.clear()
 
 
-def _outcome(job: Job, process: "subprocess.Popen[str]") -> Outcome:
-    assert process.stdout is not None
-    with process.stdout as answer:
+def _outcome(job: Job, process: "subprocess.Popen[str]", answer: IO[str]) -> Outcome:
+    with answer:
+        answer.seek(0)
         text = answer.read()
     try:
         found = json.loads(text)

@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from vitq.artifact.artifact import Artifact, read
-from vitq.artifact.files import exists, read_file, shown
 from vitq.bench.runs import named
-from vitq.errors import ArgumentError, ArtifactError
+from vitq.errors import ArgumentError
 from vitq.report.compare import Run, seconds_of, write_comparison
 from vitq.report.extras import Extras, extras_of
 from vitq.report.html import write_page
-from vitq.report.page import MARK
+from vitq.report.page import check_page
 
 PAGE, COMPARISON = "report.html", "comparison.html"
 
@@ -25,8 +24,7 @@ def report_runs(runs: Any, out: str | Path | None, within: float) -> Path:
     if out is None and isinstance(place, Artifact):
         raise ArgumentError("this model is in no folder: say with out where its report is to be written")
     path = Path(out) if out is not None else Path(str(place)) / PAGE
-    if exists(path) and MARK not in read_file(path):
-        raise ArtifactError(f"{shown(path)} was not written by vitq, so it is not overwritten: choose another --out")
+    check_page(path)
     return write_page(path, only.artifact, only.extras)
 
 
