@@ -74,12 +74,12 @@ def test_an_artifact_with_massive_tokens_is_read_bit_for_bit(tmp_path: Path) -> 
     assert any("scale of their own" in reason for reason in reasons)
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
-def test_a_file_multiplies_both_kinds_of_tokens_in_integers(target: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("target", "name"), [("onnxruntime", "a.onnx"), ("openvino", "a.onnx"), ("openvino", "a.xml")])
+def test_a_file_multiplies_both_kinds_of_tokens_in_integers(target: str, name: str, tmp_path: Path) -> None:
     pytest.importorskip(target)
     model = made(target=target)
     assert model.metrics.outliers is not None
-    exported = model.export(tmp_path / "a.onnx", X_NCHW, target=target)
+    exported = model.export(tmp_path / name, X_NCHW, target=target)
     assert exported.integer_products == exported.promised == 3  # fc twice, head
 
 
@@ -103,6 +103,43 @@ def test_what_is_as_massive_is_taken_together_and_what_is_usual_is_left() -> Non
     few = tokens(t0=12)
     assert outlying(site(), few, None) is not None or float(few.abs().max()) < 16
     assert outlying(site(), few, -1) is None  # a channel of its own has a range of its own
+
+
+@pytest.mark.parametrize(("images", "told"), [(8, 8), (16, 16), (64, 16)])
+def test_places_that_new_images_do_not_share_are_not_fixed(images: int, told: int) -> None:
+    x_BTC = torch.randn(images, 197, 6, generator=torch.Generator().manual_seed(0))
+    for number in range(told):  # in so many images one massive token, at a place of its own
+        x_BTC[number, 7 * number, 2] += 90
+    found = outlying(site(), x_BTC, None)
+    assert (found is None) == (told < images / 2)
+    assert found is None or not found.fixed
+
+
+def test_a_fixed_place_may_be_usual_in_some_image() -> None:
+    x_BTC = tokens(t0=90, t7=60)
+    x_BTC[3, 7, 2] -= 60
+    found = outlying(site(), x_BTC, None)
+    assert found is not None and found.fixed and found.tokens == (0, 7)
+
+
+def test_rows_of_a_convolution_and_channels_of_keys_are_no_tokens() -> None:
+    class Stem(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+            self.row_HW = nn.Parameter(torch.zeros(36, 36))
+            with torch.no_grad():
+                self.row_HW[0] = 300.0
+
+        def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+            features_BC: torch.Tensor = self.second(self.first(x_BCHW) + self.row_HW).mean((2, 3))
+            return features_BC
+
+    x_BCHW = torch.randn(8, 3, 36, 36, generator=torch.Generator().manual_seed(0))
+    model = vitq.quantize(Stem().eval(), x_BCHW, recipe="rtn", bits="w8a8", progress=False)
+    assert model.metrics.outliers is None
+    assert outlying(site(Role.KEY), tokens(t0=90)[:, None], None) is None
 
 
 def test_massive_tokens_that_change_their_place_are_told_only() -> None:

@@ -86,6 +86,17 @@ def test_the_grid_holds_every_value_that_a_quantizer_gives(granularity: str) -> 
     assert sum(shown.counts) == own.numel() and shown.low <= float(seen.values.min()) + 1e-4
 
 
+def test_the_grid_beside_massive_tokens_is_that_of_the_others() -> None:
+    x_BTC = torch.randn(6, 5, 4, generator=torch.Generator().manual_seed(0))
+    x_BTC[:, 0] += 90
+    quantizer = make_quantizer(Format(bits=3, granularity="tensor"), None)  # type: ignore[arg-type]
+    quantizer.set_parameters(scale=torch.tensor(0.3), zero_point=torch.tensor(3.0))
+    quantizer.keep_apart(torch.tensor([0])).set_parameters(scale=torch.tensor(20.0), zero_point=torch.tensor(0.0))
+    shown = distribution(seen_site("fc/input", quantizer, x_BTC))
+    assert shown.high < 10 and max(abs(value) for value in shown.grid) < 2
+    assert shown.slice == "all tokens but 1 massive" and sum(shown.counts) == x_BTC[:, 1:].numel()
+
+
 def test_a_thumbnail_has_the_colours_that_the_picture_had() -> None:
     preprocessing = Preprocessing(input_size=(3, 8, 8))
     pixels = torch.tensor([0.8, 0.4, 0.2])[:, None, None].expand(3, 8, 8)

@@ -19,6 +19,7 @@ from vitq.errors import CalibrationError, RecipeError, did_you_mean
 from vitq.graph import Graph, Role, Site
 from vitq.graph.edit import quantizer_target
 from vitq.graph.fold import holds_image
+from vitq.graph.ops import CONV, is_op
 from vitq.quantizers import Quantizer
 from vitq.run.step import Step, register_step
 
@@ -81,7 +82,7 @@ class Calibrate(Step):
                 own = [name for name in members if name in remaining]
                 for name in own:
                     _check(members[name], run.events, fixed=members[name].site.node not in varying)
-                    if self.outlier_tokens and (one := _tokens_apart(members[name])) is not None:
+                    if self.outlier_tokens and (one := _tokens_apart(members[name], group)) is not None:
                         massive.append(one)
                 self._calibrate(group, members, own)
                 remaining.difference_update(own)
@@ -158,10 +159,15 @@ class Calibrate(Step):
         return self.weights if site.is_weight else self.activations
 
 
-def _tokens_apart(member: Member) -> Outlying | None:
-    """Return the massive tokens of a site that is to be calibrated, which have a range of their own from here on."""
+def _tokens_apart(member: Member, group: Group) -> Outlying | None:
+    """Return the massive tokens of a site that is to be calibrated, which have a range of their own from here on.
+
+    What a convolution reads has rows or channels where others have tokens.
+    """
     quantizer = member.quantizer
     if member.site.is_weight or quantizer is None or quantizer.calibrated:
+        return None
+    if any(is_op(layer, CONV) for layer in group.layers):
         return None
     found = outlying(member.site, member.x, quantizer.axis)
     if found is not None:

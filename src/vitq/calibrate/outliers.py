@@ -18,8 +18,10 @@ LEAST_IMAGES, LEAST_TOKENS = 8, 32
 """Fewer say nothing about the places of tokens, or about what is usual among them."""
 FAR, FAR_IN_A_CHANNEL = 4.0, 16.0
 """By how much a range has to shrink without them: two bits, and four where channels have ranges of their own."""
-LEFT_OUT = (Role.PROBABILITIES, Role.SOFTMAX_INPUT, Role.IMAGE, Role.WEIGHT)
-"""Roles whose second-last axis are queries, or no tokens."""
+ELSEWHERE = 0.05
+"""In which share of new images a massive token may be at another place: more, and the places are not fixed."""
+LEFT_OUT = (Role.PROBABILITIES, Role.SOFTMAX_INPUT, Role.IMAGE, Role.WEIGHT, Role.KEY)
+"""Roles whose second-last axis are queries, or no tokens: keys are turned."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,11 @@ def outlying(site: Site, x: torch.Tensor, axis: int | None) -> Outlying | None:
     far = FAR if axis is None else FAR_IN_A_CHANNEL
     most_BTG = each_BTC.amax(2, keepdim=True) if axis is None else each_BTC
     places, ratio = _massive(most_BTG.amax(0), far)
-    fixed = True
-    if not places:  # the same question for tokens at any place; single channels are often silent but for a few tokens
+    fixed = bool(places) and _elsewhere(most_BTG, places) <= ELSEWHERE
+    if not fixed:  # the same question for tokens at any place; single channels are often silent but for a few tokens
         if axis is not None or _share_of_images(most_BTG, 2 * far) < 0.5:
             return None
-        fixed, ratio = False, 2 * far
+        places, ratio = [], 2 * far
     flat_C = each_BTC.amax((0, 1))
     channel = int(each_BTC[:, places].amax((0, 1)).argmax()) if places else int(flat_C.argmax())
     median = float(each_BTC[..., channel].flatten().median())
@@ -90,6 +92,17 @@ def _massive(most_TG: torch.Tensor, far: float) -> tuple[list[int], float]:
         return [], 1.0
     cut = max(enough, key=lambda count: reach[count - 1] / reach[count])
     return sorted(place_T[:cut].tolist()), reach[0] / reach[cut]
+
+
+def _elsewhere(most_BTG: torch.Tensor, places: Sequence[int]) -> float:
+    """Return in which share of new images a token at another place will reach as far.
+
+    That is the number of places seen in one image only, by the number of images (Good, Biometrika 1953).
+    """
+    others_TG = most_BTG.amax(0)
+    others_TG[list(places)] = 0
+    seen_P = (most_BTG[:, places] > others_TG.amax(0)).any(-1).sum(0)
+    return int((seen_P == 1).sum()) / len(most_BTG)
 
 
 def _share_of_images(most_BTG: torch.Tensor, far: float) -> float:

@@ -9,6 +9,7 @@ from vitq.activations import SegmentSites, sites_by_segment, walk
 from vitq.evidence.schema import Distribution, SiteError
 from vitq.graph import Graph
 from vitq.quantizers import Quantizer
+from vitq.quantizers.tokens import others
 
 BINS = 60
 VALUES = 1 << 14
@@ -34,7 +35,10 @@ def seen_site(name: str, quantizer: Quantizer, x: torch.Tensor) -> Seen:
     x = x.float()
     squared = (quantizer(x) - x).square()
     error = float(squared.sum(dtype=torch.float64) / x.square().sum(dtype=torch.float64).clamp(min=1e-12))
-    place, words, own = [0] * x.ndim, "all values", x
+    quantizer, places_P = quantizer.parts[0], quantizer.places_P  # the grid is that of ordinary tokens
+    x, squared = (t if places_P is None else others(t, places_P) for t in (x, squared))
+    words = "all values" if places_P is None else f"all tokens but {len(places_P)} massive"
+    place, own = [0] * x.ndim, x
     if quantizer.axis is not None:
         axis = quantizer.axis % x.ndim
         worst = int(squared.movedim(axis, 0).flatten(1).sum(1).argmax())

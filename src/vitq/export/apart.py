@@ -16,12 +16,15 @@ from vitq.graph.ops import LINEAR, aten, is_op, value
 from vitq.quantizers import Quantizer
 from vitq.quantizers.tokens import AXIS
 
+KINDS = ("ordinary", "massive")
+"""What is behind the quantizer's name in those of the nodes that hold its two kinds of tokens."""
+
 Write = Callable[[Quantizer, fx.Node, fx.Node, str], fx.Node]
 """Writes a quantizer of the first node's values before the second one, under a name for its constants."""
 
 
-def lower_apart(module: fx.GraphModule, node: fx.Node, quantizer: Quantizer, write: Write) -> str:
-    """Write a quantizer of two kinds of tokens, and each linear behind it twice; return the name of its result."""
+def lower_apart(module: fx.GraphModule, node: fx.Node, quantizer: Quantizer, write: Write) -> None:
+    """Write a quantizer of two kinds of tokens, and each linear behind it twice."""
     source = node.args[0]
     assert isinstance(source, fx.Node) and quantizer.places_P is not None
     shape = value(source).shape
@@ -36,6 +39,8 @@ def lower_apart(module: fx.GraphModule, node: fx.Node, quantizer: Quantizer, wri
         write(part, x, node, f"{node.name}_{number}")
         for number, (part, x) in enumerate(zip(quantizer.parts, (source, picked), strict=True))
     )
+    for new, kind in zip((ordinary, massive), KINDS, strict=True):
+        new.name = f"{node.name}_{kind}"
 
     def in_order(parts: Sequence[fx.Node], before: fx.Node, like: fx.Node) -> fx.Node:
         joined = _call(module, before, aten.cat.default, (list(parts), dim), like)
@@ -44,9 +49,10 @@ def lower_apart(module: fx.GraphModule, node: fx.Node, quantizer: Quantizer, wri
     for user in [user for user in node.users if is_op(user, LINEAR) and user.args[0] is node]:
         products = [_call(module, user, user.target, (part, *user.args[1:]), user) for part in (ordinary, massive)]
         replace(module, user, in_order(products, user, user))
-    joined = in_order((ordinary, massive), node, node)
-    replace(module, node, joined)
-    return joined.name
+    if node.users:
+        replace(module, node, in_order((ordinary, massive), node, node))
+    else:
+        module.graph.erase_node(node)
 
 
 def _call(module: fx.GraphModule, before: fx.Node, target: Any, arguments: tuple[Any, ...], like: fx.Node) -> fx.Node:

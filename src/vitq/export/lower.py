@@ -21,10 +21,9 @@ from vitq.quantizers import Quantizer
 
 @dataclass(frozen=True)
 class Lowered:
-    """The lowered module, and what to look for in the file: node of each activation site, path of weight codes."""
+    """The lowered module, and what to look for in the file: path of weight codes."""
 
     module: fx.GraphModule
-    sites: Mapping[str, str]
     weight_codes: Mapping[str, int]
     """Bits of each weight's codes, by the name of its buffer."""
     folding: frozenset[str] = frozenset()
@@ -70,11 +69,10 @@ def lower(
     targets = {id(m): path for path, m in graph.module.named_modules()}
     calls = {node.target: node for node in module.graph.nodes if node.op == "call_module"}
     nodes = {node.name: node for node in module.graph.nodes}
-    sites: dict[str, str] = {}
     for name, quantizer in graph.quantizers.items():
         assert isinstance(quantizer, Quantizer)
         call = calls[targets[id(quantizer)]]
-        sites[name] = _activation(module, call, name, quantizer, None if name in overflow.activations else carrier)
+        _activation(module, call, name, quantizer, None if name in overflow.activations else carrier)
     codes: dict[str, int] = {}
     folding: set[str] = set()
     for name in (name for name in graph.sites if name in weights):  # an order that loading does not change
@@ -82,24 +80,24 @@ def lower(
         found = lower_weight(module, source, weights[name], graph.cuts, name in overflow.weights)
         codes |= found
         folding.update(found if weights[name].integer_view() is None else ())
-    kept = {*sites.values()}  # what linears read apart is there for the proof alone
-    module.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or node.name in kept)
+    module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
-    return Lowered(module, sites, codes, frozenset(folding))
+    return Lowered(module, codes, frozenset(folding))
 
 
-def _activation(module: fx.GraphModule, node: fx.Node, site: str, quantizer: Quantizer, carrier: Carrier | None) -> str:
+def _activation(
+    module: fx.GraphModule, node: fx.Node, site: str, quantizer: Quantizer, carrier: Carrier | None
+) -> None:
     """Write a quantizer, in floating point where its values are no integers of one scale, or without a ``carrier``."""
     if reason := refusal(quantizer, is_weight=False):
         raise ExportError(f"site '{site}': {reason}")
     if quantizer.outliers is not None:
-        return lower_apart(module, node, quantizer, partial(_write, module, carrier))
+        lower_apart(module, node, quantizer, partial(_write, module, carrier))
+        return
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    new = _write(module, carrier, quantizer, source, node, node.name)
-    replace(module, node, new)
-    return new.name
+    replace(module, node, _write(module, carrier, quantizer, source, node, node.name))
 
 
 def _write(

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 import torch
 
+from vitq.export.apart import KINDS
 from vitq.export.emit import INPUT
 from vitq.export.runtimes import Content
 from vitq.export.verify.outputs import largest_error
 from vitq.export.verify.pieces import MakeSession, Pieces, pieces_of
 from vitq.graph import Graph, Span
 from vitq.quantizers import Quantizer
+from vitq.quantizers.tokens import put
 from vitq.run.events import Events
 
 SUSPICIOUS = 0.01
@@ -46,9 +48,18 @@ def tensor_names(graph: Graph) -> dict[str, str]:
     """
     names = {graph.sites[name].node: f"raw/{name}" for name in graph.quantizers}
     names |= {span.end: f"cut/{span.end}" for span in graph.spans("block")[:-1]}
-    names |= {node: f"site/{name}" for node, name in quantized_nodes(graph).items()}
+    names |= {
+        f"{node}{kind and '_'}{kind}": f"site/{name}{kind and '/'}{kind}"
+        for node, name in quantized_nodes(graph).items()
+        for kind in _kinds(graph.quantizers[name])
+    }
     known = {graph.cuts[0], *graph.outputs.values()}
     return {node: name for node, name in names.items() if node not in known}
+
+
+def _kinds(quantizer: torch.nn.Module) -> tuple[str, ...]:
+    """Return what is behind the name of a site's tensor in those that a file holds of it: one without, or both kinds."""
+    return KINDS if isinstance(quantizer, Quantizer) and quantizer.outliers is not None else ("",)
 
 
 def quantized_nodes(graph: Graph) -> dict[str, str]:
@@ -98,9 +109,10 @@ def _prove_block(
     flipped = total = 0
     for (node, site), source in zip(sites, raw, strict=True):
         quantizer, expected = graph.quantizers[site], values[node]
-        different = _different(quantizer, expected, pieces(given, names[node])[0])
+        assert isinstance(quantizer, Quantizer)
+        different = _different(quantizer, expected, _computed(pieces, given, site, quantizer))
         if different > SUSPICIOUS * expected.numel() and names[source] not in given:
-            different = _different(quantizer, expected, pieces(given, names[node], names[source])[0])
+            different = _different(quantizer, expected, _computed(pieces, given, site, quantizer, names[source]))
         flipped, total = flipped + different, total + expected.numel()
         given |= {names[source]: values[node] if source in private else values[source]}
     values[span.end] = output
@@ -108,7 +120,14 @@ def _prove_block(
     return SegmentProof(span.name, len(sites), flipped / max(total, 1), max(errors)), output
 
 
-def _different(quantizer: torch.nn.Module, simulated: torch.Tensor, got: torch.Tensor) -> int:
+def _computed(
+    pieces: Pieces, given: Mapping[str, torch.Tensor], site: str, quantizer: Quantizer, *beside: str
+) -> torch.Tensor:
+    """Return a site's quantized tensor as the file computes it, with both kinds of tokens in their places."""
+    found, *massive = (pieces(given, f"site/{site}{kind and '/'}{kind}", *beside)[0] for kind in _kinds(quantizer))
+    return found if quantizer.places_P is None else put(found, quantizer.places_P.cpu(), massive[0])
+
+
+def _different(quantizer: Quantizer, simulated: torch.Tensor, got: torch.Tensor) -> int:
     """Count codes that differ: values further apart than a rounding error, as a part of the step at that value."""
-    assert isinstance(quantizer, Quantizer)
     return int(((simulated - got).abs() > 0.01 * quantizer.resolution(simulated)).sum())
