@@ -57,7 +57,7 @@ def test_training_steps_are_scaled_to_the_time_asked_for(
     assert [step.steps for step in scaled[2:]] == [11, 4] and scaled[:2] == steps[:2]
     with pytest.raises(ValueError, match="nothing of this recipe is trained"):
         record.paced(run, steps[:2], minutes=1)
-    with pytest.raises(ValueError, match="takes 0.5 of 0.4 minutes"):
+    with pytest.raises(ValueError, match=r"takes 0\.5 of 0\.4 minutes"):
         record.paced(run, steps, minutes=0.4)
 
 

@@ -15,6 +15,7 @@ from torch.utils._pytree import TreeSpec, tree_unflatten
 from vitq.errors import ModelError
 from vitq.graph.branches import tie_branches
 from vitq.graph.fold import depends_on_image, fold_constants, simplify
+from vitq.graph.functional import functional
 from vitq.graph.noise import random_nodes
 from vitq.graph.ops import is_tensor
 from vitq.graph.outputs import form, named_outputs
@@ -93,8 +94,7 @@ def _export(model: nn.Module, example: torch.Tensor) -> tuple[fx.GraphModule, Tr
         warnings.simplefilter("ignore")
         with _length_as_size(model):
             program = torch.export.export(model, (example,), dynamic_shapes=shapes)
-        module: fx.GraphModule = program.run_decompositions({}).module()
-    return module, program.call_spec.out_spec
+        return functional(program), program.call_spec.out_spec
 
 
 @contextmanager

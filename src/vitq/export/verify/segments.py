@@ -58,7 +58,7 @@ def tensor_names(graph: Graph) -> dict[str, str]:
 
 
 def _kinds(quantizer: torch.nn.Module) -> tuple[str, ...]:
-    """Return what is behind the name of a site's tensor in those that a file holds of it: one without, or both kinds."""
+    """Return the endings of the names that a file gives to a site's tensor: none, or one for each kind of tokens."""
     return KINDS if isinstance(quantizer, Quantizer) and quantizer.outliers is not None else ("",)
 
 
