@@ -21,7 +21,8 @@ types: $(VENV)/.installed-dev
 tests: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal $(PYTEST_ARGS)
 
-# The site in build/site, from pages that lie as in the repository; a link that leads nowhere ends it.
+# The site in build/site, from pages that lie as in the repository, and those that scripts/website.py makes of recipes
+# and docstrings; a link that leads nowhere ends it.
 docs: $(VENV)/.installed-docs
 	rm -rf build/pages && mkdir -p build/pages
 	cp -r *.md LICENSE CITATION.cff pyproject.toml docs benchmarks examples scripts suites build/pages/

@@ -1,0 +1,100 @@
+"""The pages that scripts/website.py makes for the site: of recipes and of the API."""
+
+import importlib.util
+import re
+import tomllib
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from vitq.recipes import list_recipes, load_recipe
+
+ROOT = Path(__file__).parents[2]
+NAMES = [recipe.name for recipe in list_recipes()]
+
+
+@pytest.fixture(scope="module")
+def website() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("website", ROOT / "scripts" / "website.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def anchors(website: ModuleType, text: str) -> set[str]:
+    return {website.anchor(title) for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipes_page_has_its_summary_source_and_file(website: ModuleType, name: str) -> None:
+    text, recipe = website.recipe_page(name), load_recipe(name)
+    assert text.startswith(f"# `{name}`: ") and recipe.summary in text and recipe.source in text
+    assert (ROOT / f"src/vitq/recipes/yaml/{name}.yaml").read_text(encoding="utf-8").strip() in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_steps_of_a_recipes_page_are_the_recipe(website: ModuleType, name: str, tmp_path: Path) -> None:
+    """What the page shows of the steps, and of the budgets, makes a recipe that resolves to the same."""
+    text = website.recipe_page(name).partition("## Steps\n")[2].partition("## The file")[0]
+    steps, _, budgets = text.partition("## Budgets\n")
+    shown = []
+    for part in re.split(r"^### \d+\. ", steps, flags=re.MULTILINE)[1:]:
+        block = re.search(r"```yaml\n(.*?)```", part, re.DOTALL)
+        shown.append(yaml.safe_load(block[1]) if block else part.split("`")[1])
+    block = re.search(r"```yaml\n(.*?)```", budgets, re.DOTALL)
+    written = {"name": name, "summary": "a", "source": "b", "steps": shown}
+    if block:
+        written["budgets"] = yaml.safe_load(block[1])
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(written), encoding="utf-8")
+    assert load_recipe(tmp_path / "own.yaml").steps == load_recipe(name).steps
+
+
+def test_links_of_made_pages_lead_to_pages_and_headings(website: ModuleType) -> None:
+    made = {website.recipe_path(name): website.recipe_page(name) for name in NAMES} | website.api_pages()
+    links = 0
+    for path, text in made.items():
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text):
+            there = (ROOT / path).parent.joinpath(target).resolve() if target else ROOT / path
+            key = there.relative_to(ROOT).as_posix()
+            assert key in made or there.is_file(), f"{path}: {target}"
+            page = made.get(key) or there.read_text(encoding="utf-8")
+            assert not anchor or anchor in anchors(website, page), f"{path}: {target}#{anchor}"
+            links += 1
+    assert links > 200
+
+
+def test_the_overview_leads_to_each_recipe(website: ModuleType) -> None:
+    class Page:
+        class file:
+            src_uri = "docs/recipes.md"
+
+    text = website.on_page_markdown((ROOT / "docs" / "recipes.md").read_text(encoding="utf-8"), Page)
+    assert all(f"| [`{name}`](recipes/{name}.md) |" in text for name in NAMES)
+    assert "| `scope` |" in text  # a table of options
+
+
+def test_the_api_has_every_verb_error_and_decorator(website: ModuleType) -> None:
+    import vitq
+
+    pages = website.api_pages()
+    text = "\n".join(pages.values())
+    code = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "src").rglob("*.py")))
+    for word in re.findall(r"^def (register_\w+)", code, re.MULTILINE):
+        assert re.search(rf"^::: [\w.]+\.{word}$", text, re.MULTILINE), word
+    for name in vitq.__all__:
+        assert re.search(rf"^::: [\w.]+\.{name}$", text, re.MULTILINE), name
+    for path in re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE):
+        module, _, name = path.rpartition(".")
+        assert getattr(import_module(module), name).__doc__, path
+
+
+def test_the_extra_of_the_site_has_what_its_configuration_names() -> None:
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    named = {re.split(r"[<>=\[]", line)[0] for line in extras["docs"]}
+    assert {"mkdocs", "mkdocs-material", "mkdocstrings-python"} <= named
+    assert "mkdocstrings:" in site and "scripts/website.py" in site
