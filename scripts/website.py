@@ -84,6 +84,9 @@ RESULTS = (
     "vitq.models.Preprocessing",
 )
 
+OF_FIELDS = ("vitq.artifact.metrics.RunMetrics", "vitq.artifact.schema.ArtifactConfig")
+"""Those whose fields have no docstrings, and no constructor that names them."""
+
 
 def on_config(config: "MkDocsConfig") -> None:
     """Put what is made into the navigation, before what was measured."""
@@ -230,7 +233,7 @@ def api_pages() -> dict[str, str]:
         "docs/api/verbs.md": "# Verbs\n\n`import vitq` has these functions.\n\n"
         + "\n\n".join(_docstring(_defined(verb), 2, f"vitq.{name}") for name, verb in verbs.items()),
         "docs/api/results.md": "# Models and results\n\nVerbs take and return these.\n\n"
-        + "\n\n".join(_docstring(path, 2) for path in RESULTS),
+        + "\n\n".join(_docstring(path, 2, fields=path in OF_FIELDS) for path in RESULTS),
         "docs/api/parts.md": "# Parts\n\nExtensions are made of these. "
         "[Contributing](../../CONTRIBUTING.md) shows an example of each.\n\n"
         + "\n\n".join(
@@ -243,8 +246,9 @@ def api_pages() -> dict[str, str]:
     }
 
 
-def _docstring(path: str, level: int, heading: str = "") -> str:
-    options = {"heading_level": level, **({"heading": heading} if heading else {})}
+def _docstring(path: str, level: int, heading: str = "", fields: bool = False) -> str:
+    options: dict[str, Any] = {"heading_level": level} | ({"heading": heading} if heading else {})
+    options |= {"show_if_no_docstring": "true"} if fields else {}
     return f"::: {path}\n" + "\n".join(["    options:", *(f"      {key}: {value}" for key, value in options.items())])
 
 

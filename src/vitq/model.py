@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class IntegerModel(Checked):
-    """The integer executor of a model; ``operations`` says what works on integers, and by name what does not."""
+    """The integer executor of a model; ``operations`` names those that work on integers and those that do not."""
 
     def __init__(self, operations: IntegerGraph, shape: tuple[int, ...]) -> None:
         super().__init__(operations.module, shape)
@@ -151,11 +151,14 @@ class QuantizedModel:
     ) -> "Exported":
         """Write an ONNX file for ``target`` and prove on ``limit`` of ``images`` that it computes what this model does.
 
-        An ``out`` that ends in .xml is OpenVINO's own pair of files. ``cpu`` says which x86 CPUs the file is for:
-        "any", or "vnni" (docs/export.md). ``images`` and labelled ``validation`` as in ``vitq.quantize``; ``floating``
-        (with ``weights``) is the model that this one was made of, exported and compared too. Raises ExportError for
-        what cannot be exported, an impossible ``opset``, a missing runtime, or, unless ``force``, a file that fails its
-        proof or would replace one that is not vitq's; ArtifactError where ``out`` cannot be written.
+        * ``out``: an .onnx file, or one that ends in .xml, which is OpenVINO's own pair of files.
+        * ``cpu``: the x86 CPUs that the file is for, "any" or "vnni" (docs/export.md).
+        * ``images``, labelled ``validation``: as in ``vitq.quantize``.
+        * ``floating`` (with ``weights``): the model that this one was made of, which is exported and compared too.
+        * ``force``: write a file that fails its proof, or that replaces one which is not vitq's.
+
+        Raises ExportError for a model that cannot be exported, an impossible ``opset``, a missing runtime, or a file
+        that ``force`` would write; ArtifactError where ``out`` cannot be written.
         """
         require_export()
         if weights is not None and floating is None:

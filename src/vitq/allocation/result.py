@@ -39,7 +39,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Allocation:
-    """Which site gets how many bits, under which limits, and what is expected of that.
+    """The bits of each site, the limits that they keep, and their expected effect.
 
     ``table`` is what ``vitq.quantize(bits=...)`` takes; ``curve`` are the best choices at other budgets, by size;
     ``measured`` is the real distance of the choice, where its solver measured it.

@@ -110,18 +110,28 @@ def allocate(
 ) -> Allocation:
     """Choose the bits of every site so that a budget is met and the model's output moves least.
 
-    Budgets, at least one: ``average_bits`` (4.5, or "w3a4.5"; weights by parameters, activations by elements, each at
-    most that), ``size_mb`` of the stored tensors, ``bit_ops`` per image; ``within`` percent of the score that may be
-    lost, by what is expected of the trials, with the fewest bit operations. ``solver``: "program", "greedy",
-    "evolutionary" or "quantune"; the last two measure up to ``trials`` whole models. ``by``: which distance counts,
-    "output", "feature" or "proxy" (quickest); ``pairs`` adds what sites of a block move together; ``keep`` gives sites
-    fixed bits of ``candidates``, which are 2, 3, 4, 5, 6 and 8 by default, where 32 leaves a site in floating point;
-    with ``within``, 32 joins them, and without another budget they are 8 and 32. Trials run on ``limit`` images with
-    the calibration of ``recipe``, whose rewrites are for ``bits``. With a ``target``, sites get what its runtime
-    carries, and the operands of a product are in floating point together. With ``out`` all trials are kept there and
-    gone on with after a kill; such a folder in place of ``model`` answers another budget without images. Other
-    arguments as in ``vitq.quantize``.
-    Raises AllocationError for a budget that cannot be met, with the nearest that can.
+    Budgets, at least one:
+
+    * ``average_bits``: 4.5, or "w3a4.5": the largest average of weights, by parameters, and of activations, by
+      elements.
+    * ``size_mb``: megabytes of the stored tensors.
+    * ``bit_ops``: bit operations per image.
+    * ``within``: percent of the score that may be lost, as expected from the trials, with the fewest bit operations.
+
+    How bits are chosen:
+
+    * ``solver``: "program", "greedy", "evolutionary" or "quantune"; the last two measure up to ``trials`` whole models.
+    * ``by``: the distance that counts, "output", "feature" or "proxy" (quickest); ``pairs`` adds the joint effect of
+      sites of a block.
+    * ``candidates``: 2, 3, 4, 5, 6 and 8 by default; 32 leaves a site in floating point. With ``within``, 32 joins
+      them, and without another budget they are 8 and 32. ``keep`` gives sites fixed bits of them.
+    * ``limit``: images of the trials, with the calibration of ``recipe``, whose rewrites are for ``bits``.
+    * ``target``: sites get bits that its runtime carries, and the operands of a product are in floating point together.
+    * ``out``: the folder of the trials, which go on there after a kill. Such a folder in place of ``model`` answers
+      another budget without images.
+
+    Other arguments as in ``vitq.quantize``. Raises AllocationError for a budget that cannot be met, with the nearest
+    that can.
     """
     limits = limits_of(average_bits, size_mb, bit_ops, within)
     require_choices(solver, by, within)

@@ -51,11 +51,10 @@ def diagnose(
 ) -> Diagnosis:
     """Look at a model before it is quantized: does it get its images right, which sites will be hard, and why.
 
-    Confidence, entropy and agreement between crops say whether the preprocessing fits; then everything is quantized to
-    ``bits`` by recipe repq, and each site, and each role, is left out in turn. ``limit`` images are looked at, labels
-    are used where every one has one; sites are left out on some of them. With ``out``
-    its page is written there. Other arguments as in ``vitq.quantize``. Raises a VitqError that names what is wrong with
-    model, images or page.
+    Confidence, entropy and agreement between crops say whether the preprocessing fits. Then everything is quantized to
+    ``bits`` by recipe repq, and each site, and each role, is left out in turn. ``limit`` images are looked at, and
+    labels are used where every image has one; sites are left out on some of them. With ``out`` the page is written
+    there. Other arguments as in ``vitq.quantize``. Raises a VitqError that names the fault of model, images or page.
     """
     wanted = bits if isinstance(bits, Bits) else Bits.parse(bits)
     if out is not None:

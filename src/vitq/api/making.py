@@ -50,23 +50,26 @@ def quantize(
 ) -> QuantizedModel:
     """Quantize a pretrained vision transformer with a few hundred unlabeled images.
 
-    ``model`` is a timm name, a Hugging Face id or folder, or a module x_BCHW -> logits_BK, which is not changed; it may
-    return other tensors too, or several, which are kept by name.
-    ``images`` is a folder, an ``.npz``, a preprocessed tensor x_NCHW or an iterable; ``validation`` likewise, with
-    labels. Without images "synthetic" makes some from the model alone (PSAQ-ViT), and "noise" is the last resort.
-    ``bits`` reads "w4a4", or is a bit table or its .yaml file (``vitq.allocate``); ``recipe`` "auto" is "repq",
-    calibration, at 6 bits and more, and "mgrq", training, below. ``scope`` is "paper", "deploy" or "full", by default
-    the recipe's ("paper" where it has none); ``target`` calibrates for a target of ``QuantizedModel.export``, whose
-    default scope is "deploy". A run at 6 bits and more that leaves recipe, scope and target open is for "onnxruntime".
-    ``task`` says what the outputs mean, where that is not certain (docs/tasks.md). ``overrides`` changes recipe options
-    ({"reconstruct.steps": 500}) and comes last. With ``out`` the run is checkpointed there and its artifact saved;
-    ``resume`` goes on after a kill, ``overwrite`` replaces what is there. With ``inside``, the path of a part of a
-    larger model, that part is quantized on what it receives, and a module to put in its place is returned
-    (docs/tasks.md).
-    ``fit_mb`` and ``within`` ask for a result instead of ``bits``: at most so many megabytes of stored tensors, at most
-    so many percent of the score expected to be lost; which site gets how many bits is then chosen as by
-    ``vitq.allocate`` (docs/allocate.md).
-    Raises a VitqError that names what is wrong with model, images, recipe or folder.
+    * ``model``: a timm name, a Hugging Face id or folder, or a module x_BCHW -> logits_BK, which is not changed. It may
+      return other tensors, or several, which are kept by name.
+    * ``images``: a folder, an ``.npz``, a preprocessed tensor x_NCHW or an iterable; ``validation`` likewise, with
+      labels. Without images "synthetic" makes some from the model alone (PSAQ-ViT), and "noise" is the last resort.
+    * ``recipe``: a name or a .yaml file. "auto" is "repq", calibration, at 6 bits and more, and "mgrq", training,
+      below.
+    * ``bits``: such as "w4a4", or a bit table or its .yaml file (``vitq.allocate``).
+    * ``fit_mb``, ``within``: a result instead of ``bits``: at most so many megabytes of stored tensors, at most so many
+      percent of the score expected to be lost. The bits of each site are then chosen as by ``vitq.allocate``.
+    * ``scope``: "paper", "deploy" or "full", by default the recipe's ("paper" where it has none).
+    * ``target``: calibrates for a target of ``QuantizedModel.export``, whose default scope is "deploy". A run at 6 bits
+      and more that leaves recipe, scope and target open is for "onnxruntime".
+    * ``task``: the meaning of the outputs, where it is not certain (docs/tasks.md).
+    * ``overrides``: recipe options, such as {"reconstruct.steps": 500}; they come last.
+    * ``out``: the run is checkpointed there and its artifact saved. ``resume`` goes on after a kill, ``overwrite``
+      replaces an artifact or checkpoints.
+    * ``inside``: the path of a part of a larger model. That part is quantized on the inputs that it receives, and a
+      module to put in its place is returned (docs/tasks.md).
+
+    Raises a VitqError that names the fault of model, images, recipe or folder.
     """
     run: partial[QuantizedModel] = partial(
         quantize_whole,

@@ -44,11 +44,15 @@ def evaluate(
 ) -> Metrics:
     """Return what an artifact folder or a floating-point model scores on labelled images, by its task.
 
-    ``task`` names another task than the one that was found (docs/tasks.md). ``integer`` runs an artifact in integer
-    arithmetic where it can, instead of simulating it. ``baseline`` measures the model that an artifact was made of too,
-    loaded by its name (with ``weights``) or given, and returns ``vitq.evaluation.Beside``. ``workers`` processes decode
-    files, threads where it is 0; None takes processes for 2,000 images and more. Raises DataError for images or labels
-    that cannot be used, ArtifactError where ``integer`` or ``baseline`` is asked of what is no artifact.
+    * ``task``: another task than the one that was found (docs/tasks.md).
+    * ``integer``: run an artifact in integer arithmetic where that is possible, instead of simulating it.
+    * ``baseline``: also measure the model that an artifact was made of, loaded by its name (with ``weights``) or given,
+      and return ``vitq.evaluation.Beside``.
+    * ``workers``: so many processes decode files, threads where it is 0; None takes processes for 2,000 images and
+      more.
+
+    Raises DataError for images or labels that cannot be used, ArtifactError for ``integer`` or ``baseline`` without an
+    artifact.
     """
     place = choose_device(device)
     if isinstance(target, str | Path) and is_artifact(Path(target)):
@@ -98,13 +102,16 @@ def bench(
 ) -> list["Measured"]:
     """Measure artifacts of one model as exported files, beside floating point and the runtimes' own int8.
 
-    ``runs`` are folders of artifacts or quantized models, one, several, or by name. ``limit`` of ``images`` are run,
-    and are the calibration data of the ``baselines``, the runtimes' own; labelled ``validation`` adds what the
-    task scores (``task`` as in ``evaluate``).
-    ``floating`` (with ``weights``) is the model that the first one was made of, as float32; without it that is the
-    first one's graph, not quantized. ``batch`` are batch sizes; medians are of ``rounds`` interleaved repetitions;
-    ``cpu`` as in ``QuantizedModel.export``. Raises ArtifactError for what is no artifact, ExportError for what cannot
-    be exported, another ``floating``, or a run that is named twice.
+    * ``runs``: folders of artifacts or quantized models, one, several, or by name.
+    * ``images``: ``limit`` of them are run, and calibrate the ``baselines``, the runtimes' own int8.
+    * ``validation``: labelled images, which add the score of the task (``task`` as in ``evaluate``).
+    * ``floating`` (with ``weights``): the model that the first run was made of, as float32; by default that run's
+      graph, not quantized.
+    * ``batch``: batch sizes; ``rounds``: interleaved repetitions, whose medians are taken; ``threads``: of each model.
+    * ``cpu``: as in ``QuantizedModel.export``.
+
+    Raises ArtifactError for a folder that is no artifact, ExportError for a model that cannot be exported, another
+    ``floating``, or a run that is named twice.
     """
     return bench_runs(
         runs,
@@ -144,11 +151,15 @@ def compare(
 ) -> "Comparison":
     """Measure a suite of models, recipes, bits, budgets and seeds, and write its leaderboard (docs/compare.md).
 
-    ``suite`` is a file; ``data`` stands for the folder that it names. What the ``store`` has is not measured again,
-    unless to ``overwrite`` it; without ``measure`` nothing is. ``only`` takes cells whose name matches a glob or holds
-    words. ``jobs`` cells are measured at a time, each by a process; 1 is this one. ``ray`` is the address of a cluster,
-    or "local". A cell whose worker dies is begun again up to ``retries`` times. ``renew_golden`` writes the suite's
-    golden scores. Raises SuiteError for what is wrong with the suite; cells that fail are named in the result.
+    * ``suite``: a file; ``data`` stands for the folder that it names.
+    * ``store``: results that it has are not measured again, except with ``overwrite``. Without ``measure`` nothing is.
+    * ``only``: cells whose name matches a glob or holds these words.
+    * ``jobs``: cells at a time, each in a process of its own; 1 is this process.
+    * ``ray``: the address of a cluster, or "local".
+    * ``retries``: how often a cell is begun again whose worker dies.
+    * ``renew_golden``: write the suite's golden scores.
+
+    Raises SuiteError for a fault of the suite; cells that fail are named in the result.
     """
     from vitq.suites.compare import compare_suite
 

@@ -19,7 +19,7 @@ Warned = Annotated[tuple[Text, Text], Field(strict=False)]
 
 
 class RunMetrics(BaseModel):
-    """What a quantized model scored beside its original; None where there was nothing to measure.
+    """Scores of a quantized model beside its original; None where there was nothing to measure.
 
     Raises ValidationError for a value of another type, and for a key that it does not know.
     """

@@ -36,11 +36,12 @@ Search = Annotated[str, AfterValidator(SEARCHES.option)]
 class Calibrate(Step):
     """Search scale and zero point of the student's quantizers.
 
-    ``output`` starts from ``mse`` and lowers the error of the layer's output. So does ``hessian``, once all sites are
-    calibrated, with each output's error times the squared gradient that it then has. ``images``: how many of the
-    run's images, the first ones; ``rounds``: alternations of weights given activations and activations given
-    weights; ``sites``: "all" or a glob; ``only_uncalibrated`` keeps what is already set. A few massive tokens of fixed
-    places get a range of their own (``calibrate.outliers``), unless ``outlier_tokens`` is false.
+    ``output`` starts from ``mse`` and lowers the error of the layer's output. ``hessian`` then does so again, with each
+    output's error times its squared gradient. A few massive tokens of fixed places get a range of their own
+    (``calibrate.outliers``), unless ``outlier_tokens`` is false.
+
+    ``images``: how many of the run's images, the first ones. ``rounds``: alternations of weights given activations and
+    activations given weights. ``sites``: "all" or a glob. ``only_uncalibrated`` keeps earlier results.
     """
 
     unwritten: ClassVar = ("outlier_tokens",)

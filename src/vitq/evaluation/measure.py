@@ -29,7 +29,7 @@ OF_OUTPUTS = ("relative_error", "cosine", "outputs")
 
 @dataclass(frozen=True)
 class Metrics:
-    """What a task scores; None where there are no labels, no reference, or the task has no such metric.
+    """A task's scores; None where there are no labels, no reference, or the task has no such metric.
 
     Of classes: top-1, top-5 and agreement with a reference in percent; with one output a sample and labels 0 and 1,
     ``top1`` is the sign's accuracy. Where outputs are no classes, ``relative_error`` |y - r| / |r| and ``cosine``

@@ -33,7 +33,7 @@ FLIPPED, ERROR = 1e-3, 1e-5
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written and what is proven of it.
+    """A written file, and its proof.
 
     ``integer_products`` of ``promised`` run in integer kernels, ``integer_convolutions`` of ``promised_convolutions``;
     ``end`` compares whole models; all None where the target does not run here. ``cpu``: the x86 CPUs on which the file

@@ -36,9 +36,9 @@ SEEN = 8
 class ReluMlp(Step):
     """Replace the GELUs of the student's MLPs by ReLUs; run it before ``insert``.
 
-    ``steps`` of ``tokens`` rows each; ``rate`` is Adam's first one. ``clip`` is the quantile and ``clipped`` the weight
-    of the loss's second part. On ``held_out`` images, at most a fifth, the better of the solution before and the one
-    behind training is kept, and a GELU stays where no ReLU has an error of at most ``largest_error`` of the energy.
+    Each MLP takes ``steps`` of ``tokens`` rows each; ``rate`` is Adam's first rate. ``clip`` is the quantile and
+    ``clipped`` the weight of the loss's second part. On ``held_out`` images, at most a fifth, the better of least
+    squares and training is kept. A GELU stays where no ReLU has an error of at most ``largest_error`` of the energy.
     """
 
     images: int = Field(1024, ge=1)

@@ -41,9 +41,9 @@ PAIRS: dict[Role, Callable[[Graph, Site], HeadPair]] = {Role.QUERY: query_key, R
 class Rotate(Step):
     """Rotate heads and residual streams of teacher and student; run it before ``insert``.
 
-    ``residual``: "ones" keeps layer norms, "hadamard" makes them RMS norms. With ``choose`` each of the two is kept
-    only where the quick steps of the recipe that follow, run for every combination, give less error at the model's
-    output on the last ``held_out`` images (at most a fifth), which they do not see.
+    ``residual``: "ones" keeps layer norms, "hadamard" makes them RMS norms. With ``choose`` the quick steps of the
+    recipe that follow are run for every combination of the two. Each rotation is kept only where they then give less
+    error at the model's output on the last ``held_out`` images (at most a fifth), which they do not see.
     """
 
     heads: bool = True

@@ -25,7 +25,7 @@ TOLD = 5
 
 @dataclass(frozen=True)
 class Comparison:
-    """A suite's results: the ``board``, its files, what failed by cell, what drifted from its golden score."""
+    """A suite's results: the ``board``, its files, failures by cell, and drifts from golden scores."""
 
     board: Board
     files: tuple[Path, ...]

@@ -47,7 +47,7 @@ class Choose(OptionGroup):
 
 @dataclass(frozen=True)
 class Choice:
-    """What was measured: the outliers, the error of the final feature of every candidate, and the best of them."""
+    """A model's outliers, the error of the final feature of every candidate, and the best candidate."""
 
     profile: tuple[Outliers, ...]
     scores: dict[str, float]
