@@ -147,8 +147,7 @@ def recipe_page(name: str) -> str:
     if found := dict(_named([_changed(step, type(step)()) for step in steps])):
         explained = "\n\n".join(f"**{kind}.** {text}" for kind, text in found.items())
         parts.append(f"## Formats, searches and curvatures by name\n\n{explained}")
-    if pages := _measured(name):
-        parts.append("## Measured\n\n" + "\n".join(pages))
+    parts.append("## Measured\n\n" + ("\n".join(_measured(name)) or "No page of benchmarks has this recipe yet."))
     parts.append("## The file\n\n" + "\n\n".join(_files(name)))
     return "\n\n".join(parts) + "\n"
 
@@ -209,7 +208,7 @@ def _measured(name: str) -> list[str]:
     return [
         f"* [{text.splitlines()[0].removeprefix('# ')}](../../benchmarks/{file})"
         for file, text in pages.items()
-        if f"`{name}`" in text and file != "README.md"
+        if re.search(rf"`{name}`|^\| {name} \|", text, re.MULTILINE) and file != "README.md"
     ]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import vitq.cli.errors
 import vitq.errors
 from vitq.cli.errors import KNOWN
 from vitq.errors import VitqError
@@ -21,6 +22,7 @@ ERRORS = sorted(
     for name, kind in vars(vitq.errors).items()
     if isinstance(kind, type) and issubclass(kind, VitqError) and kind is not VitqError
 )
+UNNAMED = re.findall(r"\bwarnings\.warn\(f?\"([^{\"]+?)[,:({]", CODE)
 
 
 def test_every_warning_has_a_row_and_no_row_is_of_none() -> None:
@@ -34,3 +36,15 @@ def test_every_error_has_a_row_with_its_exit_code(name: str) -> None:
     kind = getattr(vitq.errors, name)
     code = next(code for known, code, _ in KNOWN if issubclass(kind, known))
     assert f"| `{name}` | {code} |" in PAGE
+
+
+def test_what_the_command_line_names_beside_classes_has_a_row_with_its_exit_code() -> None:
+    source = (ROOT / "src" / "vitq" / "cli" / "errors.py").read_text(encoding="utf-8")
+    made = re.findall(r"Failure\(\"(\w+)\".*?, ([A-Z_]+)\)$", source, re.MULTILINE)
+    assert {name for name, _ in made} == {"DiskFull", "OutOfMemory", "Interrupted"}
+    for name, code in made:
+        assert f"| `{name}` | {getattr(vitq.cli.errors, code)} |" in PAGE
+
+
+def test_warnings_of_python_without_a_name_are_among_the_symptoms() -> None:
+    assert UNNAMED and all(f'"{words}"' in PAGE.partition("## Warnings")[0] for words in UNNAMED)
