@@ -147,7 +147,7 @@ def recipe_page(name: str) -> str:
     if found := dict(_named([_changed(step, type(step)()) for step in steps])):
         explained = "\n\n".join(f"**{kind}.** {text}" for kind, text in found.items())
         parts.append(f"## Formats, searches and curvatures by name\n\n{explained}")
-    parts.append("## Measured\n\n" + ("\n".join(_measured(name)) or "No page of benchmarks has this recipe yet."))
+    parts.append("## Benchmarks that name it\n\n" + ("\n".join(_benchmarks(name)) or "None yet."))
     parts.append("## The file\n\n" + "\n\n".join(_files(name)))
     return "\n\n".join(parts) + "\n"
 
@@ -203,7 +203,7 @@ def _reading(name: str) -> tuple[str, str]:
     return title, text.replace("](#", "](../methods.md#")
 
 
-def _measured(name: str) -> list[str]:
+def _benchmarks(name: str) -> list[str]:
     pages = {path.name: _text(f"benchmarks/{path.name}") for path in sorted((ROOT / "benchmarks").glob("*.md"))}
     return [
         f"* [{text.splitlines()[0].removeprefix('# ')}](../../benchmarks/{file})"
