@@ -1,6 +1,7 @@
 """The pages that scripts/website.py makes for the site: of recipes and of the API."""
 
 import importlib.util
+import inspect
 import re
 import tomllib
 from importlib import import_module
@@ -14,6 +15,9 @@ from vitq.recipes import list_recipes, load_recipe
 
 ROOT = Path(__file__).parents[2]
 NAMES = [recipe.name for recipe in list_recipes()]
+OTHERS = {"Path", "Any", "Mapping", "Tensor"}
+INSIDE = {"Graph", "Quantizer"}
+"""Classes behind a model that are no results: the page of parts has them."""
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +94,21 @@ def test_the_api_has_every_verb_error_and_decorator(website: ModuleType) -> None
     for path in re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE):
         module, _, name = path.rpartition(".")
         assert getattr(import_module(module), name).__doc__, path
+
+
+def test_the_api_has_the_classes_that_verbs_and_models_return(website: ModuleType) -> None:
+    import vitq
+
+    text = website.api_pages()["docs/api/results.md"]
+    model = [given for name, given in vars(vitq.QuantizedModel).items() if not name.startswith("_")]
+    calls = [getattr(vitq, name) for name in vitq.__all__ if name != "QuantizedModel"]
+    calls += [given.fget if isinstance(given, property) else given for given in model]
+    returned = {str(inspect.signature(call).return_annotation) for call in calls if callable(call)}
+    own = {name for kind in returned for name in re.findall(r"vitq\.[\w.]*?(\w+)\b(?!\.)", kind)}
+    own |= {name for kind in returned for name in re.findall(r"(?<![\w.])([A-Z]\w+)", kind) if name not in OTHERS}
+    assert len(own) > 8
+    missing = {name for name in own if not re.search(rf"^::: [\w.]+\.{name}$", text, re.MULTILINE)}
+    assert missing == INSIDE, missing
 
 
 def test_the_extra_of_the_site_has_what_its_configuration_names() -> None:
