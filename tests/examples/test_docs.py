@@ -278,6 +278,19 @@ def test_written_overrides_are_understood() -> None:
         assert load_recipe("mgrq", overrides=parse_assignments([assignment])) != load_recipe("mgrq")
 
 
+def test_settings_to_choose_from_exist() -> None:
+    verb: Any = typer.main.get_command(app).commands["quantize"]  # type: ignore[attr-defined]
+    options = {option for parameter in verb.params for option in parameter.opts} | {"--cpu", "--validation"}
+    said = re.findall(r"`(--[^`]+)`", page("docs/choosing.md"))
+    assert len(said) > 10
+    for words in map(shlex.split, said):
+        given = dict(zip(words[::2], words[1::2], strict=True))
+        assert set(given) <= options, words
+        settings = parse_assignments([given["--set"]] if "--set" in given else [])
+        assert load_recipe(given.get("--recipe", "rtn"), budget=given.get("--budget", "quick"), overrides=settings)
+        Bits.parse(given.get("--bits", "w8a8"))
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_python_is_valid(path: Path) -> None:
     for code in blocks(path.read_text(encoding="utf-8"), "python"):
