@@ -1,5 +1,6 @@
 """Where recipes come from: those of vitq, files of one's own, and the parents that they extend."""
 
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,7 +19,14 @@ def list_recipes() -> tuple[Recipe, ...]:
 
 def with_parents(name_or_path: str | Path) -> Recipe:
     """Read a recipe and lay it over its parents; the result extends nothing."""
+    if str(name_or_path) in _built_in():
+        return _whole(str(name_or_path)).model_copy(deep=True)
     return _laid_over_parents(name_or_path, Path(), ())
+
+
+@cache
+def _whole(name: str) -> Recipe:
+    return _laid_over_parents(name, Path(), ())
 
 
 def _laid_over_parents(name_or_path: str | Path, folder: Path, below: tuple[str, ...]) -> Recipe:
@@ -60,6 +68,7 @@ def _read(name_or_path: str | Path, folder: Path) -> tuple[str, str, Path]:
         raise RecipeError(f"recipe file '{path}' cannot be read: {error}") from None
 
 
+@cache
 def _built_in() -> dict[str, str]:
     folder = files("vitq.recipes") / "yaml"
     return {

@@ -1,5 +1,6 @@
 """The charts of a run's report: errors over depth, losses, values and grids of sites."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ MOST_LOSSES = 60
 """Points of a loss curve."""
 MOST_LINES = 32
 """Grid lines up to which each is drawn as tall as the picture."""
+NONE = 0.5
+"""The count that stands for 0 on a scale of powers of ten."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,10 @@ def site_chart(number: int, shown: Distribution) -> Markup:
     grid = [value for value in shown.grid if shown.low - width <= value <= shown.high + width]
 
     def draw(axes: Any) -> None:
-        axes.stairs(shown.counts, edges, fill=True, color=BAR, alpha=0.75)
-        axes.set_yscale("log")
-        axes.set_ylim(bottom=0.5)
+        powers = [math.log10(max(count, NONE)) for count in shown.counts]
+        axes.stairs(powers, edges, baseline=math.log10(NONE), fill=True, color=BAR, alpha=0.75)
+        axes.set_ylim(bottom=math.log10(NONE))
         axes.set_yticks([])
-        axes.minorticks_off()
         axes.grid(False)
         few = len(grid) <= MOST_LINES
         top = 1.0 if few else 0.12
@@ -101,7 +103,7 @@ def site_chart(number: int, shown: Distribution) -> Markup:
         )
         axes.margins(x=0.01)
 
-    return chart(f"site{number}", f"values and grid of {shown.site}", draw, wide=300, high=110)
+    return chart(f"site{number}", f"values and grid of {shown.site}", draw, wide=300, high=110, bare=True)
 
 
 def _each(axes: Any) -> Sequence[Any]:
