@@ -66,7 +66,7 @@ def chart(
         from matplotlib.figure import Figure
 
         with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
-            figure = Figure(figsize=(wide / 72, high * panels / 72), layout="none" if bare else "constrained")
+            figure = Figure(figsize=(wide / 72, high * panels / 72), layout=None if bare else "constrained")
             room = {"left": 0.05, "right": 0.95, "top": 0.96, "bottom": 18 / high} if bare else {}
             axes = figure.subplots(panels, 1, squeeze=False, gridspec_kw=room)[:, 0].tolist()
             draw(axes if panels > 1 else axes[0])
