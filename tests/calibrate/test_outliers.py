@@ -5,13 +5,20 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import vitq
-from vitq.calibrate.outliers import outlying
+from vitq.artifact.tensors import unpacked
+from vitq.bits import Bits
+from vitq.calibrate import Calibrate, Insert
+from vitq.calibrate.outliers import outlying, still_true
 from vitq.errors import CalibrationError
-from vitq.graph import Role, Site
-from vitq.quantizers import Format, Granularity, make_quantizer
+from vitq.evidence.sites import seen_site
+from vitq.graph import Role, Site, capture
+from vitq.quantizers import Format, Granularity, Quantizer, make_quantizer
+from vitq.reconstruct.variables.learnable import learnable
+from vitq.run.run import Run
 
 X_NCHW = torch.randn(12, 3, 24, 24, generator=torch.Generator().manual_seed(0))
 KEPT = {"calibrate.outlier_tokens": False}
@@ -171,3 +178,152 @@ def test_codes_of_both_kinds_of_tokens_are_the_values(axis: int | None) -> None:
         quantizer(x_BTC[:, :5])
     with pytest.raises(CalibrationError, match="give each once"):
         quantizer.keep_apart(torch.tensor([1, 1]))
+
+
+def test_both_kinds_of_scales_are_learnt_kept_and_put_back() -> None:
+    teacher = capture(Massive().eval(), X_NCHW)
+    run = Run(teacher, teacher.clone(), X_NCHW, Bits(8, 4))
+    Insert().apply(run)
+    Calibrate(weights="mse", activations="mse").apply(run)
+    segment = run.student.segment(run.student.cuts[0], run.student.sites["fc/input"].consumers[0])
+    variables = learnable(run.student, segment, {"activation_scales": 1e-2, "zero_points": 1e-2})
+    paths = {f"quantizers.fc__input.{kind}{name}" for kind in ("", "outliers.") for name in ("scale", "zero_point")}
+    assert paths <= set(variables.tensors)
+    before = variables.snapshot()
+    optimizer = torch.optim.Adam(variables.optimized(), lr=1e-2)
+    segment(X_NCHW).square().mean().backward()
+    variables.step(optimizer)
+    after = variables.snapshot()
+    moved = {path for path in paths if not torch.equal(before[path], after[path])}
+    assert {path for path in paths if path.endswith("scale")} <= moved
+    variables.restore(before)
+    variables.commit(segment)
+    assert all(torch.equal(run.student.module.get_parameter(path), before[path]) for path in paths)
+
+
+def test_a_run_that_is_resumed_reads_what_both_kinds_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learn = {"reconstruct.steps": 8, "reconstruct.evaluation.held_out": 0, "reconstruct.batch": 4}
+    options = {"recipe": "mgrq", "bits": "w4a4", "overrides": learn}
+    monkeypatch.setattr("vitq.reconstruct.train._own_and_end", lambda *_: 0.0)  # keep whatever is learnt
+    whole = made(**options)
+    with monkeypatch.context() as patch:
+        patch.setattr("vitq.verbs.quantize.segment_errors", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            made(**options, out=tmp_path / "a")
+    monkeypatch.setattr("vitq.reconstruct.sweep.train", lambda *_: pytest.fail("trained again"))
+    resumed = made(**options, out=tmp_path / "a", resume=True)
+    scales = [model.graph.quantizers["fc/input"].outliers.scale for model in (whole, resumed)]
+    calibrated = made(recipe="repq", bits="w4a4").graph.quantizers["fc/input"].outliers.scale
+    assert torch.equal(*scales) and not torch.equal(scales[0], calibrated)
+    again = vitq.load(tmp_path / "a")
+    assert torch.equal(again(X_NCHW), whole(X_NCHW)) and again.metrics.outliers == whole.metrics.outliers
+
+
+def test_an_allocation_counts_what_both_kinds_store(tmp_path: Path) -> None:
+    chosen = vitq.allocate(Massive().eval(), X_NCHW, average_bits=6, recipe="rtn", candidates=(4, 8), progress=False)
+    model = made(bits=chosen.table, out=tmp_path / "a")
+    stored = load_file(tmp_path / "a" / "model.safetensors")
+    assert model.metrics.outliers and sum(tensor.nbytes for tensor in stored.values()) == chosen.costs["size_bytes"]
+
+
+ALLOCATED = """name: own
+summary: first without outliers, then with bits of their own
+source: a test
+steps:
+  - insert
+  - calibrate: {weights: mse, activations: mse, outlier_tokens: true}
+  - allocate: {solver: greedy, candidates: [4, 6]}
+"""
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_is_told_is_what_the_last_calibration_found(
+    tmp_path: Path, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.yaml").write_text(ALLOCATED)
+    if not known:  # formats of other bits are fitted anew, and find none
+        monkeypatch.setattr("vitq.allocation.step.calibration_of", lambda _: Calibrate(outlier_tokens=False))
+    model = made(recipe=tmp_path / "own.yaml", bits="w5a5")
+    apart = {name: q.places_P.tolist() for name, q in model.graph.quantizers.items() if q.places_P is not None}
+    assert {one["site"]: one["tokens"] for one in model.metrics.outliers or ()} == apart
+    assert (apart == {"fc/input": [0, 35]}) == known
+
+
+def test_what_no_longer_holds_is_not_told() -> None:
+    graph = made().graph
+    found = {"site": "fc/input", "tokens": [0, 35], "fixed": True}
+    assert still_true(graph, [found, {**found, "site": "gone"}]) == (found,)
+    assert not still_true(graph, [{**found, "tokens": [0]}, {**found, "tokens": [], "fixed": False}])
+    told = {"site": "head/input", "tokens": [], "fixed": False}
+    assert still_true(graph, [told]) == (told,)
+
+
+def apart(form: Format) -> Quantizer:
+    """Return a quantizer of 40 tokens, two of which are kept apart."""
+    quantizer = make_quantizer(form)
+    quantizer.keep_apart(torch.tensor([0, 7]))
+    x_BTC = tokens(t0=80, t7=70).abs()
+    for own, x in ((quantizer, x_BTC[:, 8:]), (quantizer.outliers, x_BTC[:, [0, 7]])):
+        assert own is not None
+        own.set_parameters(**own.codec.choose_qparams(form, x.amin(), x.amax()))
+    return quantizer
+
+
+@pytest.mark.parametrize(("name", "bits"), [("piecewise", 6), ("twin", 4), ("adalog", 4), ("log2", 4), ("affine", 8)])
+def test_a_file_takes_two_kinds_of_tokens_of_every_format_that_it_takes(name: str, bits: int) -> None:
+    pytest.importorskip("onnxscript")
+    from vitq.export.lowerings import refusal
+
+    quantizer = apart(Format(name, bits))
+    assert refusal(quantizer, is_weight=False) == ""
+    x_BTC = tokens(t0=80, t7=70).abs()
+    assert torch.equal(quantizer.decode(quantizer.encode(x_BTC)), quantizer(x_BTC))
+    assert "do not fit" in refusal(apart(Format("piecewise", 8)), is_weight=False)
+
+
+def test_a_simulation_waits_for_no_number_of_the_device() -> None:
+    x_BTC = tokens(t0=80, t7=70).to("meta")  # of which nothing can be read, as of a GPU's while a step is recorded
+    assert apart(Format("affine", 4)).to("meta")(x_BTC).shape == x_BTC.shape
+
+
+def test_a_quantizer_is_calibrated_once_both_kinds_are() -> None:
+    quantizer = make_quantizer(Format("affine", 4))
+    quantizer.set_parameters(scale=torch.ones(()), zero_point=torch.zeros(()))
+    outliers = quantizer.keep_apart(torch.tensor([0, 7]))
+    assert not quantizer.calibrated
+    outliers.set_parameters(scale=torch.ones(()), zero_point=torch.zeros(()))
+    assert quantizer.calibrated
+    quantizer.set_parameters(**quantizer.parameters_dict())
+    assert quantizer.outliers is outliers  # set in place, so that what is learnt stays the same tensor
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        ({"outlier_tokens": torch.tensor([0.5, 7])}, "give each once"),
+        ({"outlier_tokens": torch.tensor([[0, 7]])}, "give each once"),
+        ({"outlier_outlier_scale": torch.ones(()), "outlier_outlier_tokens": torch.tensor([0])}, "none kept apart"),
+    ],
+)
+def test_forged_places_of_tokens_are_refused(damage: dict[str, torch.Tensor], why: str) -> None:
+    with pytest.raises(CalibrationError, match=why):
+        make_quantizer(Format("affine", 4)).set_parameters(**{**apart(Format("affine", 4)).parameters_dict(), **damage})
+
+
+def test_a_weight_has_no_tokens(tmp_path: Path) -> None:
+    model = made(bits="w4a4", overrides={"insert.weight.granularity": "tensor"}, out=tmp_path / "a")
+    stored, sites = load_file(tmp_path / "a" / "model.safetensors"), model.config.sites
+    quantizers = {name: make_quantizer(Format.from_dict(site.format), site.axis) for name, site in sites.items()}
+    prefix = sites["fc/weight"].module
+    own = {f"{prefix}.outlier_{name}": stored[f"{prefix}.{name}"] for name in ("scale", "zero_point")}
+    with pytest.raises(ValueError, match="is a weight, which has no tokens"):
+        unpacked({**stored, **own, f"{prefix}.outlier_tokens": torch.tensor([0])}, sites, quantizers)
+
+
+def test_a_report_tells_of_massive_tokens_beside_the_worst_channel() -> None:
+    x_BTC, form = tokens(t0=80, t7=70), Format("affine", 4, Granularity.CHANNEL)
+    quantizer = make_quantizer(form, -1)
+    shaped = {"scale": torch.full((6,), 0.5), "zero_point": torch.full((6,), 8.0)}
+    quantizer.keep_apart(torch.tensor([0, 7])).set_parameters(**{**shaped, "scale": torch.full((6,), 12.0)})
+    quantizer.set_parameters(**shaped)
+    assert seen_site("a", quantizer, x_BTC).slice.endswith("the worst; all tokens but 2 massive")

@@ -3,13 +3,14 @@
 Legend: B images, T tokens, C channels, G groups of values with parameters of their own (one, or each channel).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
-from vitq.graph import Role, Site
+from vitq.graph import Graph, Role, Site
 from vitq.quantizers import Quantizer
 
 MOST = 16
@@ -70,6 +71,18 @@ def outlying(site: Site, x: torch.Tensor, axis: int | None) -> Outlying | None:
     channel = int(each_BTC[:, places].amax((0, 1)).argmax()) if places else int(flat_C.argmax())
     median = float(each_BTC[..., channel].flatten().median())
     return Outlying(site.name, tuple(places), channel, float(flat_C[channel]), median, ratio, fixed)
+
+
+def still_true(graph: Graph, found: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """Return those of ``found``, plain values of massive tokens, that hold of the sites as ``graph`` quantizes them."""
+    return tuple(one for one in found if _holds(graph.quantizers.get(one["site"]), one))
+
+
+def _holds(quantizer: nn.Module | None, found: Mapping[str, Any]) -> bool:
+    if not isinstance(quantizer, Quantizer):
+        return False
+    places = None if quantizer.places_P is None else quantizer.places_P.tolist()
+    return places == (found["tokens"] if found["fixed"] else None)
 
 
 def keep_apart(quantizer: Quantizer, found: Outlying) -> bool:

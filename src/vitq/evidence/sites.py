@@ -37,13 +37,15 @@ def seen_site(name: str, quantizer: Quantizer, x: torch.Tensor) -> Seen:
     error = float(squared.sum(dtype=torch.float64) / x.square().sum(dtype=torch.float64).clamp(min=1e-12))
     quantizer, places_P = quantizer.parts[0], quantizer.places_P  # the grid is that of ordinary tokens
     x, squared = (t if places_P is None else others(t, places_P) for t in (x, squared))
-    words = "all values" if places_P is None else f"all tokens but {len(places_P)} massive"
+    kept = "" if places_P is None else f"all tokens but {len(places_P)} massive"
+    words = kept or "all values"
     place, own = [0] * x.ndim, x
     if quantizer.axis is not None:
         axis = quantizer.axis % x.ndim
         worst = int(squared.movedim(axis, 0).flatten(1).sum(1).argmax())
         place[axis], own = worst, x.select(axis, worst)
         words = f"{quantizer.format.granularity.kind if axis else 'output channel'} {worst}, the worst"
+        words = f"{words}; {kept}" if kept else words
     values = own.flatten()
     step = max(len(values) // VALUES, 1)
     shape = (1, *x.shape[1:]) if quantizer.axis is None or quantizer.axis < 0 else tuple(x.shape)
