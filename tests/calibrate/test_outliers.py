@@ -140,12 +140,15 @@ def test_rows_of_a_convolution_and_channels_of_keys_are_no_tokens() -> None:
                 self.row_HW[0] = 300.0
 
         def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-            features_BC: torch.Tensor = self.second(self.first(x_BCHW) + self.row_HW).mean((2, 3))
+            features_BC: torch.Tensor = self.second(nn.functional.gelu(self.first(x_BCHW) + self.row_HW)).mean((2, 3))
             return features_BC
 
     x_BCHW = torch.randn(8, 3, 36, 36, generator=torch.Generator().manual_seed(0))
-    model = vitq.quantize(Stem().eval(), x_BCHW, recipe="rtn", bits="w8a8", progress=False)
-    assert model.metrics.outliers is None
+    for scope in ("paper", "full"):  # a map that an activation function or a sum reads has no tokens either
+        model = vitq.quantize(Stem().eval(), x_BCHW, recipe="rtn", bits="w8a8", scope=scope, progress=False)
+        assert model.metrics.outliers is None and any(name == "second/input" for name in model.graph.quantizers)
+    found = outlying(site(Role.VALUE), tokens(t0=90)[:, None], None)
+    assert found is not None and found.tokens == (0,) and outlying(site(), tokens(t0=90)[:, None], None) is None
     assert outlying(site(Role.KEY), tokens(t0=90)[:, None], None) is None
 
 

@@ -23,6 +23,8 @@ ELSEWHERE = 0.05
 """In which share of new images a massive token may be at another place: more, and the places are not fixed."""
 LEFT_OUT = (Role.PROBABILITIES, Role.SOFTMAX_INPUT, Role.IMAGE, Role.WEIGHT, Role.KEY)
 """Roles whose second-last axis are queries, or no tokens: keys are turned."""
+OF_HEADS = (Role.QUERY, Role.VALUE)
+"""Roles whose tensors of four axes have heads; those of others are maps, whose rows or columns are no tokens."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ def outlying(site: Site, x: torch.Tensor, axis: int | None) -> Outlying | None:
     the others ``FAR`` times as wide; the largest one is judged first.
     """
     if site.role in LEFT_OUT or x.ndim not in (3, 4) or axis not in (None, -1):
+        return None
+    if x.ndim == 4 and site.role not in OF_HEADS:
         return None
     if site.role is Role.POST_NORM and axis == -1:  # whose scales move into the norm
         return None
