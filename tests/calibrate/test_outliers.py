@@ -12,6 +12,7 @@ import vitq
 from vitq.artifact.tensors import unpacked
 from vitq.bits import Bits
 from vitq.calibrate import Calibrate, Insert
+from vitq.calibrate.biases import CorrectBiases
 from vitq.calibrate.outliers import outlying, still_true
 from vitq.errors import CalibrationError
 from vitq.evidence.sites import seen_site
@@ -330,3 +331,21 @@ def test_a_report_tells_of_massive_tokens_beside_the_worst_channel() -> None:
     quantizer.keep_apart(torch.tensor([0, 7])).set_parameters(**{**shaped, "scale": torch.full((6,), 12.0)})
     quantizer.set_parameters(**shaped)
     assert seen_site("a", quantizer, x_BTC).slice.endswith("the worst; all tokens but 2 massive")
+
+
+def test_a_bias_is_corrected_by_what_ordinary_tokens_lose() -> None:
+    teacher = capture(Massive().eval(), X_NCHW)
+    run = Run(teacher, teacher.clone(), X_NCHW, Bits(8, 6))
+    Insert().apply(run)
+    Calibrate(weights="mse", activations="mse").apply(run)
+    quantizer = run.student.quantizers["fc/input"]
+    assert isinstance(quantizer, Quantizer)
+    with torch.no_grad():
+        quantizer.zero_point.fill_(63)  # nothing above 0, an error that all ordinary tokens have
+        model = Massive().eval()
+        x_BTC = model.patch(X_NCHW).flatten(2).transpose(1, 2) + model.place_TC
+        rounded_OC = run.student.quantizers["fc/weight"](model.fc.weight)
+        lost_BTO = quantizer(x_BTC) @ rounded_OC.T - x_BTC @ model.fc.weight.T
+    CorrectBiases(held_out=0.25).apply(run)
+    change_O = run.student.module.get_parameter("fc.bias") - model.fc.bias
+    torch.testing.assert_close(change_O.detach(), -lost_BTO[:9, 1:35].mean((0, 1)), rtol=1e-4, atol=1e-5)
