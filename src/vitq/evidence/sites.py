@@ -48,7 +48,8 @@ def seen_site(name: str, quantizer: Quantizer, x: torch.Tensor) -> Seen:
         words = f"{words}; {kept}" if kept else words
     values = own.flatten()
     step = max(len(values) // VALUES, 1)
-    shape = (1, *x.shape[1:]) if quantizer.axis is None or quantizer.axis < 0 else tuple(x.shape)
+    first = quantizer.axis is not None and quantizer.axis % x.ndim == 0  # of a weight, also counted from behind
+    shape = tuple(x.shape) if first else (1, *x.shape[1:])
     return Seen(name, quantizer, error, values[::step].cpu().clone(), shape, tuple(place), words)
 
 
