@@ -349,3 +349,9 @@ def test_a_bias_is_corrected_by_what_ordinary_tokens_lose() -> None:
     CorrectBiases(held_out=0.25).apply(run)
     change_O = run.student.module.get_parameter("fc.bias") - model.fc.bias
     torch.testing.assert_close(change_O.detach(), -lost_BTO[:9, 1:35].mean((0, 1)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_noise_is_as_wide_as_the_steps_of_ordinary_tokens() -> None:
+    assert error(made(recipe="noisyquant")) < 1.5 * error(made())
+    shared, alone = (made(recipe="noisyquant", overrides=own) for own in (KEPT, {}))
+    assert error(alone) < 0.1 * error(shared)  # which calibrates one range, and so has a noise of its width
