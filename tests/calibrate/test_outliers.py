@@ -15,7 +15,7 @@ from vitq.calibrate import Calibrate, Insert
 from vitq.calibrate.biases import CorrectBiases
 from vitq.calibrate.outliers import outlying, still_true
 from vitq.errors import CalibrationError
-from vitq.evidence.sites import seen_site
+from vitq.evidence.sites import distribution, format_words, seen_site
 from vitq.graph import Role, Site, capture
 from vitq.quantizers import Format, Granularity, Quantizer, make_quantizer
 from vitq.reconstruct.variables.learnable import learnable
@@ -330,7 +330,9 @@ def test_a_report_tells_of_massive_tokens_beside_the_worst_channel() -> None:
     shaped = {"scale": torch.full((6,), 0.5), "zero_point": torch.full((6,), 8.0)}
     quantizer.keep_apart(torch.tensor([0, 7])).set_parameters(**{**shaped, "scale": torch.full((6,), 12.0)})
     quantizer.set_parameters(**shaped)
-    assert seen_site("a", quantizer, x_BTC).slice.endswith("the worst; all tokens but 2 massive")
+    seen = seen_site("a", quantizer, x_BTC)
+    assert seen.slice.endswith("the worst; all tokens but 2 massive") and max(distribution(seen).grid) < 4
+    assert format_words(seen.quantizer) == "affine, per channel, 2 tokens apart"
 
 
 def test_a_bias_is_corrected_by_what_ordinary_tokens_lose() -> None:

@@ -35,7 +35,7 @@ def seen_site(name: str, quantizer: Quantizer, x: torch.Tensor) -> Seen:
     x = x.float()
     squared = (quantizer(x) - x).square()
     error = float(squared.sum(dtype=torch.float64) / x.square().sum(dtype=torch.float64).clamp(min=1e-12))
-    quantizer, places_P = quantizer.parts[0], quantizer.places_P  # the grid is that of ordinary tokens
+    places_P = quantizer.places_P  # values and grid are those of ordinary tokens
     x, squared = (t if places_P is None else others(t, places_P) for t in (x, squared))
     kept = "" if places_P is None else f"all tokens but {len(places_P)} massive"
     words = kept or "all values"
@@ -96,9 +96,14 @@ def site_errors(graph: Graph, seen: Mapping[str, Seen]) -> tuple[SiteError, ...]
 
 
 def format_words(quantizer: Quantizer) -> str:
-    """Return a format for people: ``affine symmetric, per channel``."""
+    """Return a format for people: ``affine symmetric, per channel``, and whether tokens are kept apart."""
     form = quantizer.format
-    return f"{form.name}{' symmetric' if form.symmetric else ''}, per {form.granularity}"
+    return f"{form.name}{' symmetric' if form.symmetric else ''}, per {form.granularity}{tokens_apart(quantizer)}"
+
+
+def tokens_apart(quantizer: Quantizer) -> str:
+    """Say behind a format how many tokens have parameters of their own; nothing where none have."""
+    return "" if quantizer.places_P is None else f", {len(quantizer.places_P)} tokens apart"
 
 
 def worst(seen: Iterable[Seen], count: int) -> tuple[Distribution, ...]:
@@ -119,7 +124,7 @@ def distribution(seen: Seen) -> Distribution:
         low=_short(low),
         high=_short(high),
         counts=tuple(counts),
-        grid=grid(seen.quantizer, seen.shape, seen.place),
+        grid=grid(seen.quantizer.parts[0], seen.shape, seen.place),
     )
 
 

@@ -185,7 +185,10 @@ class Quantizer(nn.Module):
         return {**found, **own, tokens.PLACES: self.places_P.clone()}
 
     def set_parameters(self, **tensors: torch.Tensor) -> None:
-        """Set all parameters, at their shapes, in place where these stay; CalibrationError if unusable."""
+        """Set all parameters, at their shapes, in place where these stay; CalibrationError if unusable.
+
+        Those of tokens that are kept apart stay where none are given for them.
+        """
         own = {name.removeprefix(tokens.PREFIX): t for name, t in tensors.items() if name.startswith(tokens.PREFIX)}
         if own:
             tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(tokens.PREFIX)}
