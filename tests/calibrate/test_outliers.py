@@ -357,3 +357,38 @@ def test_a_noise_is_as_wide_as_the_steps_of_ordinary_tokens() -> None:
     assert error(made(recipe="noisyquant")) < 1.5 * error(made())
     shared, alone = (made(recipe="noisyquant", overrides=own) for own in (KEPT, {}))
     assert error(alone) < 0.1 * error(shared)  # which calibrates one range, and so has a noise of its width
+
+
+class Attends(nn.Module):
+    """Attention of two heads over 36 tokens, of which the first has a huge value in one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patch, self.qkv, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 24), nn.Linear(8, 5)
+        sink_THD = torch.zeros(36, 2, 4)
+        sink_THD[0, 1, 2] = 150.0
+        self.sink_HTD = nn.Parameter(sink_THD.transpose(0, 1).contiguous())
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        x_BTC = self.patch(x_BCHW).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(x_BTC).reshape(-1, 36, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        x_BTC = ((q @ k.mT).softmax(-1) @ (v + self.sink_HTD)).transpose(1, 2).flatten(2)
+        logits_BK: torch.Tensor = self.head(x_BTC).mean(1)
+        return logits_BK
+
+
+@pytest.mark.parametrize("granularity", ["head", "tensor"])
+def test_massive_values_of_attention_are_kept_apart_with_scales_per_head_too(granularity: str, tmp_path: Path) -> None:
+    model = Attends().eval()
+    options: Any = {"recipe": "rtn", "bits": "w8a6", "progress": False}
+    own = {"insert.value.granularity": granularity}
+    alone = vitq.quantize(model, X_NCHW, **options, overrides=own)
+    shared = vitq.quantize(model, X_NCHW, **options, overrides={**own, **KEPT})
+    quantizer = alone.graph.quantizers["matmul_1/value"]
+    assert quantizer.places_P.tolist() == [0] and quantizer.axis == (-3 if granularity == "head" else None)
+    with torch.no_grad():
+        errors = [float((made(X_NCHW) - model(X_NCHW)).norm()) for made in (alone, shared)]
+    assert errors[0] < 0.4 * errors[1]
+    pytest.importorskip("onnxruntime")
+    alone.export(tmp_path / "a.onnx", X_NCHW)  # which ends in an error unless its proof holds

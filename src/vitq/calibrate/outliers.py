@@ -1,6 +1,6 @@
 """Massive tokens: places whose values are so large that a range for all tokens would be useless for the others.
 
-Legend: B images, T tokens, C channels, G groups of values with parameters of their own (one, or each channel).
+Legend: B images, T tokens, C channels, G groups of values with parameters of their own: one, or each channel or head.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,10 +51,10 @@ class Outlying:
 def outlying(site: Site, x: torch.Tensor, axis: int | None) -> Outlying | None:
     """Return the massive tokens of a site's values x_BTC (or of heads, x_BHTD), None where there are none.
 
-    ``axis`` is the quantizer's: None, or the channels'. A token is massive where it takes part in making the range of
-    the others ``FAR`` times as wide; the largest one is judged first.
+    ``axis`` is the quantizer's: None, the channels' or the heads'. A token is massive where it takes part in making the
+    range of the others ``FAR`` times as wide; the largest one is judged first.
     """
-    if site.role in LEFT_OUT or x.ndim not in (3, 4) or axis not in (None, -1):
+    if site.role in LEFT_OUT or x.ndim not in (3, 4) or axis not in (None, -1, -3):
         return None
     if x.ndim == 4 and site.role not in OF_HEADS:
         return None
@@ -63,8 +63,11 @@ def outlying(site: Site, x: torch.Tensor, axis: int | None) -> Outlying | None:
     if len(x) < LEAST_IMAGES or x.shape[-2] < LEAST_TOKENS or (x.ndim == 4 and axis == -1):
         return None
     each_BTC = x.abs() if x.ndim == 3 else x.abs().amax(1)
-    far = FAR if axis is None else FAR_IN_A_CHANNEL
-    most_BTG = each_BTC.amax(2, keepdim=True) if axis is None else each_BTC
+    far = FAR_IN_A_CHANNEL if axis == -1 else FAR
+    if axis == -3:
+        most_BTG = x.abs().amax(-1).transpose(1, 2)  # heads
+    else:
+        most_BTG = each_BTC if axis == -1 else each_BTC.amax(2, keepdim=True)
     places, ratio = _massive(most_BTG.amax(0), far)
     fixed = bool(places) and _elsewhere(most_BTG, places) <= ELSEWHERE
     if not fixed:  # the same question for tokens at any place; single channels are often silent but for a few tokens
