@@ -390,5 +390,6 @@ def test_massive_values_of_attention_are_kept_apart_with_scales_per_head_too(gra
     with torch.no_grad():
         errors = [float((made(X_NCHW) - model(X_NCHW)).norm()) for made in (alone, shared)]
     assert errors[0] < 0.4 * errors[1]
-    pytest.importorskip("onnxruntime")
-    alone.export(tmp_path / "a.onnx", X_NCHW)  # which ends in an error unless its proof holds
+    if granularity == "head":
+        pytest.importorskip("onnxruntime")
+        alone.export(tmp_path / "a.onnx", X_NCHW)  # which ends in an error unless its proof holds
