@@ -5,13 +5,21 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import vitq
-from vitq.calibrate.outliers import outlying
+from vitq.artifact.tensors import unpacked
+from vitq.bits import Bits
+from vitq.calibrate import Calibrate, Insert
+from vitq.calibrate.biases import CorrectBiases
+from vitq.calibrate.outliers import outlying, still_true
 from vitq.errors import CalibrationError
-from vitq.graph import Role, Site
-from vitq.quantizers import Format, Granularity, make_quantizer
+from vitq.evidence.sites import distribution, format_words, seen_site
+from vitq.graph import Role, Site, capture
+from vitq.quantizers import Format, Granularity, Quantizer, make_quantizer
+from vitq.reconstruct.variables.learnable import learnable
+from vitq.run.run import Run
 
 X_NCHW = torch.randn(12, 3, 24, 24, generator=torch.Generator().manual_seed(0))
 KEPT = {"calibrate.outlier_tokens": False}
@@ -133,12 +141,15 @@ def test_rows_of_a_convolution_and_channels_of_keys_are_no_tokens() -> None:
                 self.row_HW[0] = 300.0
 
         def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-            features_BC: torch.Tensor = self.second(self.first(x_BCHW) + self.row_HW).mean((2, 3))
+            features_BC: torch.Tensor = self.second(nn.functional.gelu(self.first(x_BCHW) + self.row_HW)).mean((2, 3))
             return features_BC
 
     x_BCHW = torch.randn(8, 3, 36, 36, generator=torch.Generator().manual_seed(0))
-    model = vitq.quantize(Stem().eval(), x_BCHW, recipe="rtn", bits="w8a8", progress=False)
-    assert model.metrics.outliers is None
+    for scope in ("paper", "full"):  # a map that an activation function or a sum reads has no tokens either
+        model = vitq.quantize(Stem().eval(), x_BCHW, recipe="rtn", bits="w8a8", scope=scope, progress=False)
+        assert model.metrics.outliers is None and any(name == "second/input" for name in model.graph.quantizers)
+    found = outlying(site(Role.VALUE), tokens(t0=90)[:, None], None)
+    assert found is not None and found.tokens == (0,) and outlying(site(), tokens(t0=90)[:, None], None) is None
     assert outlying(site(Role.KEY), tokens(t0=90)[:, None], None) is None
 
 
@@ -171,3 +182,214 @@ def test_codes_of_both_kinds_of_tokens_are_the_values(axis: int | None) -> None:
         quantizer(x_BTC[:, :5])
     with pytest.raises(CalibrationError, match="give each once"):
         quantizer.keep_apart(torch.tensor([1, 1]))
+
+
+def test_both_kinds_of_scales_are_learnt_kept_and_put_back() -> None:
+    teacher = capture(Massive().eval(), X_NCHW)
+    run = Run(teacher, teacher.clone(), X_NCHW, Bits(8, 4))
+    Insert().apply(run)
+    Calibrate(weights="mse", activations="mse").apply(run)
+    segment = run.student.segment(run.student.cuts[0], run.student.sites["fc/input"].consumers[0])
+    variables = learnable(run.student, segment, {"activation_scales": 1e-2, "zero_points": 1e-2})
+    paths = {f"quantizers.fc__input.{kind}{name}" for kind in ("", "outliers.") for name in ("scale", "zero_point")}
+    assert paths <= set(variables.tensors)
+    before = variables.snapshot()
+    optimizer = torch.optim.Adam(variables.optimized(), lr=1e-2)
+    segment(X_NCHW).square().mean().backward()
+    variables.step(optimizer)
+    after = variables.snapshot()
+    moved = {path for path in paths if not torch.equal(before[path], after[path])}
+    assert {path for path in paths if path.endswith("scale")} <= moved
+    variables.restore(before)
+    variables.commit(segment)
+    assert all(torch.equal(run.student.module.get_parameter(path), before[path]) for path in paths)
+
+
+def test_a_run_that_is_resumed_reads_what_both_kinds_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learn = {"reconstruct.steps": 8, "reconstruct.evaluation.held_out": 0, "reconstruct.batch": 4}
+    options = {"recipe": "mgrq", "bits": "w4a4", "overrides": learn}
+    monkeypatch.setattr("vitq.reconstruct.train._own_and_end", lambda *_: 0.0)  # keep whatever is learnt
+    whole = made(**options)
+    with monkeypatch.context() as patch:
+        patch.setattr("vitq.verbs.quantize.segment_errors", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            made(**options, out=tmp_path / "a")
+    monkeypatch.setattr("vitq.reconstruct.sweep.train", lambda *_: pytest.fail("trained again"))
+    resumed = made(**options, out=tmp_path / "a", resume=True)
+    scales = [model.graph.quantizers["fc/input"].outliers.scale for model in (whole, resumed)]
+    calibrated = made(recipe="repq", bits="w4a4").graph.quantizers["fc/input"].outliers.scale
+    assert torch.equal(*scales) and not torch.equal(scales[0], calibrated)
+    again = vitq.load(tmp_path / "a")
+    assert torch.equal(again(X_NCHW), whole(X_NCHW)) and again.metrics.outliers == whole.metrics.outliers
+
+
+def test_an_allocation_counts_what_both_kinds_store(tmp_path: Path) -> None:
+    chosen = vitq.allocate(Massive().eval(), X_NCHW, average_bits=6, recipe="rtn", candidates=(4, 8), progress=False)
+    model = made(bits=chosen.table, out=tmp_path / "a")
+    stored = load_file(tmp_path / "a" / "model.safetensors")
+    assert model.metrics.outliers and sum(tensor.nbytes for tensor in stored.values()) == chosen.costs["size_bytes"]
+
+
+ALLOCATED = """name: own
+summary: first without outliers, then with bits of their own
+source: a test
+steps:
+  - insert
+  - calibrate: {weights: mse, activations: mse, outlier_tokens: true}
+  - allocate: {solver: greedy, candidates: [4, 6]}
+"""
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_is_told_is_what_the_last_calibration_found(
+    tmp_path: Path, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.yaml").write_text(ALLOCATED)
+    if not known:  # formats of other bits are fitted anew, and find none
+        monkeypatch.setattr("vitq.allocation.step.calibration_of", lambda _: Calibrate(outlier_tokens=False))
+    model = made(recipe=tmp_path / "own.yaml", bits="w5a5")
+    apart = {name: q.places_P.tolist() for name, q in model.graph.quantizers.items() if q.places_P is not None}
+    assert {one["site"]: one["tokens"] for one in model.metrics.outliers or ()} == apart
+    assert (apart == {"fc/input": [0, 35]}) == known
+
+
+def test_what_no_longer_holds_is_not_told() -> None:
+    graph = made().graph
+    found = {"site": "fc/input", "tokens": [0, 35], "fixed": True}
+    assert still_true(graph, [found, {**found, "site": "gone"}]) == (found,)
+    assert not still_true(graph, [{**found, "tokens": [0]}, {**found, "tokens": [], "fixed": False}])
+    told = {"site": "head/input", "tokens": [], "fixed": False}
+    assert still_true(graph, [told]) == (told,)
+
+
+def apart(form: Format) -> Quantizer:
+    """Return a quantizer of 40 tokens, two of which are kept apart."""
+    quantizer = make_quantizer(form)
+    quantizer.keep_apart(torch.tensor([0, 7]))
+    x_BTC = tokens(t0=80, t7=70).abs()
+    for own, x in ((quantizer, x_BTC[:, 8:]), (quantizer.outliers, x_BTC[:, [0, 7]])):
+        assert own is not None
+        own.set_parameters(**own.codec.choose_qparams(form, x.amin(), x.amax()))
+    return quantizer
+
+
+@pytest.mark.parametrize(("name", "bits"), [("piecewise", 6), ("twin", 4), ("adalog", 4), ("log2", 4), ("affine", 8)])
+def test_a_file_takes_two_kinds_of_tokens_of_every_format_that_it_takes(name: str, bits: int) -> None:
+    pytest.importorskip("onnxscript")
+    from vitq.export.lowerings import refusal
+
+    quantizer = apart(Format(name, bits))
+    assert refusal(quantizer, is_weight=False) == ""
+    x_BTC = tokens(t0=80, t7=70).abs()
+    assert torch.equal(quantizer.decode(quantizer.encode(x_BTC)), quantizer(x_BTC))
+    assert "do not fit" in refusal(apart(Format("piecewise", 8)), is_weight=False)
+
+
+def test_a_simulation_waits_for_no_number_of_the_device() -> None:
+    x_BTC = tokens(t0=80, t7=70).to("meta")  # of which nothing can be read, as of a GPU's while a step is recorded
+    assert apart(Format("affine", 4)).to("meta")(x_BTC).shape == x_BTC.shape
+
+
+def test_a_quantizer_is_calibrated_once_both_kinds_are() -> None:
+    quantizer = make_quantizer(Format("affine", 4))
+    quantizer.set_parameters(scale=torch.ones(()), zero_point=torch.zeros(()))
+    outliers = quantizer.keep_apart(torch.tensor([0, 7]))
+    assert not quantizer.calibrated
+    outliers.set_parameters(scale=torch.ones(()), zero_point=torch.zeros(()))
+    assert quantizer.calibrated
+    quantizer.set_parameters(**quantizer.parameters_dict())
+    assert quantizer.outliers is outliers  # set in place, so that what is learnt stays the same tensor
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        ({"outlier_tokens": torch.tensor([0.5, 7])}, "give each once"),
+        ({"outlier_tokens": torch.tensor([[0, 7]])}, "give each once"),
+        ({"outlier_outlier_scale": torch.ones(()), "outlier_outlier_tokens": torch.tensor([0])}, "none kept apart"),
+    ],
+)
+def test_forged_places_of_tokens_are_refused(damage: dict[str, torch.Tensor], why: str) -> None:
+    with pytest.raises(CalibrationError, match=why):
+        make_quantizer(Format("affine", 4)).set_parameters(**{**apart(Format("affine", 4)).parameters_dict(), **damage})
+
+
+def test_a_weight_has_no_tokens(tmp_path: Path) -> None:
+    model = made(bits="w4a4", overrides={"insert.weight.granularity": "tensor"}, out=tmp_path / "a")
+    stored, sites = load_file(tmp_path / "a" / "model.safetensors"), model.config.sites
+    quantizers = {name: make_quantizer(Format.from_dict(site.format), site.axis) for name, site in sites.items()}
+    prefix = sites["fc/weight"].module
+    own = {f"{prefix}.outlier_{name}": stored[f"{prefix}.{name}"] for name in ("scale", "zero_point")}
+    with pytest.raises(ValueError, match="is a weight, which has no tokens"):
+        unpacked({**stored, **own, f"{prefix}.outlier_tokens": torch.tensor([0])}, sites, quantizers)
+
+
+def test_a_report_tells_of_massive_tokens_beside_the_worst_channel() -> None:
+    x_BTC, form = tokens(t0=80, t7=70), Format("affine", 4, Granularity.CHANNEL)
+    quantizer = make_quantizer(form, -1)
+    shaped = {"scale": torch.full((6,), 0.5), "zero_point": torch.full((6,), 8.0)}
+    quantizer.keep_apart(torch.tensor([0, 7])).set_parameters(**{**shaped, "scale": torch.full((6,), 12.0)})
+    quantizer.set_parameters(**shaped)
+    seen = seen_site("a", quantizer, x_BTC)
+    assert seen.slice.endswith("the worst; all tokens but 2 massive") and max(distribution(seen).grid) < 4
+    assert format_words(seen.quantizer) == "affine, per channel, 2 tokens apart"
+
+
+def test_a_bias_is_corrected_by_what_ordinary_tokens_lose() -> None:
+    teacher = capture(Massive().eval(), X_NCHW)
+    run = Run(teacher, teacher.clone(), X_NCHW, Bits(8, 6))
+    Insert().apply(run)
+    Calibrate(weights="mse", activations="mse").apply(run)
+    quantizer = run.student.quantizers["fc/input"]
+    assert isinstance(quantizer, Quantizer)
+    with torch.no_grad():
+        quantizer.zero_point.fill_(63)  # nothing above 0, an error that all ordinary tokens have
+        model = Massive().eval()
+        x_BTC = model.patch(X_NCHW).flatten(2).transpose(1, 2) + model.place_TC
+        rounded_OC = run.student.quantizers["fc/weight"](model.fc.weight)
+        lost_BTO = quantizer(x_BTC) @ rounded_OC.T - x_BTC @ model.fc.weight.T
+    CorrectBiases(held_out=0.25).apply(run)
+    change_O = run.student.module.get_parameter("fc.bias") - model.fc.bias
+    torch.testing.assert_close(change_O.detach(), -lost_BTO[:9, 1:35].mean((0, 1)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_noise_is_as_wide_as_the_steps_of_ordinary_tokens() -> None:
+    assert error(made(recipe="noisyquant")) < 1.5 * error(made())
+    shared, alone = (made(recipe="noisyquant", overrides=own) for own in (KEPT, {}))
+    assert error(alone) < 0.1 * error(shared)  # which calibrates one range, and so has a noise of its width
+
+
+class Attends(nn.Module):
+    """Attention of two heads over 36 tokens, of which the first has a huge value in one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patch, self.qkv, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 24), nn.Linear(8, 5)
+        sink_THD = torch.zeros(36, 2, 4)
+        sink_THD[0, 1, 2] = 150.0
+        self.sink_HTD = nn.Parameter(sink_THD.transpose(0, 1).contiguous())
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        x_BTC = self.patch(x_BCHW).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(x_BTC).reshape(-1, 36, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        x_BTC = ((q @ k.mT).softmax(-1) @ (v + self.sink_HTD)).transpose(1, 2).flatten(2)
+        logits_BK: torch.Tensor = self.head(x_BTC).mean(1)
+        return logits_BK
+
+
+@pytest.mark.parametrize("granularity", ["head", "tensor"])
+def test_massive_values_of_attention_are_kept_apart_with_scales_per_head_too(granularity: str, tmp_path: Path) -> None:
+    model = Attends().eval()
+    options: Any = {"recipe": "rtn", "bits": "w8a6", "progress": False}
+    own = {"insert.value.granularity": granularity}
+    alone = vitq.quantize(model, X_NCHW, **options, overrides=own)
+    shared = vitq.quantize(model, X_NCHW, **options, overrides={**own, **KEPT})
+    quantizer = alone.graph.quantizers["matmul_1/value"]
+    assert quantizer.places_P.tolist() == [0] and quantizer.axis == (-3 if granularity == "head" else None)
+    with torch.no_grad():
+        errors = [float((made(X_NCHW) - model(X_NCHW)).norm()) for made in (alone, shared)]
+    assert errors[0] < 0.4 * errors[1]
+    if granularity == "head":
+        pytest.importorskip("onnxruntime")
+        alone.export(tmp_path / "a.onnx", X_NCHW)  # which ends in an error unless its proof holds

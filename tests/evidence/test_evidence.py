@@ -19,7 +19,7 @@ from vitq.evidence.sites import distribution, grid, seen_site
 from vitq.evidence.watch import Watched, pairs_of
 from vitq.graph import Graph, capture
 from vitq.models import Preprocessing
-from vitq.quantizers import Format, make_quantizer
+from vitq.quantizers import Format, Granularity, make_quantizer
 from vitq.report.extras import read_evidence
 
 
@@ -95,6 +95,15 @@ def test_the_grid_beside_massive_tokens_is_that_of_the_others() -> None:
     shown = distribution(seen_site("fc/input", quantizer, x_BTC))
     assert shown.high < 10 and max(abs(value) for value in shown.grid) < 2
     assert shown.slice == "all tokens but 1 massive" and sum(shown.counts) == x_BTC[:, 1:].numel()
+
+
+@pytest.mark.parametrize("axis", [-2, -1])
+def test_a_weight_that_a_matmul_reads_has_its_outputs_on_any_axis(axis: int) -> None:
+    w, quantizer = torch.randn(6, 8), make_quantizer(Format("affine", 4, Granularity.CHANNEL), axis)
+    shape = (6, 1) if axis == -2 else (8,)
+    quantizer.set_parameters(scale=torch.full(shape, 0.3), zero_point=torch.full(shape, 8.0))
+    shown = distribution(seen_site("fc/weight", quantizer, w))
+    assert len(shown.grid) == 16 and sum(shown.counts) == w.numel() // w.shape[axis]
 
 
 def test_a_thumbnail_has_the_colours_that_the_picture_had() -> None:

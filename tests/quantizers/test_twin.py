@@ -69,3 +69,20 @@ def test_each_channel_has_its_own_exponent() -> None:
     assert len(set(found["ratio"].flatten().tolist())) == 2
     quantizer.set_parameters(**found.shaped(2, 1))
     assert torch.equal(quantizer(x), quantizer.decode(quantizer.encode(x)))
+
+
+@pytest.mark.parametrize(
+    ("name", "p"),
+    [
+        ("twin", {"scale": 0.25, "ratio": 16.0, "zero": 3.0}),
+        ("twin_sign", {"scale": 0.25, "ratio": 8.0, "zero": 3.0}),
+        ("piecewise", {"scale": 0.25, "zero_point": 3.0}),
+    ],
+)
+def test_the_resolution_is_the_distance_to_the_next_lower_value(name: str, p: dict[str, float]) -> None:
+    quantizer = make_quantizer(Format(name, 4))
+    quantizer.set_parameters(**{key: torch.tensor(value) for key, value in p.items()})
+    values = quantizer.decode(torch.arange(16, dtype=torch.uint8)).unique()
+    steps, gaps = quantizer.resolution(values)[1:], values.diff()
+    regular = (steps[1:] == steps[:-1]).logical_or(torch.tensor(name != "twin"))  # twin's ranges overlap at the knee
+    assert torch.equal(steps[1:][regular], gaps[1:][regular]) and len(gaps.unique()) >= 2

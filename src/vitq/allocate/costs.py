@@ -14,6 +14,8 @@ from vitq.quantizers import Format, make_quantizer, packed_size
 
 NUMBER_BYTES = 4
 """Of a number of a parameter on disk."""
+PLACE_BYTES = 8
+"""Of the place of a token on disk."""
 
 
 @dataclass(frozen=True)
@@ -111,17 +113,18 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
     return tuple(_size(size) for size in value(node).shape)
 
 
-def stored_bytes(site: SiteCost, form: Format | None, axis: int | None, shape: tuple[int, ...]) -> int:
+def stored_bytes(site: SiteCost, form: Format | None, axis: int | None, shape: tuple[int, ...], apart: int = 0) -> int:
     """Return what an artifact stores for a site at ``form``: the packed codes of a weight, and all parameters.
 
-    ``shape``: of the site's tensor, for one image. Without a form, in floating point, that is the weight itself.
+    ``shape``: of the site's tensor, for one image; ``apart``: how many of its tokens have parameters of their own,
+    which are stored with these tokens' places. Without a form, in floating point, that is the weight itself.
     """
     if form is None:
         return site.elements * NUMBER_BYTES if site.is_weight else 0
     codes = packed_size(site.elements, form.bits) if site.is_weight else 0
     quantizer = make_quantizer(form, axis)
     numbers = sum(math.prod(quantizer.shape_of(parameter, shape)) for parameter in quantizer.codec.parameters)
-    return codes + numbers * NUMBER_BYTES
+    return codes + numbers * NUMBER_BYTES * (2 if apart else 1) + apart * PLACE_BYTES
 
 
 def floating_bytes(graph: Graph, without: set[str]) -> int:

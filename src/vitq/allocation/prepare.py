@@ -165,19 +165,21 @@ def measure(
         events=run.events,
     )
     nodes = {node.name: node for node in graph.module.graph.nodes}
-    axes = {name: _axis(prepared.simulation, name) for name in sites}
+
+    def stored(name: str, q: Quantizer | None) -> int:
+        cost, shape = costs.sites[name], shape_of(nodes[graph.sites[name].node])
+        if q is None:
+            return stored_bytes(cost, None, None, shape)
+        return stored_bytes(cost, q.format, q.axis, shape, 0 if q.places_P is None else len(q.places_P))
 
     def size(name: str, form: Format | None) -> int:
         if prepared.other_bytes is not None:
             return file_bytes(costs.sites[name], form)
-        return stored_bytes(costs.sites[name], form, axes[name], shape_of(nodes[graph.sites[name].node]))
+        return stored(name, None if form is None else _quantizer(prepared.simulation, name, form.bits))
 
     bytes_SB = [[size(name, form) for form in prepared.formats[name]] for name in sites]
-    fixed = {name: _fixed(prepared.simulation, name) for name in prepared.simulation.fixed}
-    fixed_bytes = floating_bytes(graph, {*sites, *fixed}) + sum(
-        stored_bytes(costs.sites[name], q.format, q.axis, shape_of(nodes[graph.sites[name].node]))
-        for name, q in fixed.items()
-    )
+    fixed = {name: _quantizer(prepared.simulation, name, 0) for name in prepared.simulation.fixed}
+    fixed_bytes = floating_bytes(graph, {*sites, *fixed}) + sum(stored(name, q) for name, q in fixed.items())
     last, own_blocks = graph.spans("block")[-1].name, graph.blocks()
     blocks = tuple(own_blocks[name] or last for name in sites)
     return Sensitivities(
@@ -208,13 +210,7 @@ def _planned(run: Run, steps: Sequence[Step], width: int) -> dict[str, Format]:
     return {name: placed.format for name, placed in preview(own, steps).items()}
 
 
-def _axis(simulation: Simulation, name: str) -> int | None:
-    quantizer = next(iter(simulation.switches[name].quantizers.values()))
-    assert isinstance(quantizer, Quantizer)
-    return quantizer.axis
-
-
-def _fixed(simulation: Simulation, name: str) -> Quantizer:
-    quantizer = simulation.switches[name].quantizers["0"]
+def _quantizer(simulation: Simulation, name: str, bits: int) -> Quantizer:
+    quantizer = simulation.switches[name].quantizers[str(bits)]
     assert isinstance(quantizer, Quantizer)
     return quantizer

@@ -54,7 +54,9 @@ class Allocate(Step):
         for name, width in bits.items():
             fit(run.student, name, formats[width][name], run.device)
         again = calibration_of(run.before).model_copy(update={"only_uncalibrated": True, "sites": "all"})
-        again.apply(replace(run, stage=f"{run.stage}-calibrate"))
+        own = replace(run, stage=f"{run.stage}-calibrate")
+        again.apply(own)
+        run.outliers = own.outliers
         run.events.log("allocate", solver=self.solver, bits=bits, resumed=saved is not None)
 
     def _chosen(self, run: "Run", formats: Formats) -> dict[str, int]:

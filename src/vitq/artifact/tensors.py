@@ -80,6 +80,8 @@ def unpacked(
     for name, quantizer in quantizers.items():
         site = sites[name]
         if site.weight:
+            if quantizer.places_P is not None:
+                raise ValueError(f"'{name}' is a weight, which has no tokens with parameters of their own")
             codes = tensors.pop(f"{site.weight}{CODES}")
             tensors[site.weight] = _decode(name, quantizer, codes, site.shape or ())
     return tensors

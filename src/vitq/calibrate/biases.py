@@ -19,6 +19,7 @@ from vitq.errors import GraphError
 from vitq.graph import Graph
 from vitq.graph.ops import CONV, LINEAR, is_op
 from vitq.graph.parameters import parameter, require_own
+from vitq.quantizers.tokens import others
 from vitq.run.step import Step, register_step
 
 if TYPE_CHECKING:
@@ -73,7 +74,15 @@ def _correct(
     w_hat = w if quantizer is None else quantizer(w)
     axis, rows = -1 if is_op(layer, LINEAR) else 1, len(x) * averaged // images
     parts = x[:rows], x[rows:]
-    errors = [_error(layer, (x, w), (x if reader is None else reader(x), w_hat), axis) for x in parts]
+    places_P = None if reader is None else reader.places_P
+
+    def error(x: torch.Tensor) -> torch.Tensor:
+        """Return the error of the output, of ordinary tokens alone: what a massive one loses is its own."""
+        x_hat = x if reader is None else reader(x)
+        x, x_hat = (t if places_P is None else others(t, places_P) for t in (x, x_hat))
+        return _error(layer, (x, w), (x_hat, w_hat), axis)
+
+    errors = [error(x) for x in parts]
     mean_O = errors[0].mean(0)
     if not bool(torch.isfinite(mean_O).all()) or not bool(mean_O.any()):
         return False

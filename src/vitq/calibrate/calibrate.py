@@ -54,6 +54,11 @@ class Calibrate(Step):
     only_uncalibrated: bool = False
     outlier_tokens: bool = True
 
+    def apart(self, site: Site, x: torch.Tensor, axis: int | None) -> tuple[int, ...]:
+        """Return the massive tokens of fixed places."""
+        found = outlying(site, x, axis) if self.outlier_tokens else None
+        return found.tokens if found is not None and found.fixed else ()
+
     def apply(self, run: "Run") -> None:
         """Calibrate ``run.student``, or read back what an interrupted run had calibrated, which is kept whole.
 

@@ -1,15 +1,16 @@
 """Massive tokens: places whose values are so large that a range for all tokens would be useless for the others.
 
-Legend: B images, T tokens, C channels, G groups of values with parameters of their own (one, or each channel).
+Legend: B images, T tokens, C channels, G groups of values with parameters of their own: one, or each channel or head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
-from vitq.graph import Role, Site
+from vitq.graph import Graph, Role, Site
 from vitq.quantizers import Quantizer
 
 MOST = 16
@@ -22,6 +23,8 @@ ELSEWHERE = 0.05
 """In which share of new images a massive token may be at another place: more, and the places are not fixed."""
 LEFT_OUT = (Role.PROBABILITIES, Role.SOFTMAX_INPUT, Role.IMAGE, Role.WEIGHT, Role.KEY)
 """Roles whose second-last axis are queries, or no tokens: keys are turned."""
+OF_HEADS = (Role.QUERY, Role.VALUE)
+"""Roles whose tensors of four axes have heads; those of others are maps, whose rows or columns are no tokens."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,23 @@ class Outlying:
 def outlying(site: Site, x: torch.Tensor, axis: int | None) -> Outlying | None:
     """Return the massive tokens of a site's values x_BTC (or of heads, x_BHTD), None where there are none.
 
-    ``axis`` is the quantizer's: None, or the channels'. A token is massive where it takes part in making the range of
-    the others ``FAR`` times as wide; the largest one is judged first.
+    ``axis`` is the quantizer's: None, the channels' or the heads'. A token is massive where it takes part in making the
+    range of the others ``FAR`` times as wide; the largest one is judged first.
     """
-    if site.role in LEFT_OUT or x.ndim not in (3, 4) or axis not in (None, -1):
+    if site.role in LEFT_OUT or x.ndim not in (3, 4) or axis not in (None, -1, -3):
+        return None
+    if x.ndim == 4 and site.role not in OF_HEADS:
         return None
     if site.role is Role.POST_NORM and axis == -1:  # whose scales move into the norm
         return None
     if len(x) < LEAST_IMAGES or x.shape[-2] < LEAST_TOKENS or (x.ndim == 4 and axis == -1):
         return None
     each_BTC = x.abs() if x.ndim == 3 else x.abs().amax(1)
-    far = FAR if axis is None else FAR_IN_A_CHANNEL
-    most_BTG = each_BTC.amax(2, keepdim=True) if axis is None else each_BTC
+    far = FAR_IN_A_CHANNEL if axis == -1 else FAR
+    if axis == -3:
+        most_BTG = x.abs().amax(-1).transpose(1, 2)  # heads
+    else:
+        most_BTG = each_BTC if axis == -1 else each_BTC.amax(2, keepdim=True)
     places, ratio = _massive(most_BTG.amax(0), far)
     fixed = bool(places) and _elsewhere(most_BTG, places) <= ELSEWHERE
     if not fixed:  # the same question for tokens at any place; single channels are often silent but for a few tokens
@@ -70,6 +78,18 @@ def outlying(site: Site, x: torch.Tensor, axis: int | None) -> Outlying | None:
     channel = int(each_BTC[:, places].amax((0, 1)).argmax()) if places else int(flat_C.argmax())
     median = float(each_BTC[..., channel].flatten().median())
     return Outlying(site.name, tuple(places), channel, float(flat_C[channel]), median, ratio, fixed)
+
+
+def still_true(graph: Graph, found: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """Return those of ``found``, plain values of massive tokens, that hold of the sites as ``graph`` quantizes them."""
+    return tuple(one for one in found if _holds(graph.quantizers.get(one["site"]), one))
+
+
+def _holds(quantizer: nn.Module | None, found: Mapping[str, Any]) -> bool:
+    if not isinstance(quantizer, Quantizer):
+        return False
+    places = None if quantizer.places_P is None else quantizer.places_P.tolist()
+    return places == (found["tokens"] if found["fixed"] else None)
 
 
 def keep_apart(quantizer: Quantizer, found: Outlying) -> bool:

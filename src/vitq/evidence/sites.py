@@ -35,18 +35,21 @@ def seen_site(name: str, quantizer: Quantizer, x: torch.Tensor) -> Seen:
     x = x.float()
     squared = (quantizer(x) - x).square()
     error = float(squared.sum(dtype=torch.float64) / x.square().sum(dtype=torch.float64).clamp(min=1e-12))
-    quantizer, places_P = quantizer.parts[0], quantizer.places_P  # the grid is that of ordinary tokens
+    places_P = quantizer.places_P  # values and grid are those of ordinary tokens
     x, squared = (t if places_P is None else others(t, places_P) for t in (x, squared))
-    words = "all values" if places_P is None else f"all tokens but {len(places_P)} massive"
+    kept = "" if places_P is None else f"all tokens but {len(places_P)} massive"
+    words = kept or "all values"
     place, own = [0] * x.ndim, x
     if quantizer.axis is not None:
         axis = quantizer.axis % x.ndim
         worst = int(squared.movedim(axis, 0).flatten(1).sum(1).argmax())
         place[axis], own = worst, x.select(axis, worst)
         words = f"{quantizer.format.granularity.kind if axis else 'output channel'} {worst}, the worst"
+        words = f"{words}; {kept}" if kept else words
     values = own.flatten()
     step = max(len(values) // VALUES, 1)
-    shape = (1, *x.shape[1:]) if quantizer.axis is None or quantizer.axis < 0 else tuple(x.shape)
+    first = quantizer.axis is not None and quantizer.axis % x.ndim == 0  # of a weight, also counted from behind
+    shape = tuple(x.shape) if first else (1, *x.shape[1:])
     return Seen(name, quantizer, error, values[::step].cpu().clone(), shape, tuple(place), words)
 
 
@@ -93,9 +96,14 @@ def site_errors(graph: Graph, seen: Mapping[str, Seen]) -> tuple[SiteError, ...]
 
 
 def format_words(quantizer: Quantizer) -> str:
-    """Return a format for people: ``affine symmetric, per channel``."""
+    """Return a format for people: ``affine symmetric, per channel``, and whether tokens are kept apart."""
     form = quantizer.format
-    return f"{form.name}{' symmetric' if form.symmetric else ''}, per {form.granularity}"
+    return f"{form.name}{' symmetric' if form.symmetric else ''}, per {form.granularity}{tokens_apart(quantizer)}"
+
+
+def tokens_apart(quantizer: Quantizer) -> str:
+    """Say behind a format how many tokens have parameters of their own; nothing where none have."""
+    return "" if quantizer.places_P is None else f", {len(quantizer.places_P)} tokens apart"
 
 
 def worst(seen: Iterable[Seen], count: int) -> tuple[Distribution, ...]:
@@ -116,7 +124,7 @@ def distribution(seen: Seen) -> Distribution:
         low=_short(low),
         high=_short(high),
         counts=tuple(counts),
-        grid=grid(seen.quantizer, seen.shape, seen.place),
+        grid=grid(seen.quantizer.parts[0], seen.shape, seen.place),
     )
 
 

@@ -46,6 +46,7 @@ class Quantizer(nn.Module):
         self.drop: DropMask | None = None
         self.outliers: Quantizer | None = None
         self.register_buffer("places_P", None)
+        self._last_place = 0
         self.parameter_names = tuple(parameter.name for parameter in self.codec.parameters)
         for name in self.parameter_names:
             self.register_parameter(name, nn.Parameter(torch.empty(0), requires_grad=False))
@@ -54,8 +55,8 @@ class Quantizer(nn.Module):
 
     @property
     def calibrated(self) -> bool:
-        """True once ``set_parameters`` was called."""
-        return self._first.numel() > 0
+        """True once ``set_parameters`` was called, for both kinds of tokens where there are two."""
+        return self._first.numel() > 0 and (self.outliers is None or self.outliers.calibrated)
 
     @property
     def device(self) -> torch.device:
@@ -97,6 +98,11 @@ class Quantizer(nn.Module):
         ordinary.set_parameters(**self._stored())
         return ordinary, self.outliers
 
+    @property
+    def kinds(self) -> tuple[tuple[str, "Quantizer"], ...]:
+        """The quantizers whose own parameters these are, by what stands before their names in paths: not copies."""
+        return (("", self),) if self.outliers is None else (("", self), ("outliers.", self.outliers))
+
     def keep_apart(self, places_P: torch.Tensor) -> "Quantizer":
         """Give the tokens at ``places_P`` parameters of their own, and return their quantizer, which has none yet.
 
@@ -105,9 +111,11 @@ class Quantizer(nn.Module):
         if self.axis in (0, tokens.AXIS) or self._size:
             raise CalibrationError(f"{self._where}: only an activation's tokens with common scales are kept apart")
         places = places_P.detach().to(self.device, torch.int64)
-        if places.ndim != 1 or not len(places) or len(places.unique()) != len(places) or bool((places < 0).any()):
+        listed = places.ndim == 1 and len(places) > 0 and torch.equal(places.to(places_P), places_P.to(places.device))
+        if not listed or len(places.unique()) != len(places) or bool((places < 0).any()):
             raise CalibrationError(f"{self._where}: places of tokens are {places_P.tolist()}; give each once, from 0")
         self.places_P, self.outliers = places, Quantizer(self.format, self.axis).to(self.device)
+        self._last_place = int(places.max())
         self.outliers.site = self.site
         return self.outliers
 
@@ -177,11 +185,19 @@ class Quantizer(nn.Module):
         return {**found, **own, tokens.PLACES: self.places_P.clone()}
 
     def set_parameters(self, **tensors: torch.Tensor) -> None:
-        """Set all parameters, at their shapes, in place where these stay; CalibrationError if unusable."""
+        """Set all parameters, at their shapes, in place where these stay; CalibrationError if unusable.
+
+        Those of tokens that are kept apart stay where none are given for them.
+        """
         own = {name.removeprefix(tokens.PREFIX): t for name, t in tensors.items() if name.startswith(tokens.PREFIX)}
         if own:
             tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(tokens.PREFIX)}
-            self.keep_apart(own.pop("tokens", torch.empty(0))).set_parameters(**own)
+            places_P = own.pop(tokens.PLACES.removeprefix(tokens.PREFIX), torch.empty(0, dtype=torch.int64))
+            if any(name.startswith(tokens.PREFIX) for name in own):
+                raise CalibrationError(f"{self._where}: tokens that are kept apart have none kept apart among them")
+            same = self.places_P is not None and torch.equal(self.places_P.cpu(), places_P.cpu())
+            outliers = self.outliers if same and self.outliers is not None else self.keep_apart(places_P)
+            outliers.set_parameters(**own)
         given = self.codec.completed(self.format, tensors)
         for name in given:
             if name not in self.parameter_names:
@@ -227,7 +243,7 @@ class Quantizer(nn.Module):
         """Return ``y`` with what the outliers' quantizer makes of their tokens of ``x``."""
         if self.outliers is None or self.places_P is None:
             return y
-        if x.ndim < 2 or int(self.places_P.max()) >= x.shape[tokens.AXIS]:
+        if x.ndim < 2 or self._last_place >= x.shape[tokens.AXIS]:
             raise CalibrationError(
                 f"{self._where}: tokens {self.places_P.tolist()} have ranges of their own, and a tensor of shape "
                 f"{tuple(x.shape)} has not so many"

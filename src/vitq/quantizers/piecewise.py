@@ -68,6 +68,11 @@ class Piecewise(Codec):
         """Return the first and the last value."""
         return -p["zero_point"] * p["scale"], (steps(format.bits) - p["zero_point"]) * p["scale"]
 
+    def resolution(self, x: torch.Tensor, qmax: int, p: Parameters) -> torch.Tensor:
+        """Return the fine step up to the knee, the coarse one beyond."""
+        knee = (qmax // 2 - p["zero_point"].round()) * p["scale"]
+        return torch.where(x > knee, RATIO * p["scale"], p["scale"])
+
     def integer_view(self, format: Format, p: Parameters) -> IntegerView | None:
         """Return codes with four steps for each code above the knee: 8 bits hold them up to six bits."""
         knee, kind = format.qmax // 2, carrier(steps(format.bits))

@@ -69,6 +69,11 @@ class Twin(Codec):
         low, _, top = self.limits(format.qmax, p)
         return low * p["scale"], top * p["scale"]
 
+    def resolution(self, x: Tensor, qmax: int, p: Parameters) -> Tensor:
+        """Return the step of fine values up to the largest of them, that of coarse ones beyond."""
+        knee = self.limits(qmax, p)[1].clamp(min=0)
+        return torch.where(x > knee * p["scale"], p["scale"] * p["ratio"], p["scale"])
+
     def integer_view(self, format: Format, p: Parameters) -> IntegerView | None:
         """Return whole steps of the scale, counted from the lowest value."""
         (low, _, top), unit = self.limits(format.qmax, p), {**p, "scale": torch.ones_like(p["scale"])}

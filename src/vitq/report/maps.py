@@ -6,6 +6,7 @@ from math import log10
 
 from vitq.artifact.artifact import Artifact
 from vitq.evidence import SiteError
+from vitq.evidence.sites import tokens_apart
 from vitq.quantizers import Quantizer
 from vitq.report.heat import heat_rows
 from vitq.report.units import number
@@ -75,7 +76,7 @@ def error_map(sites: tuple[SiteError, ...]) -> tuple[Row, ...]:
 
 def _format(quantizer: Quantizer) -> str:
     form = quantizer.format
-    return f"{form.name}{' symmetric' if form.symmetric else ''} per {form.granularity}"
+    return f"{form.name}{' symmetric' if form.symmetric else ''} per {form.granularity}{tokens_apart(quantizer)}"
 
 
 def _short(value: float) -> str:

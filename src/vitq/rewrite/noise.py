@@ -89,7 +89,7 @@ class AddNoise(Step):
         """Return amplitude and noise by name, where one helps."""
         chosen, plan = dict[str, tuple[float, torch.Tensor]](), Plan(run)
         names = {_consumers(target): name for name, target in inputs.items()}
-        for consumers, seen in watch(run, plan, names, self.images):
+        for consumers, seen in watch(run, plan, names, self.images, ordinary=True):
             name = names[consumers]
             draw = torch.rand(consumers[0].channels, generator=run.generator("noise", name), dtype=torch.float64)
             unit_C = (2 * draw - 1).to(seen.low_C.device) * step_size(seen)

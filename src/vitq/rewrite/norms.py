@@ -9,7 +9,9 @@ import torch
 from vitq.activations import sites_by_segment, walk
 from vitq.errors import GraphError
 from vitq.graph import Graph, Site
+from vitq.graph.ops import CONV, is_op
 from vitq.graph.queries import AffineNorm, Consumer, Refused, affine_norms
+from vitq.quantizers.tokens import others
 from vitq.rewrite.affine import transform
 from vitq.rewrite.operands import Layer, Plan, layer
 
@@ -97,9 +99,12 @@ def apply_to_norms(run: "Run", step: str, images: int, choose: Callable[[AffineN
 
 
 def watch(
-    run: "Run", plan: Plan, readers: Iterable[tuple[Consumer, ...]], images: int
+    run: "Run", plan: Plan, readers: Iterable[tuple[Consumer, ...]], images: int, *, ordinary: bool = False
 ) -> Iterator[tuple[tuple[Consumer, ...], Seen]]:
-    """Yield every group of consumers of one tensor with what they read on the first ``images`` calibration images."""
+    """Yield every group of consumers of one tensor with what they read on the first ``images`` calibration images.
+
+    ``ordinary`` leaves out the tokens that the steps ahead give parameters of their own.
+    """
     graph = run.student
     names = {consumers: [_site(graph, consumer).name for consumer in consumers] for consumers in readers}
     tapped = {name for group in names.values() for name in group}
@@ -107,7 +112,18 @@ def watch(
     for _, tensors in walk(graph, run.images_NCHW[:images], segments, run.device):
         for consumers, own in names.items():
             if all(name in tensors for name in own):
-                yield consumers, _seen(graph, plan, consumers, [tensors[name] for name in own])
+                seen = [tensors[name] for name in own]
+                if ordinary:
+                    seen = [_ordinary(run, plan, *each) for each in zip(consumers, seen, strict=True)]
+                yield consumers, _seen(graph, plan, consumers, seen)
+
+
+def _ordinary(run: "Run", plan: Plan, consumer: Consumer, x: torch.Tensor) -> torch.Tensor:
+    operand = plan.activation(consumer.source.name)
+    if operand is None or is_op(consumer.op, CONV):
+        return x
+    places = run.apart_ahead(_site(run.student, consumer), x, operand.axis)
+    return others(x, torch.tensor(places, device=x.device)) if places else x
 
 
 def _site(graph: Graph, consumer: Consumer) -> Site:

@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import takewhile
 
+import torch
+
 from vitq.artifact.tensors import freeze_weights
 from vitq.bits import FLOATING_POINT, Bits
 from vitq.errors import RecipeError
-from vitq.graph import Graph
+from vitq.graph import Graph, Site
 from vitq.quantizers import Quantizer
 from vitq.run.placed import Placed, joined
 from vitq.run.run import Run
@@ -38,6 +40,7 @@ def apply_steps(run: Run, steps: Sequence[Step]) -> None:
     for number, step in enumerate(steps):
         run.stage = f"{number:02d}-{step.step_name}"
         run.placed_ahead = partial(_placed_by, run, steps[number + 1 :])
+        run.apart_ahead = partial(_apart_by, steps[number + 1 :])
         run.before = tuple(steps[:number])
         run.rehearse = partial(_rehearse, steps[number + 1 :])
         run.events.log("step", name=step.step_name, number=number)
@@ -61,6 +64,11 @@ def preview(run: Run, steps: Sequence[Step]) -> dict[str, Placed]:
 def _placed_by(run: Run, steps: Sequence[Step]) -> dict[str, Placed]:
     """Return what ``steps`` will put on the student's sites as they are now; of two for one site the later one."""
     return {site: placed for step in steps for site, placed in step.preview(run.student, run.bits).items()}
+
+
+def _apart_by(steps: Sequence[Step], site: Site, x: torch.Tensor, axis: int | None) -> tuple[int, ...]:
+    """Return the tokens that the first of ``steps`` that does so keeps apart."""
+    return next((found for step in steps if (found := step.apart(site, x, axis))), ())
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from vitq.bits import Bits
-from vitq.graph import Graph
+from vitq.graph import Graph, Site
 from vitq.run.checkpoints import Checkpoints
 from vitq.run.events import Events
 from vitq.run.placed import Placed
@@ -36,6 +36,8 @@ class Run:
     """Name of the step at work, unique within the run: the prefix of its checkpoints."""
     placed_ahead: Callable[[], Mapping[str, Placed]] = dict
     """Return what the steps behind the one at work will put on the student's sites, as far as they say."""
+    apart_ahead: Callable[[Site, torch.Tensor, int | None], tuple[int, ...]] = lambda *_: ()
+    """Return the tokens of a site's values that the steps behind the one at work give parameters of their own."""
     before: tuple[Any, ...] = ()
     """The steps that were applied before the one at work."""
     rehearse: Callable[["Run"], None] = lambda _: None

@@ -20,8 +20,10 @@ from vitq.registry import Registry
 from vitq.run.limits import check_plain
 
 if TYPE_CHECKING:
+    import torch
+
     from vitq.bits import Bits
-    from vitq.graph import Graph
+    from vitq.graph import Graph, Site
     from vitq.run.placed import Placed
     from vitq.run.run import Run
 
@@ -68,7 +70,7 @@ class Step(OptionGroup, ABC):
     """One step of a recipe: its options, and ``apply``, which changes a run's student graph.
 
     What a step does, others find in ``run.student`` alone; what it has to know of them, ``run`` says (``placed_ahead``,
-    ``rehearse``, ``before``). ``renamed`` maps names that options had before to their
+    ``apart_ahead``, ``rehearse``, ``before``). ``renamed`` maps names that options had before to their
     dotted names of today, for the error that an unknown key gives.
     """
 
@@ -85,6 +87,13 @@ class Step(OptionGroup, ABC):
         RecipeError where an option names what is not there.
         """
         return {}
+
+    def apart(self, site: "Site", x: "torch.Tensor", axis: int | None) -> tuple[int, ...]:
+        """Return the places of the tokens of a site's values x that the step gives parameters of their own.
+
+        ``axis``: that of the site's quantizer. By default there are none.
+        """
+        return ()
 
     @abstractmethod
     def apply(self, run: "Run") -> None:

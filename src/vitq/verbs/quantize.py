@@ -18,6 +18,7 @@ from vitq.artifact.metrics import RunMetrics
 from vitq.artifact.origin import describe_run
 from vitq.bits import MIXED, Bits, BitTable
 from vitq.calibrate import scope_rows
+from vitq.calibrate.outliers import still_true
 from vitq.devices import choose_device, peak_memory
 from vitq.errors import ArgumentError, VitqError
 from vitq.evaluation import OF_OUTPUTS, Evaluator, Forward, Metrics
@@ -203,7 +204,7 @@ def _metrics(run: Run, floating: Metrics, evaluator: Evaluator, began: float, st
     return RunMetrics(
         **{f"fp_{key}": value for key, value in asdict(floating).items() if key not in OF_OUTPUTS},
         **asdict(score),
-        outliers=tuple(run.outliers) or None,
+        outliers=still_true(run.student, run.outliers) or None,
         segment_errors=errors,
         mean_segment_error=sum(errors.values()) / len(errors),
         fp_size_bytes=sum(t.nbytes for t in run.teacher.module.state_dict().values()),

@@ -88,7 +88,7 @@ def refusal(quantizer: Quantizer, is_weight: bool) -> str:
         return f"format '{name}' has no lowering"
     lowering = LOWERINGS[name]
     if not is_weight:
-        return lowering.refuses(quantizer)
+        return next((reason for part in quantizer.parts if (reason := lowering.refuses(part))), "")
     if lowering.weight is None:
         return f"weights of format '{name}' have no integer codes of one scale"
     return lowering.weight.refuses(quantizer)

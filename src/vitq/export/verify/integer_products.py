@@ -81,7 +81,7 @@ def _floating(graph: Graph, weights: Mapping[str, Quantizer]) -> tuple[str, ...]
     """
     activations = [q for q in graph.quantizers.values() if isinstance(q, Quantizer)]
     found = Counter(f"weights of {w.format}" for w in weights.values() if w.integer_view() is None)
-    found.update(f"activations of {q.format}" for q in activations if q.too_wide)
+    found.update(f"activations of {q.format}" for q in activations if any(part.too_wide for part in q.parts))
     return tuple(
         f"{count} {what} are multiplied in floating point, for no int8 kernel takes them"
         for what, count in found.items()

@@ -108,12 +108,13 @@ def _parameters(
     variables: Variables, target: str, quantizer: Quantizer, scale_rate: float | None, code_rate: float | None
 ) -> None:
     """Those of a quantizer that its codec lets be learnt; a symmetric format's zero points are fixed."""
-    for parameter in quantizer.codec.parameters:
-        path, tensor = f"{target}.{parameter.name}", quantizer.get_parameter(parameter.name)
-        if parameter.learnt == "scale" and scale_rate is not None:
-            _add_scaled(variables, path, tensor, scale_rate, tensor.detach().clone(), LEAST_SCALE)
-        elif parameter.learnt == "codes" and not quantizer.format.symmetric:
-            _add(variables, path, tensor, code_rate)
+    for prefix, own in quantizer.kinds:
+        for parameter in quantizer.codec.parameters:
+            path, tensor = f"{target}.{prefix}{parameter.name}", own.get_parameter(parameter.name)
+            if parameter.learnt == "scale" and scale_rate is not None:
+                _add_scaled(variables, path, tensor, scale_rate, tensor.detach().clone(), LEAST_SCALE)
+            elif parameter.learnt == "codes" and not quantizer.format.symmetric:
+                _add(variables, path, tensor, code_rate)
 
 
 def _add_scaled(
