@@ -256,6 +256,14 @@ def test_rolls_back_what_gets_worse(make_run: Callable[..., Run]) -> None:
     assert {w.name for w in run.events.warnings} >= {"rolled-back"}
 
 
+def test_the_first_images_take_part_where_so_many_are_asked_for(make_run: Callable[..., Run]) -> None:
+    few, cut = make_run("vit"), make_run("vit")
+    Reconstruct.model_validate({**QUICK, "images": 24}).apply(few)
+    cut.images_NCHW = cut.images_NCHW[:24]
+    Reconstruct.model_validate(QUICK).apply(cut)
+    assert same(state(few), state(cut)) and len(few.images_NCHW) > 24
+
+
 def test_unknown_schedule_and_variable_name_the_choices() -> None:
     with pytest.raises(ValueError, match="schedule 'blok' does not exist; did you mean 'block'"):
         Reconstruct.model_validate({**QUICK, "schedule": ["blok"]})
@@ -265,7 +273,7 @@ def test_unknown_schedule_and_variable_name_the_choices() -> None:
 
 def test_options_of_their_own_are_written_out_only_where_they_are_used() -> None:
     plain = Reconstruct().model_dump(mode="json", by_alias=True)
-    assert "views" not in plain and "by" not in plain["evaluation"]
+    assert not {"views", "images"} & plain.keys() and "by" not in plain["evaluation"]
     assert not {"ranking", "balance", "extra"} & plain["objective"].keys()
     own = {"views": {"flip": 0.5}, "evaluation": {"by": "end"}, "objective": {"ranking": 0.1, "balance": "gradient"}}
     step = Reconstruct.model_validate(own)

@@ -24,11 +24,12 @@ class Options(Step):
     ``learn`` maps what is learnt to its Adam rate: ``weights`` (straight-through; in steps of their channel),
     ``rounding`` (AdaRound's V), ``weight_scales``, ``activation_scales`` (relative), ``zero_points`` (codes),
     ``biases``, ``norms``. With ``equal_total_steps``, ``steps`` are those of a block, and every level or slicing takes
-    as many in total; else of any segment. The groups are described by their classes. ``views`` is written out only
-    where views are drawn.
+    as many in total; else of any segment. ``images`` is how many calibration images take part, held out ones included; by
+    default all. The groups are described by their classes. ``views`` and ``images`` are written out only where they
+    differ from their defaults.
     """
 
-    unwritten: ClassVar = ("views",)
+    unwritten: ClassVar = ("views", "images")
     renamed: ClassVar[Mapping[str, str]] = {
         "even": "equal_total_steps",
         "weigh": "objective.curvature",
@@ -46,6 +47,7 @@ class Options(Step):
     steps: int = Field(500, ge=0)
     equal_total_steps: bool = False
     batch: int = Field(32, ge=1)
+    images: int | None = Field(None, ge=2)
     learn: dict[Learnable, Rate] = Field({"weights": 0.03, "activation_scales": 0.03})
     objective: Objective = Objective()
     noise: Noise = Noise()

@@ -1,8 +1,11 @@
 """The recipe step that reconstructs the student, segment by segment."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from vitq.reconstruct.options import Options
 from vitq.reconstruct.slicing.choose import Choice, Choose, choose
-from vitq.reconstruct.slicing.schedule import plan
+from vitq.reconstruct.slicing.schedule import Piece, plan
 from vitq.reconstruct.slicing.slicings import Slicing
 from vitq.reconstruct.sweep import sweep
 from vitq.run.run import Run
@@ -18,7 +21,7 @@ class Reconstruct(Options):
     def apply(self, run: Run) -> None:
         """Reconstruct every segment of the schedule, or of the slicing that is chosen."""
         if self.choose is None:
-            sweep(run, self, plan(run.student, self.schedule, self.order))
+            self._sweep(run, plan(run.student, self.schedule, self.order))
         else:
             self._sliced(run, self.choice(run).best, self.steps)
 
@@ -28,4 +31,7 @@ class Reconstruct(Options):
         return choose(run, options, lambda copy, slicing: self._sliced(copy, slicing, options.steps))
 
     def _sliced(self, run: Run, slicing: Slicing, steps: int) -> None:
-        sweep(run, self.model_copy(update={"steps": steps}), slicing.pieces)
+        self.model_copy(update={"steps": steps})._sweep(run, slicing.pieces)
+
+    def _sweep(self, run: Run, pieces: Sequence[Piece]) -> None:
+        sweep(replace(run, images_NCHW=run.images_NCHW[: self.images]), self, pieces)
