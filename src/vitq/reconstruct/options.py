@@ -24,7 +24,7 @@ class Options(Step):
     ``learn`` maps what is learnt to its Adam rate: ``weights`` (straight-through; in steps of their channel),
     ``rounding`` (AdaRound's V), ``weight_scales``, ``activation_scales`` (relative), ``zero_points`` (codes),
     ``biases``, ``norms``. With ``equal_total_steps``, ``steps`` are those of a block, and every level or slicing takes
-    as many in total; else of any segment. ``images`` is how many calibration images take part, held out ones included; by
+    as many in total; else of any segment. ``images`` is how many calibration images take part, with those held out; by
     default all. The groups are described by their classes. ``views`` and ``images`` are written out only where they
     differ from their defaults.
     """
