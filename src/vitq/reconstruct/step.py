@@ -34,4 +34,6 @@ class Reconstruct(Options):
         self.model_copy(update={"steps": steps})._sweep(run, slicing.pieces)
 
     def _sweep(self, run: Run, pieces: Sequence[Piece]) -> None:
-        sweep(replace(run, images_NCHW=run.images_NCHW[: self.images]), self, pieces)
+        if self.images is not None:
+            run = replace(run, images_NCHW=run.images_NCHW[: self.images])
+        sweep(run, self, pieces)
