@@ -1,9 +1,7 @@
-"""Large data sets: parquet files of Hugging Face, shards of webdataset, and worker processes that decode them."""
+"""Large data sets: parquet files of Hugging Face, and shards of webdataset."""
 
 import io
 import json
-import os
-import signal
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vitq.data import draw_calibration, load_batches, load_labelled, open_images, processes
-from vitq.data.processes import CHUNK, decoders
+from vitq.data import draw_calibration, load_batches, load_labelled, open_images
 from vitq.errors import DataError
 from vitq.models import Preprocessing
 
@@ -129,56 +126,3 @@ def test_shards_that_are_none_or_have_words_for_labels_are_told(tmp_path: Path, 
     (tmp_path / "a.parquet").write_bytes(b"")
     with pytest.raises(DataError, match="holds parquet and tar files"):
         open_images(tmp_path / "a")
-
-
-forks = pytest.mark.skipif(not hasattr(os, "fork") or not hasattr(os, "sched_getaffinity"), reason="needs Linux's fork")
-
-
-@forks
-def test_processes_give_what_threads_give_with_the_same_warnings(
-    flat_folder: Path, preprocessing: Preprocessing, warned: Any
-) -> None:
-    (flat_folder / "05.png").write_bytes(b"no image")
-    Image.new("RGBA", (30, 30), (1, 2, 3, 40)).save(flat_folder / "06.png")
-    source = open_images(flat_folder)
-    threads = list(load_batches(source, preprocessing, batch_size=7, warn=warned))
-    told = list(warned)
-    warned.clear()
-    forked = list(load_batches(source, preprocessing, batch_size=7, warn=warned, workers=2))
-    assert CHUNK < 20 and len(threads) == len(forked) == 3
-    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(threads, forked, strict=True))
-    assert warned == told and warned.names == ["unusable-images", "converted-images"]
-
-
-@forks
-def test_ended_children_are_nobodys_business_behind_the_processes(
-    flat_folder: Path, preprocessing: Preprocessing
-) -> None:
-    before = signal.getsignal(signal.SIGCHLD)
-    list(load_batches(open_images(flat_folder), preprocessing, workers=1))
-    assert signal.getsignal(signal.SIGCHLD) == before
-
-
-@forks
-def test_a_process_that_dies_is_told(flat_folder: Path, preprocessing: Preprocessing) -> None:
-    own = os.getpid()
-
-    def read() -> Any:
-        os.kill(os.getpid() if os.getpid() != own else 0, signal.SIGKILL)
-
-    from dataclasses import replace
-
-    source = open_images(flat_folder)
-    broken = replace(source, items=(replace(source.items[0], read=read), *source.items[1:]))
-    with pytest.raises(DataError, match=r"a process that decodes images has died or hangs .*workers 0"):
-        list(load_batches(broken, preprocessing, workers=1))
-
-
-@forks
-def test_processes_are_for_many_files_alone(flat_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    items = open_images(flat_folder).items
-    assert decoders(items, None) == 0 and decoders(items, 3) == 3
-    monkeypatch.setattr(processes, "MANY", 10)
-    assert decoders(items, None) >= 1 and decoders(items, 0) == 0
-    pictures = open_images([Image.new("RGB", (9, 9))] * 20).items
-    assert decoders(pictures, None) == decoders(pictures, 2) == 0

@@ -31,14 +31,14 @@ def decoders(items: Sequence[ImageItem], wanted: int | None) -> int:
     """Return how many processes decode ``items``, 0 for threads of this one; ``wanted`` None leaves it open.
 
     Only what reads files can be read elsewhere, and only where a process can be forked: others would run the caller's
-    script again.
+    script again. Nobody who leaves it open gets a fork of a process that has loaded OpenVINO, which has crashed.
     """
     able = sys.platform.startswith("linux") and "fork" in multiprocessing.get_all_start_methods()
     if not able or not all(item.decodes for item in items):
         return 0
     if wanted is not None:
         return wanted
-    return 0 if len(items) < MANY else min(MOST, len(os.sched_getaffinity(0)))
+    return 0 if len(items) < MANY or "openvino" in sys.modules else min(MOST, len(os.sched_getaffinity(0)))
 
 
 @dataclass
