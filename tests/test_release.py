@@ -1,8 +1,7 @@
 """What is released: every requirement has a lower bound, and the extras are all in ``all``."""
 
-import importlib.util
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,12 +13,8 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def release() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("release", ROOT / "scripts" / "release.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def release(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("release")
 
 
 def test_every_requirement_of_all_extras_has_a_lower_bound(release: ModuleType) -> None:

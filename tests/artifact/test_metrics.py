@@ -1,8 +1,8 @@
 """``RunMetrics`` is the schema of ``metrics.json``: typed, frozen, documented, and the same bytes for the same run."""
 
 import dataclasses
-import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,8 +18,6 @@ from vitq.artifact.files import digest, to_json_bytes
 from vitq.artifact.metrics import COSTS, LEFT_OUT, RunMetrics
 from vitq.artifact.sealing import SEALED, make_seal
 from vitq.errors import ArtifactError
-
-ROOT = Path(__file__).parents[2]
 
 
 def change(folder: Path, values: dict[str, Any]) -> None:
@@ -102,17 +100,9 @@ def test_metrics_and_artifacts_are_not_changed_but_replaced(small_artifact: Path
     assert model.metrics.images == 1 and model.graph is artifact.graph and model.config is artifact.config
 
 
-def test_the_documentation_has_the_table_of_the_code() -> None:
+def test_the_documentation_has_the_table_of_the_code(script: Callable[[str], ModuleType]) -> None:
     document = script("document")
     page = document.PAGE.read_text(encoding="utf-8")
     assert page == document.with_table(page), "run: PYTHONPATH=src python scripts/document.py"
     for name, field in RunMetrics.model_fields.items():
         assert field.description and f"| `{name}`" in page
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

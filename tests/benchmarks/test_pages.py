@@ -3,8 +3,7 @@
 import json
 import re
 import shutil
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -20,21 +19,9 @@ TELLS_APART = (
 
 
 @pytest.fixture
-def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Make the scripts importable; what a page prints may need the packages of export."""
-    pytest.importorskip("onnx")
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(str(BENCHMARKS)):
-            del sys.modules[name]
-
-
-@pytest.fixture
-def pages(scripts: None) -> ModuleType:
-    import pages
-
-    return pages
+def pages(benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    pytest.importorskip("onnx")  # what a page prints may need the packages of export
+    return benchmark("pages")
 
 
 @pytest.mark.parametrize("path", [BENCHMARKS.parent / "README.md", *CLAIMS], ids=lambda path: path.stem)
@@ -64,7 +51,7 @@ def test_an_old_figure_is_told_and_not_drawn_by_a_check(pages: ModuleType, tmp_p
 
 
 def test_a_chart_is_drawn_once_for_the_same_numbers(
-    scripts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pages: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import chart as charts
     from chart import Chart, Series, is_drawn, keep
@@ -100,7 +87,7 @@ def test_a_row_can_be_told_from_all_others_of_its_file(path: Path) -> None:
     assert all(isinstance(row["seed"], int) for row in rows)
 
 
-def test_a_new_row_says_when_where_and_with_what_it_was_made(scripts: None, tmp_path: Path) -> None:
+def test_a_new_row_says_when_where_and_with_what_it_was_made(pages: ModuleType, tmp_path: Path) -> None:
     from command import append, rows
 
     append(tmp_path / "rows.jsonl", {"model": "a", "machine": "mine"})

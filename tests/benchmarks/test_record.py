@@ -2,8 +2,7 @@
 
 import argparse
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -17,18 +16,10 @@ from vitq.rewrite import Rotate
 from vitq.run.run import Run
 from vitq.run.step import Step
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def record(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import record
-
-    yield record
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(str(BENCHMARKS)):
-            del sys.modules[name]
+def record(benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark("record")
 
 
 def test_every_variant_is_a_list_of_steps(record: ModuleType) -> None:

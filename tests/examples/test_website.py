@@ -1,9 +1,9 @@
 """The pages that scripts/website.py makes for the site: of recipes and of the API."""
 
-import importlib.util
 import inspect
 import re
 import tomllib
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -21,12 +21,8 @@ INSIDE = {"Graph", "Quantizer"}
 
 
 @pytest.fixture(scope="module")
-def website() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("website", ROOT / "scripts" / "website.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def website(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("website")
 
 
 def anchors(website: ModuleType, text: str) -> set[str]:

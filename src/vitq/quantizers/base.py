@@ -9,6 +9,7 @@ from vitq.errors import CalibrationError, RecipeError, did_you_mean
 from vitq.quantizers import tokens
 from vitq.quantizers.codec import Codec, IntegerView, Parameter
 from vitq.quantizers.drop import DropMask
+from vitq.quantizers.fitting import fitting
 from vitq.quantizers.format import Format, Granularity
 from vitq.quantizers.granularity import group_shape, parameter_shape
 from vitq.quantizers.registry import FORMATS
@@ -74,8 +75,7 @@ class Quantizer(nn.Module):
 
     def whole_steps(self) -> IntegerView | None:
         """Return x̂ as scales times whole numbers of any width, which the reference executor multiplies, or None."""
-        whole = self.calibrated and not self._size and self.outliers is None
-        return self.codec.whole_steps(self.format, self.arguments()) if whole else None
+        return self.codec.whole_steps(self.format, self.arguments()) if self._has_one_sum else None
 
     @property
     def too_wide(self) -> bool:
@@ -110,9 +110,8 @@ class Quantizer(nn.Module):
         """
         if self.axis in (0, tokens.AXIS) or self._size:
             raise CalibrationError(f"{self._where}: only an activation's tokens with common scales are kept apart")
-        places = places_P.detach().to(self.device, torch.int64)
-        listed = places.ndim == 1 and len(places) > 0 and torch.equal(places.to(places_P), places_P.to(places.device))
-        if not listed or len(places.unique()) != len(places) or bool((places < 0).any()):
+        places = tokens.listed(places_P, self.device)
+        if places is None:
             raise CalibrationError(f"{self._where}: places of tokens are {places_P.tolist()}; give each once, from 0")
         self.places_P, self.outliers = places, Quantizer(self.format, self.axis).to(self.device)
         self._last_place = int(places.max())
@@ -189,16 +188,10 @@ class Quantizer(nn.Module):
 
         Those of tokens that are kept apart stay where none are given for them.
         """
-        own = {name.removeprefix(tokens.PREFIX): t for name, t in tensors.items() if name.startswith(tokens.PREFIX)}
-        if own:
-            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(tokens.PREFIX)}
-            places_P = own.pop(tokens.PLACES.removeprefix(tokens.PREFIX), torch.empty(0, dtype=torch.int64))
-            if any(name.startswith(tokens.PREFIX) for name in own):
-                raise CalibrationError(f"{self._where}: tokens that are kept apart have none kept apart among them")
-            same = self.places_P is not None and torch.equal(self.places_P.cpu(), places_P.cpu())
-            outliers = self.outliers if same and self.outliers is not None else self.keep_apart(places_P)
-            outliers.set_parameters(**own)
-        given = self.codec.completed(self.format, tensors)
+        own, apart, places_P = tokens.split(tensors)
+        if len(own) < len(tensors):
+            self._set_apart(places_P, apart)
+        given = self.codec.completed(self.format, own)
         for name in given:
             if name not in self.parameter_names:
                 hint = did_you_mean(name, self.parameter_names)
@@ -208,7 +201,8 @@ class Quantizer(nn.Module):
                 names = ", ".join(self.parameter_names)
                 raise CalibrationError(f"{self._where}: parameter '{name}' is missing; set {names}")
         values = {
-            parameter.name: self._checked(parameter, given[parameter.name]) for parameter in self.codec.parameters
+            p.name: fitting(given[p.name].detach().to(self.device), p, self.format, self.axis, self._where)
+            for p in self.codec.parameters
         }
         spread = [p for p in self.codec.parameters if not p.shared]
         if len({values[p.name].shape[: values[p.name].ndim - len(p.own(self.format.bits))] for p in spread}) > 1:
@@ -221,6 +215,13 @@ class Quantizer(nn.Module):
                     old.copy_(value)
             else:
                 setattr(self, name, nn.Parameter(value, requires_grad=old.requires_grad))
+
+    def _set_apart(self, places_P: torch.Tensor, parameters: dict[str, torch.Tensor]) -> None:
+        if any(name.startswith(tokens.PREFIX) for name in parameters):
+            raise CalibrationError(f"{self._where}: tokens that are kept apart have none kept apart among them")
+        same = self.places_P is not None and torch.equal(self.places_P.cpu(), places_P.cpu())
+        outliers = self.outliers if same and self.outliers is not None else self.keep_apart(places_P)
+        outliers.set_parameters(**parameters)
 
     def shape_of(self, parameter: Parameter, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape that a parameter has for a tensor of ``shape``."""
@@ -251,8 +252,12 @@ class Quantizer(nn.Module):
         return tokens.put(y, self.places_P, of(self.outliers, tokens.picked(x, self.places_P)))
 
     def _integer_view(self) -> IntegerView | None:
-        whole = self.calibrated and not self._size and self.outliers is None
-        return self.codec.integer_view(self.format, self.arguments()) if whole else None
+        return self.codec.integer_view(self.format, self.arguments()) if self._has_one_sum else None
+
+    @property
+    def _has_one_sum(self) -> bool:
+        """Whether a product with x̂ is one sum of whole numbers: groups and two kinds of tokens make several."""
+        return self.calibrated and not self._size and self.outliers is None
 
     @property
     def _first(self) -> nn.Parameter:
@@ -282,28 +287,6 @@ class Quantizer(nn.Module):
                     f"{self._where}: {parameter.name} of shape {tuple(found)} for a weight of shape "
                     f"{tuple(x.shape)}; set it as {self.shape_of(parameter, tuple(x.shape))}"
                 )
-
-    def _checked(self, parameter: Parameter, tensor: torch.Tensor) -> torch.Tensor:
-        value = tensor.detach().to(device=self.device, dtype=torch.float32).clone()
-        name, own = parameter.name, parameter.own(self.format.bits)
-        if (self.axis is None or parameter.shared) and not own and value.numel() == 1:
-            value = value.reshape(())
-        base = value.shape[: value.ndim - len(own)]
-        axis = None if parameter.shared else self.axis
-        grouped = axis == 0 and bool(self._size)
-        dims = 3 if grouped else 0 if axis is None else -axis if axis < 0 else len(base)
-        fits = len(base) == dims and all(size == 1 for size in base[2 if grouped else 1 :]) and value.numel() > 0
-        if not fits or tuple(value.shape[len(base) :]) != own or (axis is not None and not base):
-            shape, ending = tuple(tensor.shape), f" and end in {own}" if own else ""
-            raise CalibrationError(
-                f"{self._where}: {name} of shape {shape} does not broadcast along axis {self.axis}{ending}"
-            )
-        if not bool(torch.isfinite(value).all()) or (parameter.positive and bool((value <= 0).any())):
-            wanted = "finite and positive" if parameter.positive else "finite"
-            raise CalibrationError(
-                f"{self._where}: {name} is not {wanted}; look for NaN or a dead tensor in calibration"
-            )
-        return value
 
 
 def make_quantizer(format: Format, axis: int | None = None) -> Quantizer:

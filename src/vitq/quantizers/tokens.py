@@ -5,6 +5,8 @@ of both kinds stay whole steps of one scale each, and what multiplies them can d
 vitq; that few tokens and channels hold massive values is Sun et al., COLM 2024, arXiv 2402.17762.
 """
 
+from collections.abc import Mapping
+
 import torch
 
 AXIS = -2
@@ -13,6 +15,22 @@ AXIS = -2
 PREFIX = "outlier_"
 PLACES = f"{PREFIX}tokens"
 """Name under which the places are kept, beside the parameters with the prefix."""
+
+
+def listed(places_P: torch.Tensor, device: torch.device) -> torch.Tensor | None:
+    """Return the places of tokens as whole numbers on ``device``; None for what is no list of different ones from 0."""
+    places = places_P.detach().to(device, torch.int64)
+    whole = places.ndim == 1 and len(places) > 0 and torch.equal(places.to(places_P), places_P.to(places.device))
+    return places if whole and len(places.unique()) == len(places) and bool((places >= 0).all()) else None
+
+
+def split(
+    tensors: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]:
+    """Return the parameters of ordinary tokens, those of tokens kept apart, and the places of these."""
+    ordinary = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
+    apart = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name not in ordinary}
+    return ordinary, apart, apart.pop(PLACES.removeprefix(PREFIX), torch.empty(0, dtype=torch.int64))
 
 
 def picked(x: torch.Tensor, places_P: torch.Tensor) -> torch.Tensor:
