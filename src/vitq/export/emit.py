@@ -10,6 +10,7 @@ from torch import fx
 
 from vitq.errors import ExportError
 from vitq.export.operators import TRANSLATIONS
+from vitq.export.program import program
 from vitq.graph.outputs import TAKEN, returned
 
 INPUT = TAKEN
@@ -33,9 +34,8 @@ def to_onnx(
     batch = torch.export.Dim("batch", min=1, max=4096)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            tapped,
-            (example_BCHW,),
+        written = torch.onnx.export(
+            program(tapped, example_BCHW, batch),
             dynamo=True,
             opset_version=opset,
             custom_translation_table=TRANSLATIONS,
@@ -45,8 +45,8 @@ def to_onnx(
             optimize=True,
             verbose=False,
         )
-    assert program is not None
-    model = program.model
+    assert written is not None
+    model = written.model
     del model.graph.outputs[len(outputs) :]
     for name, bits in weight_codes.items():
         if bits <= 4 and (name in model.graph.initializers or name not in folding):
