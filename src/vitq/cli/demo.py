@@ -12,7 +12,7 @@ from vitq.cli.options import AsJson, Quiet, Seed
 RECIPES = ("rtn", "mgrq")
 BITS = "w2a2"
 IMAGES = 512
-STEPS = {"reconstruct.steps": 60}
+STEPS = {"reconstruct.steps": 30}
 """Enough for a model this small, and quick."""
 
 
