@@ -9,6 +9,7 @@ from torch import fx, nn
 
 from vitq.errors import GraphError, did_you_mean
 from vitq.graph.attention import open_attention
+from vitq.graph.batch_norms import fold_batch_norms
 from vitq.graph.capture import capture as capture_module
 from vitq.graph.edit import (
     finish,
@@ -174,9 +175,9 @@ class Graph:
 
 
 def capture(model: nn.Module, example_BCHW: torch.Tensor) -> Graph:
-    """Capture ``model`` with a dynamic batch, open its fused products, deepen its masks; the model is not changed.
+    """Capture ``model`` with a dynamic batch, open its fused products, deepen its masks, fold its batch norms.
 
-    Raises ModelError where ``torch.export`` refuses the model, or an artifact could not hold it.
+    The model is not changed. Raises ModelError where ``torch.export`` refuses it, or an artifact could not hold it.
     """
     return Graph(opened(model, example_BCHW))
 
@@ -187,5 +188,6 @@ def opened(model: nn.Module, example_BCHW: torch.Tensor) -> fx.GraphModule:
     open_attention(module)
     open_products(module)
     deepen_masks(module)
+    fold_batch_norms(module)
     require_savable(module)
     return module

@@ -31,14 +31,15 @@ whole model; with the norm's output asked for too it gave the right ones.
 
 @dataclass(frozen=True)
 class SegmentProof:
-    """One block: ``flipped``, the share of its codes that differ; ``error``, the largest relative error of its end and
-    of what the model returns from inside it.
+    """One block: ``flipped``, the share of its codes that differ, of which ``moved`` is what rounded biases may move;
+    ``error``, the largest relative error of its end and of what the model returns from inside it.
     """
 
     name: str
     sites: int
     flipped: float
     error: float
+    moved: float = 0.0
 
 
 def tensor_names(graph: Graph) -> dict[str, str]:
@@ -71,9 +72,14 @@ def quantized_nodes(graph: Graph) -> dict[str, str]:
 
 @torch.no_grad()
 def prove(
-    content: Content, graph: Graph, images_NCHW: torch.Tensor, make: MakeSession, events: Events
+    content: Content,
+    graph: Graph,
+    images_NCHW: torch.Tensor,
+    make: MakeSession,
+    events: Events,
+    moved: Mapping[str, float],
 ) -> tuple[SegmentProof, ...]:
-    """Compare every block of the file with ``graph`` on ``images_NCHW``."""
+    """Compare every block of the file with ``graph`` on ``images_NCHW``; ``moved`` is of ``moved_by_biases``."""
     pieces = pieces_of(content, make)
     outputs = {node: name for name, node in graph.outputs.items()}
     names = {**tensor_names(graph), **outputs, graph.cuts[0]: INPUT}
@@ -85,7 +91,8 @@ def prove(
             part = graph.segment(span.start, span.end, graph.sides(span.start, span.end))
             inside = [node.name for node in part.graph.nodes if node.name in quantized]
             given = {INPUT: images_NCHW, names[span.start]: x}  # shapes may follow from the images far behind them
-            proof, x = _prove_block(pieces, graph, span, x, [(node, quantized[node]) for node in inside], names, given)
+            sites = [(node, quantized[node]) for node in inside]
+            proof, x = _prove_block(pieces, graph, span, x, sites, names, given, moved)
             proofs.append(proof)
             task.advance()
     return tuple(proofs)
@@ -99,6 +106,7 @@ def _prove_block(
     sites: Sequence[tuple[str, str]],
     names: Mapping[str, str],
     given: dict[str, torch.Tensor],
+    moved: Mapping[str, float],
 ) -> tuple[SegmentProof, torch.Tensor]:
     raw, sides = [graph.sites[site].node for _, site in sites], graph.sides(span.start, span.end)
     taps = [node for node in dict.fromkeys((*raw, *(node for node, _ in sites), *sides)) if node != span.start]
@@ -106,7 +114,7 @@ def _prove_block(
     output, *tapped = simulated if isinstance(simulated, tuple) else (simulated,)
     values = {**dict(zip(taps, tapped, strict=True)), span.start: x}
     private = {node.name for node in graph.module.graph.nodes if len(node.users) == 1}
-    flipped = total = 0
+    flipped, allowed, total = 0, 0.0, 0
     for (node, site), source in zip(sites, raw, strict=True):
         quantizer, expected = graph.quantizers[site], values[node]
         assert isinstance(quantizer, Quantizer)
@@ -114,10 +122,12 @@ def _prove_block(
         if different > SUSPICIOUS * expected.numel() and names[source] not in given:
             different = _different(quantizer, expected, _computed(pieces, given, site, quantizer, names[source]))
         flipped, total = flipped + different, total + expected.numel()
+        allowed += moved.get(site, 0.0) * expected.numel()
         given |= {names[source]: values[node] if source in private else values[source]}
     values[span.end] = output
     errors = [largest_error(values[node], pieces(given, names[node])[0]) for node in (span.end, *sides)]
-    return SegmentProof(span.name, len(sites), flipped / max(total, 1), max(errors)), output
+    total = max(total, 1)
+    return SegmentProof(span.name, len(sites), flipped / total, max(errors), allowed / total), output
 
 
 def _computed(
