@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from vitq.graph import capture
-from vitq.graph.batch_norms import NORM
+from vitq.graph.functional import NORM
 from vitq.graph.ops import is_op
 
 

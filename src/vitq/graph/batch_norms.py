@@ -7,9 +7,9 @@ import torch
 from torch import fx
 
 from vitq.graph.edit import delete_unused_tensors, finish, insert_constant, replace, replace_tensor
+from vitq.graph.functional import NORM
 from vitq.graph.ops import CONV, LINEAR, VIEW, aten, attribute, is_op, is_transposed, value
 
-NORM = aten._native_batch_norm_legit_no_training.default
 MOVED = VIEW | {aten.reshape.default, aten.flatten.using_ints}
 
 
