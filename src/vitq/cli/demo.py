@@ -31,7 +31,7 @@ def demo(
     from vitq.arguments import PATH, check
     from vitq.demo import digits
 
-    torch.set_num_threads(1)  # a second one saves 6 of 30 s, and costs minutes where another program has the core
+    torch.set_num_threads(1)  # a second one saves a fifth, and costs minutes where another program has the core
     check("out", out, PATH)
     model, calibration, validation = digits()
     results = {}
