@@ -51,7 +51,7 @@ def table(chosen: argparse.Namespace) -> None:
         for row in own:
             if row["solver"] == FLOATING:
                 text = f"{row['sites']} sites by {row['candidates']} candidates in {row['solving']:.0f} CPU seconds"
-                print(f"\n{row['model']}, {name}: floating point {row['top1']:.1f} %; {text}")
+                print(f"\n{model_name(row['model'])}, {name}: floating point {row['top1']:.1f} %; {text}")
         for recipe in setup.recipes:
             mine = [row for row in own if row["recipe"] == recipe]
             averages = sorted({row["average"] for row in mine}, key=lambda text: (len(text) > 3, text), reverse=True)
