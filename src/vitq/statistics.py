@@ -6,7 +6,6 @@ from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, stdtr
 
 LEVEL = 0.05
 """A claim holds where its corrected p is below."""
@@ -51,6 +50,8 @@ def discordance(only_first: int, only_second: int) -> float:
 
     Source: McNemar, Psychometrika 12 (1947); exact by the binomial distribution, for the discordant images are coins.
     """
+    from scipy.special import bdtr  # a quarter of a second, which every verb would pay
+
     total = only_first + only_second
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), total, 0.5))) if total else 1.0
 
@@ -71,6 +72,8 @@ def over_seeds(better: Sequence[float], other: Sequence[float]) -> float | None:
 
     Differences that are all alike leave nothing to test: p is 0 where there is one, 1 where there is none.
     """
+    from scipy.special import stdtr
+
     differences = [a - b for a, b in zip(better, other, strict=True)]
     if len(differences) < 3:
         return None

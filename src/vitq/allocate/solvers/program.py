@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
 
 from vitq.allocate.problem import BIT_OPS, DISTANCE, LIMITS, Choice, Floats, Problem
 from vitq.allocate.solvers.base import Search, register_solver
@@ -63,6 +61,9 @@ class _Rows:
 
 
 def _solve(problem: Problem, slack: float, warn: Callable[[str, str], None]) -> Choice:
+    from scipy.optimize import Bounds, LinearConstraint, milp  # half a second, which every verb would pay
+    from scipy.sparse import coo_array
+
     sites, widths = len(problem.sites), len(problem.bits)
     rows = _Rows(sites * widths)
     for site in range(sites):
