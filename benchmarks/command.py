@@ -6,8 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -53,19 +52,6 @@ def append(path: Path, row: Row) -> None:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps(row) + "\n")
-
-
-def each(cells: Sequence[Row], work: Callable[[Row], object], jobs: int) -> None:
-    """Do ``work`` for every cell, ``jobs`` at a time: a failure is printed, the others go on, the exit code is 1."""
-    failed = 0
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting = {pool.submit(work, cell): cell for cell in cells}
-        for future in as_completed(waiting):
-            if (error := future.exception()) is not None:
-                failed += 1
-                print(f"{waiting[future]} failed: {error}", file=sys.stderr, flush=True)
-    if failed:
-        raise SystemExit(f"{failed} of {len(cells)} cells failed")
 
 
 Verb = Callable[[argparse.Namespace], None]

@@ -1,63 +1,46 @@
-"""Measure recipes on real models: one `vitq quantize` and one `vitq evaluate` per cell, appended to a JSONL file.
+"""Measure recipes on real models by a suite, `vitq compare`, and keep its rows in a JSONL file.
 
-    python benchmarks/mgrq.py run --data ../shared/data --recipes rtn repq --bits w8a8 w6a6
+    python benchmarks/mgrq.py run --data ../shared/data --only 'repq w8a8'
     python benchmarks/mgrq.py table
 
-A cell that is already in the results file is not run again. Every cell is a process of its own, so its peak memory is
-its own. `--tag` names a variant that `--set` makes (the ablation). `--jobs` cells run at a time.
+What the results file has already is kept as it is, and so is what the suite's store has.
 """
 
 import argparse
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import mgrq_tables as tables
 from chart import Chart
-from command import append, each, rows, run_or_table, vitq
+from command import append, rows, run_or_table, vitq
+from grid import NAMES
 
-RESULTS = Path(__file__).parent / "results" / "mgrq.jsonl"
+HERE = Path(__file__).parent
+SUITE, RESULTS = HERE.parent / "suites" / "local.yaml", HERE / "results" / "mgrq.jsonl"
 PEERS, FILES = RESULTS.with_name("peers.jsonl"), RESULTS.with_name("deploy.jsonl")
 VIEWS = {view.__name__: view for view in (tables.recipes, tables.settings)}
-MODELS = ("deit_tiny_patch16_224", "vit_tiny_patch16_224")
 KEYS = ("model", "recipe", "tag", "bits", "budget", "seed")
+KEPT = ("images", "device", "seconds", "peak_memory_bytes", "mean_segment_error", "size_bytes", "fp_size_bytes")
+MODELS = {name: model for model, name in NAMES.items()}
 
 
-def measure(cell: dict[str, Any], data: Path, settings: list[str], device: str) -> dict[str, Any]:
-    """Quantize and evaluate one cell."""
-    source = ["--weights", str(data / "weights" / f"{cell['model']}.safetensors"), "--crop-pct", "0.875"]
-    with tempfile.TemporaryDirectory() as folder:
-        options = [x for s in settings for x in ("--set", s)]
-        run = vitq(
-            *("quantize", cell["model"], *source, "--images", str(data / "imagenet-calibration")),
-            *("--recipe", cell["recipe"], "--bits", cell["bits"], "--budget", cell["budget"], "--device", device),
-            *("--seed", str(cell["seed"]), "--out", f"{folder}/run", *options),
-        )
-        score = vitq("evaluate", f"{folder}/run", "--images", str(data / "imagenet-validation"), "--device", device)
-    kept = ("seconds", "peak_memory_bytes", "mean_segment_error", "size_bytes", "fp_size_bytes")
-    scores = {"top1": score["top1"], "images": score["images"], "device": device}
-    return {**cell, "settings": settings, **scores, **{k: run[k] for k in kept}}
+def row_of(cell: dict[str, Any]) -> dict[str, Any]:
+    """Return a cell of the suite as a row; its recipe "mgrq, 100 steps" is recipe ``mgrq`` with tag 100."""
+    recipe, _, tag = cell["recipe"].partition(", ")
+    named = {**cell, "model": MODELS[cell["model"]], "recipe": recipe, "tag": tag.removesuffix(" steps")}
+    return {**{key: named[key] for key in KEYS}, "top1": cell["scores"]["top1"], **{key: cell[key] for key in KEPT}}
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Measure every cell that is not in the results yet."""
+    """Measure what is asked for of the suite, and append what the results do not have yet."""
+    only = [] if chosen.only is None else ["--only", chosen.only]
+    where = ("--data", str(chosen.data), "--store", str(chosen.store), "--device", chosen.device)
+    found = vitq("compare", str(SUITE), *where, "--jobs", str(chosen.jobs), *only)
     known = {tuple(row[key] for key in KEYS) for row in rows(chosen.results)}
-    wanted = [
-        (model, recipe, chosen.tag, bits, chosen.budget, seed)
-        for seed in chosen.seeds
-        for bits in chosen.bits
-        for model in chosen.models
-        for recipe in chosen.recipes
-    ]
-
-    def work(cell: dict[str, Any]) -> None:
-        began = time.monotonic()
-        row = measure(cell, chosen.data, chosen.set, chosen.device)
-        append(chosen.results, row)
-        print(f"{cell} top-1 {row['top1']:.1f} in {time.monotonic() - began:.0f} s", flush=True)
-
-    each([dict(zip(KEYS, values, strict=True)) for values in wanted if values not in known], work, chosen.jobs)
+    for row in [row_of(cell) for cell in found["cells"] if cell["bits"] in tables.BITS]:
+        if tuple(row[key] for key in KEYS) not in known:
+            append(chosen.results, row)
+            print(row, flush=True)
 
 
 def table(chosen: argparse.Namespace) -> None:
@@ -78,13 +61,8 @@ def views(parser: argparse.ArgumentParser) -> None:
 def options(parser: argparse.ArgumentParser) -> None:
     """Add what ``run`` takes."""
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--models", nargs="+", default=MODELS)
-    parser.add_argument("--recipes", nargs="+", default=["rtn", "repq", "brecq", "qdrop", "mgrq"])
-    parser.add_argument("--bits", nargs="+", default=["w8a8", "w6a6", "w4a4", "w3a3"])
-    parser.add_argument("--budget", default="quick")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--tag", default="")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--store", type=Path, default=Path("runs/store"), help="where runs and results are kept")
+    parser.add_argument("--only", metavar="GLOB", help="cells, as vitq compare takes them; all by default")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", type=int, default=1, help="cells that run at the same time")
 
