@@ -64,6 +64,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.set_threshold(50_000, 20, 20)
 
 
+def pytest_sessionfinish() -> None:
+    """Spare pytest's last collections, which wait for what nobody waits for, a walk over all that tests have left."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., nn.Module]:
     """Return a function that makes a small model of TINY: x_BCHW of 3x32x32 to 10 logits, always the same weights."""
@@ -251,6 +256,7 @@ def operators_listed_once() -> Iterator[None]:
         )
         patch.setattr(torch._ops, "Callable", _NoTypes())
         patch.setattr(fx.config, "do_not_emit_stack_traces", True, raising=False)
+        patch.setattr(torch._dynamo.config, "fake_tensor_cache_enabled", False)  # it pays from ten blocks on
         yield
 
 
