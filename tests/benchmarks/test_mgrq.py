@@ -48,4 +48,4 @@ def test_a_cell_becomes_a_row_once(mgrq: ModuleType, monkeypatch: pytest.MonkeyP
 def test_every_row_is_of_the_suite(mgrq: ModuleType) -> None:
     suite = load_suite(mgrq.SUITE)
     named = {(name.partition(", ")[0], name.partition(", ")[2].removesuffix(" steps")) for name in suite.recipes}
-    assert {(row["recipe"], row["tag"]) for row in mgrq.rows(mgrq.RESULTS)} == named
+    assert {(row["recipe"], row["tag"]) for row in mgrq.rows(mgrq.RESULTS)} <= named

@@ -36,8 +36,12 @@ def test_everything_that_decides_a_result_is_in_its_address_and_names_are_not(ce
         {"models": {"Tiny": {"model": "tiny", "num_classes": 9}}},
         {"models": {"Tiny": {"model": "tiny", "preprocessing": {"crop_pct": 0.8}}}},
         {"images": "validation"},
+        {"recipes": {"rtn": {"images": "noise"}}},
     ):
         assert cells(**other)[1].key != plain.key, other
+    own = cells(recipes={"rtn": {"images": "validation"}})
+    assert [cell.key for cell in own] == [cell.key for cell in cells(images="validation")]
+    assert cells(recipes={"rtn": {"images": "synthetic"}})[1].call["images"] == "synthetic"
     assert cells(limit=7)[0].key == floating.key  # calibration images say nothing of the original
     renamed = cells(models={"Other": "tiny"}, recipes={"mine": {"recipe": "rtn"}}, name="another")
     assert [cell.key for cell in renamed] == [floating.key, plain.key]
@@ -82,6 +86,7 @@ def test_widths_are_the_same_in_small_and_large_letters(cells: Make, written: Ca
     ("lines", "said"),
     [
         ({"images": "photos"}, "images '.*photos': no such folder or file; .*--data"),
+        ({"recipes": {"rtn": {"images": "photos"}}}, "images '.*photos': no such folder or file; .*--data"),
         ({"validation": "calibration/a"}, "validation '.*a': the images .* have no labels"),
         ({"models": {"Tiny": {"model": "tiny", "weights": "w.safetensors"}}}, "weights '.*w.safetensors'"),
         ({"recipes": ["rtm"]}, "recipe 'rtm', w4a4, budget 'quick': .*did you mean 'rtn'"),

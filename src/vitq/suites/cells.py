@@ -16,6 +16,7 @@ from vitq.errors import SuiteError, VitqError
 from vitq.recipes.auto import choose
 from vitq.recipes.bit_table import is_table, read_table
 from vitq.recipes.for_target import recipe_for
+from vitq.run.synthetic import is_generated
 from vitq.suites.digests import digest_of_file, digest_of_images, digest_of_model
 from vitq.suites.suite import FLOATING, ModelEntry, RecipeEntry, Suite
 
@@ -80,8 +81,9 @@ def cells_of(suite: Suite, folder: Path, data: Path | None = None) -> tuple[Cell
         for name, entry in suite.models.items()
     ]
     for seed, bits, budget, (label, recipe), (name, entry) in _grid(suite):
-        call = {**shared, **_model(entry, base)}
-        about = {**common, **_model_about(entry, base)}
+        images, their_digest = _images(recipe, base)
+        call = {**shared, **images, **_model(entry, base)}
+        about = {**common, **their_digest, **_model_about(entry, base)}
         cells.append(_cell(name, label, recipe, bits, budget, seed, call, about, folder))
     return tuple(dict.fromkeys(cells))
 
@@ -159,6 +161,16 @@ def _model_about(entry: ModelEntry, base: Path) -> dict[str, Any]:
     local = digest_of_model(folder) if folder.is_dir() else entry.model
     weights = path if path in (None, "random") else digest_of_file(Path(path))
     return {**found, "model": local, "weights": weights}
+
+
+def _images(entry: RecipeEntry, base: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Return a recipe's own calibration images, and their digest; nothing where the suite's are meant."""
+    if entry.images is None:
+        return {}, {}
+    if is_generated(entry.images):
+        return {"images": entry.images}, {"images": entry.images}
+    place = _place(base, entry.images, "images")
+    return {"images": place}, {"images": digest_of_images(Path(place))}
 
 
 def _place(base: Path, path: str, what: str) -> str:

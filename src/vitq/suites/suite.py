@@ -67,9 +67,13 @@ class ModelEntry(Strict):
 
 
 class RecipeEntry(Strict):
-    """One recipe, its name in the suite where ``recipe`` names no other; lists here stand for those of the suite."""
+    """One recipe, its name in the suite where ``recipe`` names no other; lists here stand for those of the suite.
+
+    ``images`` stands for the suite's: other calibration images, or ``synthetic`` or ``noise``.
+    """
 
     recipe: str | None = None
+    images: str | None = None
     set: dict[str, Any] = {}
     scope: str | None = None
     target: str | None = None

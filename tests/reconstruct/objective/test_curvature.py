@@ -115,7 +115,7 @@ QUICK = {"steps": 6, "batch": 16, "evaluation": {"held_out": 16}, "compute": {"p
     [
         ("vit", {"curvature": "fisher"}, {}),
         ("vit", {"curvature": "mean_fisher", "drop_smallest": 0.3}, {}),
-        ("swin", {"curvature": "perturbed", "global": 0.1}, {}),
+        ("vit", {"curvature": "perturbed", "global": 0.1}, {}),
         ("vit", {"curvature": "least_squares", "low_rank": 1.0}, {}),
         ("swin", {"curvature": "low_rank", "low_rank": 1.0, "curvature_refreshes": 3}, {}),
         (
