@@ -18,7 +18,7 @@ from grid import NAMES
 HERE = Path(__file__).parent
 SUITE, RESULTS = HERE.parent / "suites" / "local.yaml", HERE / "results" / "mgrq.jsonl"
 PEERS, FILES = RESULTS.with_name("peers.jsonl"), RESULTS.with_name("deploy.jsonl")
-VIEWS = {view.__name__: view for view in (tables.recipes, tables.settings)}
+VIEWS = {view.__name__: view for view in (tables.recipes, tables.settings, tables.no_images)}
 KEYS = ("model", "recipe", "tag", "bits", "budget", "seed")
 KEPT = ("images", "device", "seconds", "peak_memory_bytes", "mean_segment_error", "size_bytes", "fp_size_bytes")
 MODELS = {name: model for model, name in NAMES.items()}

@@ -10,6 +10,8 @@ MODELS = list(NAMES)[:2]
 BITS = ("w8a8", "w6a6", "w4a4", "w3a3")
 QUICK = ""
 """Tag of rows with the steps of the quick budget."""
+MADE = ("synthetic", "noise")
+"""Tags of rows without images."""
 
 
 def mean(rows: list[Row]) -> str:
@@ -43,13 +45,24 @@ def lines_of(rows: list[Row], model: str) -> list[tuple[str, ...]]:
 def recipes(rows: list[Row], peers: list[Row], files: list[Row]) -> str:
     """Return top-1 by recipe and bits, peers measured on the same images below them."""
     del files
-    lines = []
+    lines, rows = [], [row for row in rows if row["tag"] not in MADE]
     for model in MODELS:
         lines += lines_of(rows, model)
         for method in dict.fromkeys(row["method"] for row in peers if row["model"] == model):
             cells = [mean(chosen(peers, model, bits, method=method)) for bits in BITS]
             lines.append((model_name(model), f"*{method}*, peer", *cells, "–", "–"))
     return grid(("model", "recipe", *(bits.upper() for bits in BITS), "minutes", "peak GiB"), lines)
+
+
+def no_images(rows: list[Row], peers: list[Row], files: list[Row]) -> str:
+    """Return what `repq` gives from real images and from none."""
+    del peers, files
+    columns, lines = [(model, bits) for model in MODELS for bits in ("w8a8", "w4a4")], []
+    for kind, tag in (("real", QUICK), *((tag, tag) for tag in MADE)):
+        own = [chosen(rows, model, bits, recipe="repq", tag=tag) for model, bits in columns]
+        longest = max((row["seconds"] for group in own for row in group), default=0)
+        lines.append((kind, *map(mean, own), f"{longest / 60:.0f}" if longest else "–"))
+    return grid(("images", *(f"{model_name(m)} {bits.upper()}" for m, bits in columns), "minutes at most"), lines)
 
 
 def settings(rows: list[Row], peers: list[Row], files: list[Row]) -> str:
