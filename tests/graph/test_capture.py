@@ -258,3 +258,27 @@ def test_the_length_of_the_batch_is_its_size() -> None:
     x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(graph(x), model(x))
     assert "len" not in globals()
+
+
+class Autocast(nn.Module):
+    """Turns on bfloat16 itself, as models do that were trained with it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits_BK: torch.Tensor = self.model(x_BCHW)
+        return logits_BK
+
+
+def test_a_model_that_turns_on_autocast_is_captured_in_float32(one_block: nn.Module) -> None:
+    x_NCHW = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    model = Autocast(one_block)
+    with torch.no_grad():
+        assert model(x_NCHW).dtype is torch.bfloat16
+        assert torch.equal(capture(model, x_NCHW)(x_NCHW), one_block(x_NCHW))
+        assert model(x_NCHW).dtype is torch.bfloat16
+    quantized = vitq.quantize(model, x_NCHW, recipe="rtn", bits="w8a8", progress=False)
+    torch.testing.assert_close(quantized(x_NCHW), one_block(x_NCHW), rtol=0.1, atol=0.05)

@@ -92,7 +92,7 @@ def _export(model: nn.Module, example: torch.Tensor) -> tuple[fx.GraphModule, Tr
     shapes = _dynamic_batch(model, example)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with _length_as_size(model):
+        with _length_as_size(model), without_autocast():
             program = torch.export.export(model, (example,), dynamic_shapes=shapes)
         return functional(program), program.call_spec.out_spec
 
@@ -110,6 +110,18 @@ def _length_as_size(model: nn.Module) -> Iterator[None]:
     finally:
         for space in spaces:
             space.pop("len", None)
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Let a model that turns on autocast compute in float32, the type that it is quantized from."""
+    kind: Any = torch.autocast
+    right = kind.__enter__, kind.__exit__
+    kind.__enter__, kind.__exit__ = lambda self: self, lambda self, *_: False
+    try:
+        yield
+    finally:
+        kind.__enter__, kind.__exit__ = right
 
 
 def _length(x: Any) -> Any:

@@ -12,7 +12,7 @@ from vitq.bits import Bits
 from vitq.data import ImageSource, draw_calibration, load_batches, open_images
 from vitq.errors import ArgumentError, GraphError
 from vitq.graph import Graph, capture
-from vitq.graph.capture import is_random
+from vitq.graph.capture import is_random, without_autocast
 from vitq.graph.outputs import as_outputs
 from vitq.models import LoadedModel, Preprocessing, load_model, settle
 from vitq.models.outputs import Warn
@@ -52,11 +52,11 @@ def capture_checked(loaded: LoadedModel, x_NCHW: torch.Tensor, device: torch.dev
     """Capture the model on ``device``.
 
     Raises ModelError where the model is random, and GraphError where the graph does not compute what the model
-    computes.
+    computes, in float32 where it turns on autocast.
     """
     x_2CHW = x_NCHW[:2]
     graph = capture(loaded.module, x_2CHW)
-    with torch.no_grad():
+    with torch.no_grad(), without_autocast():
         expected, got = as_outputs(loaded.module(x_2CHW)), as_outputs(graph(x_2CHW))
         if expected.keys() != got.keys() or not all(_close(y, got[name]) for name, y in expected.items()):
             again = as_outputs(loaded.module(x_2CHW))
