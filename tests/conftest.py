@@ -170,7 +170,8 @@ class Captures:
             if key is None:
                 return make(model, example_BCHW)
             if (make.__name__, key) not in self.known:
-                self.known[make.__name__, key] = make(model, example_BCHW)
+                with torch.enable_grad():  # as in vitq's verbs
+                    self.known[make.__name__, key] = make(model, example_BCHW)
             return copy.deepcopy(self.known[make.__name__, key])
 
         return made
@@ -178,7 +179,7 @@ class Captures:
     @staticmethod
     def key(model: nn.Module, example_BCHW: torch.Tensor) -> str | None:
         """Return equal texts for models and modes that are equal in all; None where that cannot be known."""
-        modes = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
+        modes = (torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
         example = (example_BCHW.shape, example_BCHW.dtype, str(example_BCHW.device), torch.get_default_dtype())
         content = io.BytesIO()
         try:
