@@ -69,7 +69,7 @@ def test_a_target_has_a_scope_of_its_own(quantize: Callable[..., vitq.QuantizedM
 @pytest.mark.parametrize(
     ("recipe", "family", "depth"),
     [
-        *((recipe.name, "vit", {"depth": 1}) for recipe in list_recipes()),
+        *((recipe.name, "vit", {"depth": 1, "embed_dim": 24}) for recipe in list_recipes()),
         *((recipe, "swin", {"depths": (2, 1)}) for recipe in WINDOWED),
     ],
 )
