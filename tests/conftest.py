@@ -65,7 +65,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """Spare pytest's last collections, which wait for what nobody waits for, a walk over all that tests have left."""
+    """Leave what the tests have made out of pytest's last garbage collections, which take seconds otherwise."""
     gc.freeze()
 
 
@@ -257,7 +257,9 @@ def operators_listed_once() -> Iterator[None]:
         )
         patch.setattr(torch._ops, "Callable", _NoTypes())
         patch.setattr(fx.config, "do_not_emit_stack_traces", True, raising=False)
-        patch.setattr(torch._dynamo.config, "fake_tensor_cache_enabled", False)  # it pays from ten blocks on
+        patch.setattr(
+            torch._dynamo.config, "fake_tensor_cache_enabled", False
+        )  # it makes small models slower to capture
         yield
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 import vitq.graph
 from vitq.errors import ModelError
 from vitq.graph import Role, capture
+from vitq.graph.capture import without_autocast
 from vitq.models.torchvision_shim import ensure_torchvision
 
 pytestmark = pytest.mark.usefixtures("captured_anew")
@@ -282,3 +284,10 @@ def test_a_model_that_turns_on_autocast_is_captured_in_float32(one_block: nn.Mod
         assert model(x_NCHW).dtype is torch.bfloat16
     quantized = vitq.quantize(model, x_NCHW, recipe="rtn", bits="w8a8", progress=False)
     torch.testing.assert_close(quantized(x_NCHW), one_block(x_NCHW), rtol=0.1, atol=0.05)
+
+
+def test_another_thread_keeps_its_autocast(one_block: nn.Module) -> None:
+    x_NCHW = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with without_autocast(), ThreadPoolExecutor(1) as pool, torch.no_grad():
+        assert Autocast(one_block)(x_NCHW).dtype is torch.float32
+        assert pool.submit(Autocast(one_block), x_NCHW).result(timeout=60).dtype is torch.bfloat16

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -114,14 +115,18 @@ def _length_as_size(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def without_autocast() -> Iterator[None]:
-    """Let a model that turns on autocast compute in float32, the type that it is quantized from."""
+    """Let a model that turns on autocast compute in float32, the type that it is quantized from. Source: vitq.
+
+    Other threads, which may train meanwhile, keep theirs.
+    """
     kind: Any = torch.autocast
-    right = kind.__enter__, kind.__exit__
-    kind.__enter__, kind.__exit__ = lambda self: self, lambda self, *_: False
+    enter, leave, own = kind.__enter__, kind.__exit__, get_ident()
+    kind.__enter__ = lambda self: self if get_ident() == own else enter(self)
+    kind.__exit__ = lambda self, *error: False if get_ident() == own else leave(self, *error)
     try:
         yield
     finally:
-        kind.__enter__, kind.__exit__ = right
+        kind.__enter__, kind.__exit__ = enter, leave
 
 
 def _length(x: Any) -> Any:
