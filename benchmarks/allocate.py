@@ -23,7 +23,7 @@ from typing import Any
 from allocate_tables import FLOATING, SOLVERS, TABLES, UNIFORM, table
 from cells import Bench, add_processes, measured, pool
 from command import rows, run_or_table
-from matrix import MODELS
+from judging import MODELS
 
 import vitq
 from vitq.allocation import Allocation

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from command import Row, rows
 from grid import grid, model_name
-from matrix import MODELS
+from judging import MODELS
 
 UNIFORM, FLOATING = "uniform", "floating point"
 SOLVERS: dict[str, dict[str, Any]] = {

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from command import Row, append, rows
 from grid import grid, model_name
-from matrix import HELD_OUT, MODELS, ends, images, judge
+from judging import HELD_OUT, MODELS, ends, images, judge
 
 from vitq.activations import CPU_CHUNK
 from vitq.bits import Bits
@@ -168,4 +168,4 @@ def add_processes(parser: argparse.ArgumentParser, split: str) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--split", type=int, default=1, help=split)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--cache", type=Path, default=Path("/tmp/vitq-matrix"), help="where decoded images are kept")
+    parser.add_argument("--cache", type=Path, default=Path("/tmp/vitq-images"), help="where decoded images are kept")

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from chart import Chart, keep
+
+from vitq.suites.suite import FLOATING
 
 Row = dict[str, Any]
 PACKAGES = ("vitq", "torch", "timm", "onnxruntime", "openvino", "nncf")
@@ -52,6 +54,30 @@ def append(path: Path, row: Row) -> None:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps(row) + "\n")
+
+
+def add_suite(parser: argparse.ArgumentParser) -> None:
+    """Add what a script takes that measures by a suite."""
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--store", type=Path, default=Path("runs/store"), help="where runs and results are kept")
+    parser.add_argument("--only", metavar="GLOB", help="cells, as vitq compare takes them; all by default")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--jobs", type=int, default=1, help="cells that run at the same time")
+
+
+def append_cells(suite: Path, chosen: argparse.Namespace, row_of: Callable[[Row], Row], keys: Sequence[str]) -> None:
+    """Measure what is ``chosen`` of a suite, and append a row for each quantized cell that the results do not have yet.
+
+    ``keys`` tell rows apart.
+    """
+    only = [] if chosen.only is None else ["--only", chosen.only]
+    where = ("--data", str(chosen.data), "--store", str(chosen.store), "--device", chosen.device)
+    found = vitq("compare", str(suite), *where, "--jobs", str(chosen.jobs), *only)
+    known = {tuple(row[key] for key in keys) for row in rows(chosen.results)}
+    for row in [row_of(cell) for cell in found["cells"] if cell["recipe"] != FLOATING]:
+        if tuple(row[key] for key in keys) not in known:
+            append(chosen.results, row)
+            print(row, flush=True)
 
 
 Verb = Callable[[argparse.Namespace], None]

@@ -10,6 +10,9 @@ NAMES = {
     "vit_base_patch16_224": "ViT-B",
 }
 
+MODELS = {name: model for model, name in NAMES.items()}
+"""Models by their short names."""
+
 
 def model_name(model: str) -> str:
     """Return a model's short name."""

@@ -13,10 +13,15 @@ import pytest
 
 import vitq
 from vitq.errors import CompareError, SuiteError
+from vitq.models import load_model
+from vitq.suites.board import board_of
 from vitq.suites.cells import Cell
+from vitq.suites.held_out import apart, judge
 from vitq.suites.jobs import Job, Outcome, answer
+from vitq.suites.leaderboard import tables
 from vitq.suites.runner import job_of
 from vitq.suites.store import RUN, Store
+from vitq.suites.suite import parse_suite
 from vitq.suites.work import measure_cell, unpacked
 from vitq.suites.workers import Processes, Workers
 
@@ -48,6 +53,30 @@ def test_a_comparison_measures_once_and_keeps_run_and_result(measured: Path, dat
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["measured"] == 0 and [cell["recipe"] for cell in found["cells"]] == ["floating point", "rtn"]
+
+
+def test_held_out_images_go_to_no_recipe_and_judge_all(
+    data: Path, cells: Callable[..., tuple[Cell, ...]], written: Callable[..., str], tmp_path: Path
+) -> None:
+    lines = {"held_out": 5, "limit": 12, "recipes": {"rtn": None, "few": {"recipe": "rtn", "limit": 3}}}
+    whole, few = (cell for cell in cells(**lines) if cell.recipe != "floating point")
+    assert whole.key not in {cell.key for cell in cells(**{**lines, "held_out": 4})} and whole.key != few.key
+    left, others = apart(**whole.call["held_out"])
+    names = [{item.name for item in part.items} for part in (left, others)]
+    assert not names[0] & names[1] and [len(part) for part in names] == [7, 5]
+    store = Store(tmp_path / "store")
+    for cell, images in ((whole, 7), (few, 3)):
+        row = measure_cell(job_of(cell, store, "cpu", None, False))
+        assert vitq.load(store.folder(cell.key) / RUN).config.calibration["images"] == images
+        assert (
+            row["held_out"]["images"] == 5 and row["held_out"]["distance"] > 0 and row["held_out"]["feature_error"] > 0
+        )
+    own = load_model(str(data / "tiny"))
+    finer = vitq.quantize(own, data / "calibration", recipe="rtn", bits="w8a8", limit=7, progress=False)
+    assert judge(finer, own, others)["distance"] < row["held_out"]["distance"] / 10
+    board = board_of(parse_suite(written(**lines), "s"), [few], {few.key: row})
+    (table,) = (table for table in tables(board) if table.title == "On held-out images")
+    assert table.rows[0][4:] == tuple(f"{row['held_out'][key]:.4f}" for key in ("distance", "feature_error"))
 
 
 def test_golden_scores_are_checked_and_renewed_from_the_command_line(

@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 from vitq.bits import FLOATING_POINT
 from vitq.quantizers import FORMATS, Format, Granularity
 
-GranularityOption = Annotated[Granularity, PlainValidator(Granularity), PlainSerializer(str)]
-"""A granularity as text."""
+GranularityOption = Annotated[Granularity, PlainValidator(Granularity), PlainSerializer(lambda value: str(value))]
+"""A granularity as text; pydantic 2.7 takes no bare ``str`` there."""
 
 
 class SiteFormat(BaseModel):

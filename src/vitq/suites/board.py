@@ -17,7 +17,10 @@ Rows = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Group:
-    """One recipe on one model at one width and budget, over its seeds."""
+    """One recipe on one model at one width and budget, over its seeds.
+
+    ``distance`` and ``feature_error`` are of images that are held out, None where there are none.
+    """
 
     model: str
     recipe: str
@@ -27,6 +30,8 @@ class Group:
     score: Spread
     size_bytes: float | None
     seconds: float | None
+    distance: float | None = None
+    feature_error: float | None = None
 
     @property
     def merit(self) -> float:
@@ -95,7 +100,8 @@ def _group(place: tuple[str, str, str, str], measured: Sequence[tuple[Cell, Mapp
     if not scores:
         return None
     means = [_mean([row.get(name) for row in own]) for name in ("size_bytes", "seconds")]
-    return Group(*place, str(own[0].get("metric")), spread(scores), *means)
+    held_out = [_mean([row.get("held_out", {}).get(name) for row in own]) for name in ("distance", "feature_error")]
+    return Group(*place, str(own[0].get("metric")), spread(scores), *means, *held_out)
 
 
 def _tested(claims: Sequence[Claim], measured: Sequence[tuple[Cell, Mapping[str, Any]]]) -> tuple[Tested, ...]:

@@ -80,10 +80,12 @@ def cells_of(suite: Suite, folder: Path, data: Path | None = None) -> tuple[Cell
         _floating(name, entry, {**shared, **_model(entry, base)}, {**common, **_model_about(entry, base)})
         for name, entry in suite.models.items()
     ]
+    held_out, their_count = _held_out(suite, shared["images"], common["images"])
     for seed, bits, budget, (label, recipe), (name, entry) in _grid(suite):
         images, their_digest = _images(recipe, base)
-        call = {**shared, **images, **_model(entry, base)}
-        about = {**common, **their_digest, **_model_about(entry, base)}
+        limit = {} if recipe.limit is None else {"limit": recipe.limit}
+        call = {**shared, **held_out, **images, **limit, **_model(entry, base)}
+        about = {**common, **their_count, **their_digest, **limit, **_model_about(entry, base)}
         cells.append(_cell(name, label, recipe, bits, budget, seed, call, about, folder))
     return tuple(dict.fromkeys(cells))
 
@@ -171,6 +173,16 @@ def _images(entry: RecipeEntry, base: Path) -> tuple[dict[str, str], dict[str, s
         return {"images": entry.images}, {"images": entry.images}
     place = _place(base, entry.images, "images")
     return {"images": place}, {"images": digest_of_images(Path(place))}
+
+
+def _held_out(suite: Suite, images: str, their_digest: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return which images no recipe is given, and what tells them from others; nothing where there are none."""
+    count = suite.held_out
+    if count is None:
+        return {}, {}
+    if count >= (known := len(open_images(images, labels=False))):
+        raise SuiteError(f"held_out: {count} of {known} images leave none for recipes; hold fewer out")
+    return {"held_out": {"images": images, "count": count}}, {"held_out": {"images": their_digest, "count": count}}
 
 
 def _place(base: Path, path: str, what: str) -> str:

@@ -26,9 +26,10 @@ NAMES = ("leaderboard.md", "leaderboard.csv", "leaderboard.html")
 MARKS = (b"<!-- vitq compare", b"suite,model,recipe,bits", MARK)
 COLUMNS = (
     "suite", "model", "recipe", "bits", "budget", "seed", "metric", "score", "top1", "top5", "images", "agreement",
-    "mean_segment_error", "size_bytes", "fp_size_bytes", "seconds", "peak_memory_bytes", "device", "threads", "machine",
-    "date", "warnings", "key",
+    "held_out_images", "distance", "feature_error", "mean_segment_error", "size_bytes", "fp_size_bytes", "seconds",
+    "peak_memory_bytes", "device", "threads", "machine", "date", "warnings", "key",
 )  # fmt: skip
+HELD_OUT = ("distance", "feature_error")
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,11 @@ def write_leaderboard(folder: Path, board: Board, drifts: Sequence[Drift] = ()) 
 
 
 def tables(board: Board, drifts: Sequence[Drift] = ()) -> tuple[Table, ...]:
-    """Return all tables: one of scores for each width, the claims, costs, golden scores."""
+    """Return all tables: one of scores for each width, the claims, held-out images, costs, golden scores."""
     found = [*_scores(board)]
     if board.tested:
         found.append(_claims(board))
-    found.append(_costs(board))
+    found += [*_held_out(board), _costs(board)]
     if drifts:
         found.append(_golden(drifts))
     return tuple(found)
@@ -118,6 +119,19 @@ def _claims(board: Board) -> Table:
         "paired t-test over seeds; corrected by Holm for all rows."
     )
     return Table("Claims", heads, rows, note=note)
+
+
+def _held_out(board: Board) -> Iterator[Table]:
+    near = [group for group in board.groups if group.distance is not None]
+    if near:
+        heads = ("model", "recipe", "bits", "budget", "distance", "feature error")
+        rows = tuple((g.model, g.recipe, g.bits, g.budget, _error(g.distance), _error(g.feature_error)) for g in near)
+        note = "Means over seeds; of calibration images that no recipe was given, against floating point."
+        yield Table("On held-out images", heads, rows, note=note)
+
+
+def _error(value: float | None) -> str:
+    return NONE if value is None else f"{value:.4f}"
 
 
 def _costs(board: Board) -> Table:
@@ -181,6 +195,8 @@ def cells_csv(board: Board) -> str:
     for cell, row in board.cells:
         scores: Mapping[str, Any] = row.get("scores") or {}
         own = {name: row.get(name) for name in COLUMNS} | {name: scores.get(name) for name in ("top1", "top5")}
+        held_out: Mapping[str, Any] = row.get("held_out") or {}
+        own |= {"held_out_images": held_out.get("images"), **{key: held_out.get(key) for key in HELD_OUT}}
         named = {"suite": board.suite.name, "key": cell.key, "warnings": " ".join(row.get("warnings") or ())}
         writer.writerow({**own, **cell.place, **named})
     return text.getvalue()

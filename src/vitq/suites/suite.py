@@ -69,11 +69,12 @@ class ModelEntry(Strict):
 class RecipeEntry(Strict):
     """One recipe, its name in the suite where ``recipe`` names no other; lists here stand for those of the suite.
 
-    ``images`` stands for the suite's: other calibration images, or ``synthetic`` or ``noise``.
+    ``images`` stands for the suite's: other calibration images, or ``synthetic`` or ``noise``; so does ``limit``.
     """
 
     recipe: str | None = None
     images: str | None = None
+    limit: Count | None = None
     set: dict[str, Any] = {}
     scope: str | None = None
     target: str | None = None
@@ -117,7 +118,10 @@ def _models(value: Any) -> Any:
 
 
 class Suite(Strict):
-    """A suite file; data lie under ``data``, which is relative to the file, as recipes and bit tables are."""
+    """A suite file; data lie under ``data``, which is relative to the file, as recipes and bit tables are.
+
+    ``held_out`` of the images are given to no recipe; what is quantized is compared with its original on them.
+    """
 
     name: str
     about: str = ""
@@ -125,6 +129,7 @@ class Suite(Strict):
     images: str
     validation: str
     limit: Count = 1000
+    held_out: Count | None = None
     validation_limit: Count | None = None
     task: str | None = None
     models: Annotated[dict[str, ModelEntry], BeforeValidator(_models), Field(min_length=1)]

@@ -20,12 +20,13 @@ from vitq.data import load_labelled, open_images
 from vitq.devices import choose_device, peak_memory
 from vitq.evaluation import Metrics, measure
 from vitq.evaluation.outcomes import Outcomes, Watch
-from vitq.models import Preprocessing
+from vitq.models import LoadedModel, Preprocessing
 from vitq.modes import in_own_modes
 from vitq.quantizers import use_compiled_kernels, worth_compiling
 from vitq.run.events import Events
 from vitq.run.inputs import load_source, settle_for
 from vitq.run.lock import locked
+from vitq.suites.held_out import apart, judge
 from vitq.suites.jobs import FAILED, Job, answer
 from vitq.suites.store import RUN, Store
 from vitq.verbs.quantize import quantize_whole
@@ -58,10 +59,13 @@ def _measured(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def _quantized(job: Job, folder: Path) -> dict[str, Any]:
-    call = job.call
+    call, images, held_out = job.call, job.call["images"], job.call.get("held_out")
+    if held_out is not None:
+        left, others = apart(**held_out)
+        images = left if images == held_out["images"] else images
     model = quantize_whole(
         call["model"],
-        call["images"],
+        images,
         weights=call["weights"],
         num_classes=call["num_classes"],
         preprocessing=call["preprocessing"],
@@ -75,16 +79,22 @@ def _quantized(job: Job, folder: Path) -> dict[str, Any]:
     own = {**_costs(folder / RUN / "run.json"), **{k: v for k, v in model.metrics.to_dict().items() if v is not None}}
     preprocessing = Preprocessing.from_dict(model.config.preprocessing)
     found = _score(job, model, preprocessing, model.device, model.config.source.get("num_classes"))
+    if held_out is not None:
+        found["held_out"] = judge(model, _original(call), others)
     named = {"warnings": sorted({name for name, _ in model.metrics.warnings})}
     return {**{key: own.get(key) for key in FROM_RUN}, **named, **found}
 
 
+def _original(call: Mapping[str, Any]) -> LoadedModel:
+    given = (call["weights"], call["num_classes"], call["preprocessing"], call["task"])
+    return load_source(call["model"], *given)
+
+
 def _floating(job: Job) -> dict[str, Any]:
     call, began = job.call, time.monotonic()
-    given = (call["weights"], call["num_classes"], call["preprocessing"], call["task"])
     place = choose_device(job.device)
     with Events(None, console=False) as events:
-        loaded = settle_for(open_images(call["validation"]), load_source(call["model"], *given), events.warn)
+        loaded = settle_for(open_images(call["validation"]), _original(call), events.warn)
         module = loaded.module.to(place)
         found = _score(job, module, loaded.preprocessing, place, loaded.num_classes)
         size = sum(t.nbytes for t in module.state_dict().values())
