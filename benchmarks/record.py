@@ -23,6 +23,7 @@ from cells import Axes, Bench, add_options, print_tables, run_tables
 from command import Row, run_or_table
 
 from vitq.bits import Bits
+from vitq.quantizers import use_compiled_kernels
 from vitq.recipes import load_recipe
 from vitq.recipes.known import known_steps
 from vitq.reconstruct import Reconstruct
@@ -138,7 +139,8 @@ FOR_A_GPU = ("full",)
 def paced(run: Run, steps: Sequence[Step], minutes: float) -> tuple[list[Step], float]:
     """Return ``steps`` with as many training steps as take ``minutes`` of processor time, and the factor on them.
 
-    What comes before the first reconstruction is applied, and learning among it counts.
+    What comes before the first reconstruction is applied, and learning among it counts. Kernels are
+    compiled before they are timed, as they are in the run itself.
     """
     few = replace(run, student=run.student.clone(), images_NCHW=run.images_NCHW[:PACE_IMAGES])
     spent, wanted = 0.0, 0.0
@@ -149,8 +151,9 @@ def paced(run: Run, steps: Sequence[Step], minutes: float) -> tuple[list[Step], 
             seconds = _seconds(few, step)
             spent += seconds if step.step_name == "relu_mlp" else 0.0
             continue
-        short = [step.model_copy(update={"steps": count}) for count in (0, PACE_STEPS)]
-        none, some = (_seconds(replace(few, student=few.student.clone()), one) for one in short)
+        short = [step.model_copy(update={"steps": count}) for count in (1, 0, PACE_STEPS)]
+        with use_compiled_kernels():
+            _, none, some = (_seconds(replace(few, student=few.student.clone()), one) for one in short)
         wanted += (some - none) / PACE_STEPS * step.steps
     if wanted <= 0:
         raise ValueError("nothing of this recipe is trained, so it cannot take as long as another")
