@@ -27,6 +27,8 @@ from vitq.run.inputs import capture_checked
 from vitq.run.run import Run
 
 KEYS = ("table", "variant", "model", "bits", "seed")
+IN_ORDER = 0
+"""The seed by whose order the images lie in memory."""
 
 
 class Bench:
@@ -41,8 +43,11 @@ class Bench:
         self.like = ends(self.teacher, self.x_held_out, self.device)
 
     def start(self, bits: Bits, seed: int, events: Events) -> Run:
-        """Return a run of all calibration images that are not held out."""
-        return Run(self.teacher, self.teacher.clone(), self.x_calibration, bits, seed, self.device, events)
+        """Return a run of all calibration images that are not held out, which another seed puts in another order."""
+        x_NCHW = self.x_calibration
+        if seed != IN_ORDER:  # a recipe that takes some of them takes the first ones
+            x_NCHW = x_NCHW[torch.randperm(len(x_NCHW), generator=torch.Generator().manual_seed(seed))]
+        return Run(self.teacher, self.teacher.clone(), x_NCHW, bits, seed, self.device, events)
 
     def judge(self, run: Run) -> Row:
         """Return what the held-out images say."""

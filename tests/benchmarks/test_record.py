@@ -65,6 +65,10 @@ def test_cells_are_measured_and_one_that_fails_is_counted(
     chosen = argparse.Namespace(threads=torch.get_num_threads(), device="cpu", results=tmp_path / "rows.jsonl")
     own = [dict(zip(cells.KEYS, ("t", variant, "small", "w4a4", 0), strict=True)) for variant in ("rtn", "none")]
     assert cells.work(record.Record, own, chosen) == 1
+    bench = record.Record("small", chosen)
+    first, same, other = (bench.start(Bits.parse("w4a4"), seed, None).images_NCHW for seed in (0, 0, 1))
+    assert torch.equal(first, same) and not torch.equal(first, other)
+    assert torch.equal(first.sum((1, 2, 3)).sort().values, other.sum((1, 2, 3)).sort().values)
     (row,) = cells.rows(chosen.results)
     assert row.items() >= own[0].items() and row["images"] == 9 and row["steps"] == [] and row["kl"] > 0
 
