@@ -284,6 +284,8 @@ def test_a_model_that_turns_on_autocast_is_captured_in_float32(one_block: nn.Mod
         assert model(x_NCHW).dtype is torch.bfloat16
     quantized = vitq.quantize(model, x_NCHW, recipe="rtn", bits="w8a8", progress=False)
     torch.testing.assert_close(quantized(x_NCHW), one_block(x_NCHW), rtol=0.1, atol=0.05)
+    (told,) = (text for name, text in quantized.metrics.warnings if name == "autocast")
+    assert "(bfloat16)" in told
 
 
 def test_another_thread_keeps_its_autocast(one_block: nn.Module) -> None:

@@ -114,17 +114,24 @@ def _length_as_size(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def without_autocast() -> Iterator[None]:
+def without_autocast() -> Iterator[set[torch.dtype]]:
     """Let a model that turns on autocast compute in float32, the type that it is quantized from. Source: vitq.
 
-    Other threads, which may train meanwhile, keep theirs.
+    Yields the types that it has asked for so far. Other threads, which may train meanwhile, keep theirs.
     """
     kind: Any = torch.autocast
-    enter, leave, own = kind.__enter__, kind.__exit__, get_ident()
-    kind.__enter__ = lambda self: self if get_ident() == own else enter(self)
+    enter, leave, own, ignored = kind.__enter__, kind.__exit__, get_ident(), set[torch.dtype]()
+
+    def ignore(asked: Any) -> Any:
+        if get_ident() != own:
+            return enter(asked)
+        ignored.update({asked.fast_dtype} if asked._enabled else ())
+        return asked
+
+    kind.__enter__ = ignore
     kind.__exit__ = lambda self, *error: False if get_ident() == own else leave(self, *error)
     try:
-        yield
+        yield ignored
     finally:
         kind.__enter__, kind.__exit__ = enter, leave
 

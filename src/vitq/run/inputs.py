@@ -48,15 +48,17 @@ def settle_for(source: ImageSource, loaded: LoadedModel, warn: Warn) -> LoadedMo
     return settle(loaded, x_BCHW, warn)
 
 
-def capture_checked(loaded: LoadedModel, x_NCHW: torch.Tensor, device: torch.device) -> Graph:
-    """Capture the model on ``device``.
+def capture_checked(
+    loaded: LoadedModel, x_NCHW: torch.Tensor, device: torch.device, warn: Warn = lambda *_: None
+) -> Graph:
+    """Capture the model on ``device``; ``warn`` is told where it turns on autocast.
 
     Raises ModelError where the model is random, and GraphError where the graph does not compute what the model
     computes, in float32 where it turns on autocast.
     """
     x_2CHW = x_NCHW[:2]
     graph = capture(loaded.module, x_2CHW)
-    with torch.no_grad(), without_autocast():
+    with torch.no_grad(), without_autocast() as ignored:
         expected, got = as_outputs(loaded.module(x_2CHW)), as_outputs(graph(x_2CHW))
         if expected.keys() != got.keys() or not all(_close(y, got[name]) for name, y in expected.items()):
             again = as_outputs(loaded.module(x_2CHW))
@@ -65,6 +67,9 @@ def capture_checked(loaded: LoadedModel, x_NCHW: torch.Tensor, device: torch.dev
             raise GraphError(
                 f"the captured graph of {loaded.name} does not compute what the model computes; please report it"
             )
+    if ignored:
+        types = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in ignored))
+        warn("autocast", f"{loaded.name} turns on autocast ({types}); it is quantized from what it computes in float32")
     graph.to(device)
     return graph
 
@@ -136,7 +141,7 @@ def start_run(
     checkpoints: Checkpoints | None = None,
 ) -> Run:
     """Capture the model and return the run of a recipe, by its name, on it; errors as of ``capture_checked``."""
-    teacher = capture_checked(loaded, x_NCHW, device)
+    teacher = capture_checked(loaded, x_NCHW, device, events.warn)
     return Run(
         teacher,
         teacher.clone(),
