@@ -35,7 +35,7 @@ from vitq.run.step import Step
 
 RESULTS = Path(__file__).parent / "results" / "record.jsonl"
 PACE_STEPS, PACE_IMAGES = 3, 40
-"""Steps of each segment, and images, by which a recipe's training is timed."""
+"""Steps of each segment behind its first, and images, by which a recipe's training is timed."""
 
 Options = Mapping[str, Any]
 
@@ -140,7 +140,8 @@ def paced(run: Run, steps: Sequence[Step], minutes: float) -> tuple[list[Step], 
     """Return ``steps`` with as many training steps as take ``minutes`` of processor time, and the factor on them.
 
     What comes before the first reconstruction is applied, and learning among it counts. Kernels are
-    compiled before they are timed, as they are in the run itself.
+    compiled before they are timed, as they are in the run itself, and what a segment does once (its curvature, its
+    evaluation) is no training.
     """
     few = replace(run, student=run.student.clone(), images_NCHW=run.images_NCHW[:PACE_IMAGES])
     spent, wanted = 0.0, 0.0
@@ -151,10 +152,10 @@ def paced(run: Run, steps: Sequence[Step], minutes: float) -> tuple[list[Step], 
             seconds = _seconds(few, step)
             spent += seconds if step.step_name == "relu_mlp" else 0.0
             continue
-        short = [step.model_copy(update={"steps": count}) for count in (1, 0, PACE_STEPS)]
+        short = [step.model_copy(update={"steps": count}) for count in (1, 1, 1 + PACE_STEPS)]
         with use_compiled_kernels():
-            _, none, some = (_seconds(replace(few, student=few.student.clone()), one) for one in short)
-        wanted += (some - none) / PACE_STEPS * step.steps
+            _, one, more = (_seconds(replace(few, student=few.student.clone()), part) for part in short)
+        wanted += (more - one) / PACE_STEPS * step.steps
     if wanted <= 0:
         raise ValueError("nothing of this recipe is trained, so it cannot take as long as another")
     factor = (60 * minutes - spent) / wanted
