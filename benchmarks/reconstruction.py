@@ -1,6 +1,6 @@
 """Take reconstruction apart: pieces, what is compared, terms; measured by a suite, `vitq compare`.
 
-    python benchmarks/reconstruction.py run --data ../shared/data --only 'block w3a3'
+    python benchmarks/reconstruction.py run --data ../shared/data --only '*, block w3a3*'
     python benchmarks/reconstruction.py table
 
 The variants are those of suites/reconstruction.yaml. A row has top-1 on the validation images, and what 200 calibration
