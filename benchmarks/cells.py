@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from command import Row, append, rows
 from grid import grid, model_name
-from judging import HELD_OUT, MODELS, ends, images, judge
+from judging import HELD_OUT, MODELS, images, judge
 
 from vitq.activations import CPU_CHUNK
 from vitq.bits import Bits
@@ -25,6 +25,7 @@ from vitq.graph import Graph
 from vitq.run.events import Events
 from vitq.run.inputs import capture_checked
 from vitq.run.run import Run
+from vitq.suites.held_out import ends
 
 KEYS = ("table", "variant", "model", "bits", "seed")
 IN_ORDER = 0

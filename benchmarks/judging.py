@@ -5,14 +5,12 @@ from pathlib import Path
 
 import torch
 
-from vitq.activations import forward_all
 from vitq.data import load_labelled, open_images
-from vitq.graph import Graph
 from vitq.models import LoadedModel
 from vitq.run.events import Events
 from vitq.run.inputs import draw_images, load_source
 from vitq.run.run import Run
-from vitq.tasks.distances import divergence, relative_square
+from vitq.suites.held_out import Ends, beside, ends
 
 MODELS = ("deit_tiny_patch16_224", "vit_tiny_patch16_224")
 HELD_OUT = 200
@@ -35,18 +33,7 @@ def images(model: str, chosen: argparse.Namespace) -> tuple[LoadedModel, torch.T
     return source, x_NCHW, x_val, labels
 
 
-@torch.no_grad()
-def ends(graph: Graph, x_NCHW: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the final feature and the logits of a model."""
-    first, feature, last = graph.cuts[0], graph.feature, graph.cuts[-1]
-    middle = forward_all(graph.segment(first, feature), x_NCHW, device)
-    return middle, forward_all(graph.segment(feature, last), middle, device)
-
-
-def judge(run: Run, x_NCHW: torch.Tensor, like: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:
-    """Return KL to floating point, whose ``ends`` are ``like``, and the relative squared error of the final feature."""
-    feature_NC, logits_NK = ends(run.student, x_NCHW, run.device)
-    like_NC, like_NK = like
-    kl, agreement = divergence(logits_NK, like_NK), (logits_NK.argmax(-1) == like_NK.argmax(-1)).float().mean()
-    error = relative_square(feature_NC, like_NC)
-    return {"kl": float(kl), "agreement": 100 * float(agreement), "feature_error": float(error)}
+def judge(run: Run, x_NCHW: torch.Tensor, like: Ends) -> dict[str, float]:
+    """Return KL to floating point, whose ``ends`` are ``like``, agreement in %, and the error of the final feature."""
+    found = beside(ends(run.student, x_NCHW, run.device), like, run.task)
+    return {"kl": found.pop("distance"), **found}

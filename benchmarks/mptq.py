@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cells import Axes, Bench, add_options, print_tables, run_tables
 from command import Row, run_or_table
-from record import Variant, rotate
+from variants import Variant, rotate
 
 from vitq.bits import Bits
 from vitq.run.events import Events

@@ -14,18 +14,17 @@ measured again.
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cells import Axes, Bench, add_options, print_tables, run_tables
 from command import Row, run_or_table
+from variants import Options, Variant, rotate
 
 from vitq.bits import Bits
 from vitq.quantizers import use_compiled_kernels
-from vitq.recipes import load_recipe
-from vitq.recipes.known import known_steps
 from vitq.reconstruct import Reconstruct
 from vitq.rewrite import Rotate
 from vitq.run.events import Events
@@ -37,41 +36,12 @@ RESULTS = Path(__file__).parent / "results" / "record.jsonl"
 PACE_STEPS, PACE_IMAGES = 3, 40
 """Steps of each segment behind its first, and images, by which a recipe's training is timed."""
 
-Options = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A recipe with other options, with steps before its own and behind them."""
-
-    recipe: str
-    budget: str = "quick"
-    options: Options = field(default_factory=dict)
-    first: Sequence[Mapping[str, Options]] = ()
-    last: Sequence[Mapping[str, Options]] = ()
-
-    def steps(self) -> list[Step]:
-        """Return all steps."""
-        own = load_recipe(self.recipe, budget=self.budget, overrides=self.options).steps
-        first, last = ([_step(entry) for entry in entries] for entries in (self.first, self.last))
-        return [*first, *own, *last]
-
-
-def _step(entry: Mapping[str, Options]) -> Step:
-    ((name, options),) = entry.items()
-    return known_steps()[name].model_validate(options)
-
 
 @dataclass(frozen=True)
 class Table(Axes):
     """Bits, seeds and variants; ``minutes`` of training for each cell, without them as the recipe says."""
 
     minutes: float | None = None
-
-
-def rotate(heads: bool, residual: str) -> list[dict[str, Options]]:
-    """Return the step that rotates what is named, whatever it brings."""
-    return [{"rotate": {"heads": heads, "residual": residual, "choose": False}}]
 
 
 ROTATED = {

@@ -257,9 +257,8 @@ def operators_listed_once() -> Iterator[None]:
         )
         patch.setattr(torch._ops, "Callable", _NoTypes())
         patch.setattr(fx.config, "do_not_emit_stack_traces", True, raising=False)
-        patch.setattr(
-            torch._dynamo.config, "fake_tensor_cache_enabled", False
-        )  # it makes small models slower to capture
+        # The cache makes small models slower to capture.
+        patch.setattr(torch._dynamo.config, "fake_tensor_cache_enabled", False)
         yield
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from vitq.report.units import ERRORS
 from vitq.statistics import LEVEL, Spread, holm, mcnemar, over_seeds, spread
 from vitq.suites.cells import Cell
+from vitq.suites.held_out import MEASURES
 from vitq.suites.suite import FLOATING, Claim, Suite
 from vitq.suites.work import unpacked
 
@@ -100,7 +101,7 @@ def _group(place: tuple[str, str, str, str], measured: Sequence[tuple[Cell, Mapp
     if not scores:
         return None
     means = [_mean([row.get(name) for row in own]) for name in ("size_bytes", "seconds")]
-    held_out = [_mean([row.get("held_out", {}).get(name) for row in own]) for name in ("distance", "feature_error")]
+    held_out = [_mean([row.get("held_out", {}).get(name) for row in own]) for name in MEASURES]
     return Group(*place, str(own[0].get("metric")), spread(scores), *means, *held_out)
 
 

@@ -80,12 +80,12 @@ def cells_of(suite: Suite, folder: Path, data: Path | None = None) -> tuple[Cell
         _floating(name, entry, {**shared, **_model(entry, base)}, {**common, **_model_about(entry, base)})
         for name, entry in suite.models.items()
     ]
-    held_out, their_count = _held_out(suite, shared["images"], common["images"])
+    held_out, about_them = _held_out(suite, shared["images"], common["images"])
     for seed, bits, budget, (label, recipe), (name, entry) in _grid(suite):
         images, their_digest = _images(recipe, base)
         limit = {} if recipe.limit is None else {"limit": recipe.limit}
         call = {**shared, **held_out, **images, **limit, **_model(entry, base)}
-        about = {**common, **their_count, **their_digest, **limit, **_model_about(entry, base)}
+        about = {**common, **about_them, **their_digest, **limit, **_model_about(entry, base)}
         cells.append(_cell(name, label, recipe, bits, budget, seed, call, about, folder))
     return tuple(dict.fromkeys(cells))
 

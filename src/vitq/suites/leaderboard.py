@@ -17,6 +17,7 @@ from vitq.report.units import duration, label, size
 from vitq.statistics import Spread
 from vitq.suites.board import Board, Group
 from vitq.suites.golden import Drift
+from vitq.suites.held_out import MEASURES
 from vitq.suites.plots import pareto_plots
 from vitq.suites.suite import FLOATING
 
@@ -29,7 +30,6 @@ COLUMNS = (
     "held_out_images", "distance", "feature_error", "mean_segment_error", "size_bytes", "fp_size_bytes", "seconds",
     "peak_memory_bytes", "device", "threads", "machine", "date", "warnings", "key",
 )  # fmt: skip
-HELD_OUT = ("distance", "feature_error")
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def cells_csv(board: Board) -> str:
         scores: Mapping[str, Any] = row.get("scores") or {}
         own = {name: row.get(name) for name in COLUMNS} | {name: scores.get(name) for name in ("top1", "top5")}
         held_out: Mapping[str, Any] = row.get("held_out") or {}
-        own |= {"held_out_images": held_out.get("images"), **{key: held_out.get(key) for key in HELD_OUT}}
+        own |= {"held_out_images": held_out.get("images"), **{key: held_out.get(key) for key in MEASURES}}
         named = {"suite": board.suite.name, "key": cell.key, "warnings": " ".join(row.get("warnings") or ())}
         writer.writerow({**own, **cell.place, **named})
     return text.getvalue()
