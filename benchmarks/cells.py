@@ -22,6 +22,7 @@ from vitq.bits import Bits
 from vitq.devices import choose_device
 from vitq.evaluation import measure
 from vitq.graph import Graph
+from vitq.quantizers import use_compiled_kernels
 from vitq.run.events import Events
 from vitq.run.inputs import capture_checked
 from vitq.run.run import Run
@@ -52,13 +53,15 @@ class Bench:
 
     def judge(self, run: Run) -> Row:
         """Return what the held-out images say."""
-        return judge(run, self.x_held_out, self.like)
+        with use_compiled_kernels():
+            return judge(run, self.x_held_out, self.like)
 
     def top1(self, graph: Graph, limit: int | None = None) -> Row:
         """Return what a model scores on the validation images, the first ones where there is a ``limit``."""
         x_val, labels = self.x_val[:limit], self.labels[:limit]
         batches = zip(x_val.split(CPU_CHUNK), labels.split(CPU_CHUNK), strict=True)
-        return {"top1": measure(graph, batches, self.device)[0].top1, "images": len(x_val)}
+        with use_compiled_kernels():
+            return {"top1": measure(graph, batches, self.device)[0].top1, "images": len(x_val)}
 
     def one(self, cell: Row) -> Row:
         """Measure one cell and return what its row says beside it."""

@@ -17,10 +17,11 @@ from chart import Chart
 from command import append, rows, run_or_table, vitq
 
 RESULTS = Path(__file__).parent / "results" / "deploy.jsonl"
-ATTENTION = RESULTS.with_name("attention.jsonl")
+OTHERS = {view: RESULTS.with_name(f"{view}.jsonl") for view in ("attention", "cpus")}
+"""Results of views that have a file of their own."""
 VIEWS = {
     **{view.__name__: view for view in (tables.full, tables.onnxruntime, tables.openvino, tables.bits)},
-    **{view.__name__: view for view in (tables.ceiling, tables.attention, tables.readme)},
+    **{view.__name__: view for view in (tables.ceiling, tables.attention, tables.cpus, tables.readme)},
 }
 
 
@@ -50,13 +51,14 @@ def run(chosen: argparse.Namespace) -> None:
                 vitq(
                     *("quantize", model, "--weights", weights, "--crop-pct", "0.875", "--images", str(calibration)),
                     *("--recipe", chosen.recipe, "--bits", bits, "--limit", str(chosen.limit)),
-                    *("--target", chosen.target, "--out", str(path)),
+                    *("--target", chosen.target, "--cpu", chosen.cpu, "--out", str(path)),
                 )
         if chosen.only_quantize:
             continue
         judged = [] if chosen.random else ["--validation", str(validation)]
         sizes = [x for batch in chosen.batches for x in ("--batch", str(batch))]
         more = ("--threads", str(chosen.threads), "--rounds", str(chosen.rounds), "--cpu", chosen.cpu)
+        more += ("--no-baselines",) if chosen.no_baselines else ()
         source = ("--floating", model, "--weights", weights)
         result = vitq("bench", *map(str, runs), "--images", str(calibration), *judged, *more, *sizes, *source)
         about = {
@@ -79,7 +81,7 @@ def run(chosen: argparse.Namespace) -> None:
 
 def table(chosen: argparse.Namespace) -> None:
     """Print one view of the results as Markdown."""
-    print(VIEWS[chosen.view](rows(ATTENTION if chosen.view == "attention" else chosen.results)))
+    print(VIEWS[chosen.view](rows(OTHERS.get(chosen.view, chosen.results))))
 
 
 def figure(chosen: argparse.Namespace) -> Chart:
@@ -115,7 +117,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--cpu", default="any", help="any or vnni, as of vitq export")
+    parser.add_argument("--cpu", default="any", help="any or vnni, as of vitq quantize and export")
+    parser.add_argument("--no-baselines", action="store_true", help="without the runtimes' own int8")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16])
 
 

@@ -143,6 +143,21 @@ def attention(rows: list[Row]) -> str:
     return grid((*heads, "times as fast as linears", "top-1: linears / attention too"), lines)
 
 
+def cpus(rows: list[Row]) -> str:
+    """Return files of 8-bit and of 7-bit weights by the CPUs that they are for."""
+    kinds = {("w8a8", "any"): "8 bits as uint8", ("w8a8", "vnni"): "8 bits as int8", ("w7a8", "any"): "7 bits as int8"}
+    lines = []
+    for (machine, model), own in groups(rows).items():
+        for runtime in ("onnxruntime", "openvino"):
+            for (name, cpu), kind in kinds.items():
+                r = {row["name"]: row for row in own if row["runtime"] == runtime and row["cpu"] == cpu}
+                cells = (pair(r[name]), faster(r[name], r["float32"]), str(r[name]["integer_products"]))
+                where = (machine_name(machine), model_name(model), runtime)
+                lines.append((*where, kind, cpu, *cells, number(r[name]["top1"])))
+    heads = ("machine", "model", "runtime", "weights", "--cpu", "ms", "times as fast as float32", "integer products")
+    return grid((*heads, "top-1"), lines)
+
+
 def ratios(rows: list[Row], runtime: str, ours: str, peers: dict[str, str], name: str, title: str) -> Chart:
     """Return bars of how many times as fast as each peer a file is at batch 16."""
     own = {key: by_name(group, runtime) for key, group in groups(rows).items()}

@@ -159,6 +159,8 @@ def test_a_target_takes_away_what_it_does_not_carry(attend: nn.Module, images: t
     narrowed = vitq.allocate(attend, images, average_bits=8, candidates=(4, 8), target="openvino", **OPTIONS)
     weights = {bits for site, bits in narrowed.bits.items() if site.endswith("weight")}
     assert weights == {7} and set(narrowed.bits.values()) <= {7, 8}
+    kept = vitq.allocate(attend, images, average_bits=8, candidates=(4, 8), target="openvino", cpu="vnni", **OPTIONS)
+    assert set(kept.bits.values()) == {8}
     with pytest.raises(AllocationError, match="openvino does not carry 'qkv/weight' with 8 bits"):
         narrowed.sensitivities.problem({}, keep={"qkv/weight": 8})
     loose = vitq.allocate(attend, images, within=100, target="openvino", **OPTIONS)

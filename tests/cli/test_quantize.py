@@ -17,7 +17,7 @@ def test_every_option_reaches_the_python_interface(vitq_cli: Any, api: Any) -> N
         "quantize deit_tiny_patch16_224 --weights w.safetensors --images photos --recipe qdrop --bits w3a4 "
         "--budget full --validation val --out runs/x --seed 7 --device cpu --set reconstruct.steps=500 "
         "--set reconstruct.schedule=[unit] --resume --views 2 --limit 64 --num-classes 5 --crop-pct 0.875 "
-        "--scope full --target openvino --quiet"
+        "--scope full --target openvino --cpu vnni --quiet"
     )
     result = vitq_cli(*line.split())
     assert result.exit_code == 0, result.output
@@ -33,6 +33,7 @@ def test_every_option_reaches_the_python_interface(vitq_cli: Any, api: Any) -> N
                 "budget": "full",
                 "scope": "full",
                 "target": "openvino",
+                "cpu": "vnni",
                 "weights": "w.safetensors",
                 "num_classes": 5,
                 "preprocessing": {"crop_pct": 0.875},

@@ -107,7 +107,7 @@ def test_a_file_for_other_cpus_is_measured_with_a_warning(
         sys.modules["vitq.bench.bench"], "compile_candidates", lambda *given: asked.append(given[-1]) or []
     )
     with Events() as events:
-        model = quantized("vit", "w8a8", target="onnxruntime")
+        model = quantized("vit", "w8a8", target="onnxruntime", cpu="vnni")
         assert bench({"mine": model}, images, cpu="vnni", rounds=1, events=events) == []
     assert asked == [Cpu.VNNI]
     assert [name for name, text in events.warnings if "mine in onnxruntime: this CPU has no VNNI" in text]

@@ -141,7 +141,7 @@ def test_the_batch_is_free_and_the_file_says_what_it_is(
         assert difference.max() < 0.02, "a code at a tie moves an image by as much"
     assert difference.median() < 1e-5
     properties = {p.key: p.value for p in onnx.load(path).metadata_props}
-    assert properties["vitq.bits"] == "w8a8" and properties["vitq.target"] == "onnxruntime"
+    assert properties["vitq.bits"] == "w7a8" and properties["vitq.target"] == "onnxruntime"
     assert properties["vitq.cpu"] == "any"
     assert "vitq.proof" not in properties  # a file that fails its proof is not written, so nothing has to be said
     assert json.loads(properties["vitq.preprocessing"])["input_size"] == [3, 32, 32]

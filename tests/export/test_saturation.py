@@ -27,6 +27,8 @@ from vitq.export.targets import PROFILES, Cpu, bits_for, cpu_of  # noqa: E402
 
 ORT, OPENVINO = PROFILES["onnxruntime"], PROFILES["openvino"]
 WHOLE = {"target": "onnxruntime", "scope": "paper"}
+WIDE = {"target": "onnxruntime", "cpu": "vnni"}
+"""Weights keep 8 bits beside 8-bit activations."""
 
 
 def signed_products(content: bytes) -> dict[str, tuple[int, int]]:
@@ -66,7 +68,7 @@ def signed_products(content: bytes) -> dict[str, tuple[int, int]]:
 def test_no_pair_of_products_of_int8_weights_exceeds_16_bits(
     quantized: Callable[..., Any], images: torch.Tensor, family: str, bits: str
 ) -> None:
-    model = quantized(family, bits, target="onnxruntime")
+    model = quantized(family, bits, **WIDE)
     overflow = overflowing(model.graph, model.weights, ORT)
     assert bool(overflow) == (bits == "w8a8"), "only these lose a kernel"
     pairs = signed_products(build(model.graph, model.weights, images[:2], {}, overflow=overflow))
@@ -75,8 +77,10 @@ def test_no_pair_of_products_of_int8_weights_exceeds_16_bits(
 
 
 def test_eight_bit_weights_of_onnxruntime_are_uint8_and_stay_in_integer_kernels(exported: Callable[..., Any]) -> None:
-    result, path = exported("vit", "w8a8", target="onnxruntime", export={"target": "onnxruntime"})
+    result, path = exported("vit", "w8a8", **WIDE, export={"target": "onnxruntime"})
     assert result.cpu is Cpu.ANY and result.integer_products == result.promised == 7
+    (note,) = result.notes
+    assert "5 linears have uint8 weights" in note and "--target onnxruntime" in note and "--cpu vnni" in note
     graph = onnx.load(path).graph
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     weights = [node.input for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in tensors]
@@ -88,7 +92,7 @@ def test_eight_bit_weights_of_onnxruntime_are_uint8_and_stay_in_integer_kernels(
 def test_openvino_multiplies_eight_bit_weights_in_floating_point_and_says_what_to_do(
     exported: Callable[..., Any],
 ) -> None:
-    result, _ = exported("vit", "w8a8", target="onnxruntime", export={"target": "openvino"})
+    result, _ = exported("vit", "w8a8", **WIDE, export={"target": "openvino"})
     assert result.promised == result.integer_products == 0 and result.cpu is Cpu.ANY
     assert max(proof.error for proof in result.segments) < 1e-5
     (note,) = result.notes
@@ -118,24 +122,44 @@ def test_targets_that_run_elsewhere_keep_int8(quantized: Callable[..., Any]) -> 
     ("target", "asked", "taken"),
     [
         ("openvino", "w8a8", "w7a8"),
+        ("onnxruntime", "w8a8", "w7a8"),
         ("openvino", "w8a7", "w8a7"),
         ("openvino", "w8a4", "w8a4"),
         ("openvino", "w4a8", "w4a8"),
         ("openvino", "w8a32", "w8a32"),
         ("openvino", "w32a8", "w32a8"),
-        ("onnxruntime", "w8a8", "w8a8"),
         ("tensorrt", "w8a8", "w8a8"),
     ],
 )
-def test_openvino_is_calibrated_with_weights_that_its_kernels_can_add(target: str, asked: str, taken: str) -> None:
+def test_runtimes_are_calibrated_with_weights_that_their_kernels_can_add(target: str, asked: str, taken: str) -> None:
     assert bits_for(Bits.parse(asked), PROFILES[target]) == Bits.parse(taken)
 
 
-def test_a_bit_less_than_asked_is_said(quantized: Callable[..., Any]) -> None:
-    model = quantized("vit", "w8a8", target="openvino")
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_a_bit_less_than_asked_is_said_and_can_be_kept(quantized: Callable[..., Any], target: str) -> None:
+    model = quantized("vit", "w8a8", target=target)
     assert model.config.bits == "w7a8"
     (warning,) = [text for name, text in model.metrics.warnings if name == "bits-for-target"]
-    assert "w8a8 is w7a8 for openvino" in warning and "--cpu vnni" in warning
+    assert f"w8a8 is w7a8 for {target}" in warning and "--cpu vnni" in warning
+    kept = quantized("vit", "w8a8", target=target, cpu="vnni")
+    assert kept.config.bits == "w8a8" and not [name for name, _ in kept.metrics.warnings if name == "bits-for-target"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"target": "openvino", "cpu": "avx"}, "cpu 'avx' does not exist"),
+        ({"target": "tensorrt", "cpu": "vnni"}, "runs on no x86 CPU"),
+        ({"cpu": "vnni"}, "give target too"),
+        ({"cpu": "vnni", "within": 1.0}, "give target too"),
+    ],
+)
+def test_a_cpu_that_says_nothing_is_refused_before_any_work(
+    images: torch.Tensor, options: dict[str, Any], text: str
+) -> None:
+    recipe = {} if "within" in options else {"recipe": "rtn"}
+    with pytest.raises(ExportError, match=text):
+        vitq.quantize("no-such-model", images, **recipe, **options)
 
 
 def test_a_file_for_vnni_is_refused_with_the_cause_before_any_work(
@@ -146,7 +170,7 @@ def test_a_file_for_vnni_is_refused_with_the_cause_before_any_work(
 
     monkeypatch.setattr(saturation, "saturates", lambda runtime: True)
     monkeypatch.setattr(importlib.import_module("vitq.export.export"), "build", work)
-    model = quantized("vit", "w8a8", target="onnxruntime")
+    model = quantized("vit", "w8a8", **WIDE)
     for target in ("onnxruntime", "openvino"):
         with pytest.raises(ExportError, match=r"no VNNI.* 5 products .*leave --cpu out.*w7a8.*--force"):
             model.export(tmp_path / "m.onnx", images, target=target, cpu="vnni")
@@ -154,7 +178,7 @@ def test_a_file_for_vnni_is_refused_with_the_cause_before_any_work(
 
 
 def test_a_cause_is_told_only_where_it_is_one(quantized: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    model = quantized("vit", "w8a8", target="onnxruntime")
+    model = quantized("vit", "w8a8", **WIDE)
     wide = overflowing(model.graph, model.weights, ORT)
     monkeypatch.setattr(saturation, "saturates", lambda runtime: True)
     assert cause(wide, ORT, Cpu.VNNI) and not cause(wide, ORT, Cpu.ANY) and not cause(NONE, ORT, Cpu.VNNI)
@@ -167,7 +191,7 @@ def test_a_file_for_vnni_keeps_int8_and_says_so(
 ) -> None:
     """By force, since the proof passes on some CPUs only; the file is the same on all."""
     monkeypatch.setattr(saturation, "saturates", lambda runtime: True)
-    model = quantized("plain", "w8a8", target="onnxruntime")
+    model = quantized("plain", "w8a8", **WIDE)
     result = model.export(tmp_path / "m.onnx", images, cpu="vnni", force=True)
     assert result.cpu is Cpu.VNNI and result.integer_products == result.promised == 3
     assert any("no VNNI" in note for note in result.notes)
@@ -207,7 +231,7 @@ def test_files_of_openvino_are_right_where_it_is_held_to_avx2(
     """
     pytest.importorskip("openvino")
     _, narrow = exported("vit", "w8a8", target="openvino", export={"target": "openvino"})
-    _, wide = exported("vit", "w8a8", target="onnxruntime", export={"target": "openvino"})
+    _, wide = exported("vit", "w8a8", **WIDE, export={"target": "openvino"})
     torch.save(images, tmp_path / "images.pt")
     program = (
         "import sys, torch\n"
@@ -221,8 +245,8 @@ def test_files_of_openvino_are_right_where_it_is_held_to_avx2(
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", program, *given], env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
-    for logits, target in zip(torch.load(given[0]), ("openvino", "onnxruntime"), strict=True):
-        expected = quantized("vit", "w8a8", target=target)(images)
+    for logits, how in zip(torch.load(given[0]), ({"target": "openvino"}, WIDE), strict=True):
+        expected = quantized("vit", "w8a8", **how)(images)
         torch.testing.assert_close(logits, expected, rtol=0.02, atol=0.02)
 
 

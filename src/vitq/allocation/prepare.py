@@ -16,7 +16,7 @@ from vitq.allocation.for_target import carried_bits, file_bytes, other_bytes
 from vitq.bits import FLOATING_POINT, Bits
 from vitq.calibrate import Calibrate
 from vitq.errors import AllocationError, RecipeError
-from vitq.export.targets import profile_of
+from vitq.export.targets import Profile
 from vitq.graph import Graph
 from vitq.quantizers import Format, Quantizer, make_quantizer
 from vitq.recipes import ResolvedRecipe
@@ -44,19 +44,19 @@ def prepare(
     run: Run,
     plan: ResolvedRecipe,
     candidates: Sequence[int],
-    target: str | None = None,
+    profile: Profile | None = None,
     only_weights: Collection[int] = (),
 ) -> Prepared:
     """Apply the recipe but what trains at the run's bits, then calibrate its formats at every candidate.
 
     Rewrites are done once, so that quantizers of different bits fit the same tensors and can be mixed. At 32 bits a
-    site has no quantizer. With a ``target``, each site's candidates are those that it carries; activations get none of
-    ``only_weights``.
+    site has no quantizer. With the ``profile`` of a target, each site's candidates are those that it carries;
+    activations get none of ``only_weights``.
     """
     steps = tuple(step for step in plan.steps if not step.trains)
     formats = formats_at(run, steps, candidates, f"recipe '{plan.name}'")
     apply_steps(run, steps)
-    return calibrate_candidates(run, steps, formats, target, only_weights)
+    return calibrate_candidates(run, steps, formats, profile, only_weights)
 
 
 def formats_at(
@@ -92,7 +92,7 @@ def calibrate_candidates(
     run: Run,
     steps: Sequence[Step],
     formats: Mapping[int, Mapping[str, Format | None]],
-    target: str | None = None,
+    profile: Profile | None = None,
     only_weights: Collection[int] = (),
     stage: str = "",
 ) -> Prepared:
@@ -115,8 +115,7 @@ def calibrate_candidates(
         }
     allowed: dict[str, tuple[int, ...]] = {}
     others: int | None = None
-    if target is not None:
-        profile = profile_of(target)
+    if profile is not None:
         allowed = carried_bits(graph, library, order, tuple(formats), profile, only_weights)
         others = other_bytes(graph, library[max(library)], site_costs(graph), profile, run.images_NCHW[:2])
     simulation = Simulation(graph, library, run.device)

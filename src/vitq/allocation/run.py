@@ -14,7 +14,7 @@ from vitq.allocation.prepare import measure, measurer, prepare
 from vitq.allocation.result import MEASURING, Allocation, decide
 from vitq.artifact.origin import describe_run
 from vitq.bits import Bits
-from vitq.export.targets import profile_of
+from vitq.export.targets import Profile
 from vitq.models import LoadedModel
 from vitq.recipes import ResolvedRecipe
 from vitq.recipes.for_target import scopes_of
@@ -35,12 +35,13 @@ class Request:
     candidates: tuple[int, ...]
     trials: int
     within: float | None = None
-    target: str | None = None
+    profile: Profile | None = None
+    """Of the target, None without one."""
 
     @property
     def widths(self) -> tuple[int, ...]:
         """The candidates, and what weights get in place of some of them on the target."""
-        return self.candidates if self.target is None else candidates_for(self.candidates, profile_of(self.target))
+        return self.candidates if self.profile is None else candidates_for(self.candidates, self.profile)
 
 
 def allocate_from(folder: Path, request: Request, seed: int, events: Events) -> Allocation:
@@ -65,7 +66,7 @@ def allocate_anew(
         **describe_run(loaded, x_NCHW, plan.to_dict(), bits, "+".join(scopes_of(plan)), seed).model_dump(mode="json"),
         "candidates": list(request.candidates),
         "measures": "proxy" if request.by == "proxy" else "all",
-        **({} if request.target is None else {"target": request.target}),
+        **({} if request.profile is None else {"target": request.profile.name, "narrow": request.profile.narrow}),
     }
     found = None if folder is None or overwrite else known_sensitivities(folder, about)
     measuring = request.solver in MEASURING
@@ -75,7 +76,7 @@ def allocate_anew(
     saved = Checkpoints(checkpoints, about, resume=not overwrite, overwrite=overwrite)
     run = start_run(loaded, x_NCHW, bits, plan.name, seed=seed, device=device, events=events, checkpoints=saved)
     only_weights = frozenset(request.widths).difference(request.candidates)
-    prepared = prepare(run, plan, request.widths, request.target, only_weights)
+    prepared = prepare(run, plan, request.widths, request.profile, only_weights)
     if found is None:
         found = measure(
             run,
@@ -84,7 +85,7 @@ def allocate_anew(
             about,
             proxy_only=request.by == "proxy",
             checkpoints=saved,
-            target=request.target,
+            target=None if request.profile is None else request.profile.name,
         )
         if folder is not None:
             write_sensitivities(folder, found)

@@ -15,6 +15,7 @@ from vitq.arguments import checked, leave_out
 from vitq.bits import AverageBits, Bits
 from vitq.devices import choose_device
 from vitq.errors import ArgumentError, RecipeError
+from vitq.export.targets import Cpu, profile_for
 from vitq.models import LoadedModel, Preprocessing
 from vitq.modes import in_own_modes
 from vitq.recipes import load_recipe
@@ -96,6 +97,7 @@ def allocate(
     budget: str = "quick",
     scope: str | None = None,
     target: str | None = None,
+    cpu: str = "any",
     task: str | None = None,
     weights: str | Path | None = None,
     num_classes: int | None = None,
@@ -137,13 +139,15 @@ def allocate(
     require_choices(solver, by, within)
     widths = candidates_of(candidates, limits, within)
     base = "w4a4" if min(widths) < 8 else "w8a8"
-    request = Request(limits, solver, by, pairs, keep or {}, widths, trials, within, target)
+    profile = profile_for(target, cpu)
+    request = Request(limits, solver, by, pairs, keep or {}, widths, trials, within, profile)
     with Events(console=progress) as events:
         if isinstance(model, str) and is_allocation(Path(model)):
             if images is not None:
                 raise ArgumentError(f"'{model}' holds the trials of an allocation: leave the images out")
             known: dict[str, Any] = {"candidates": candidates, "target": target, "bits": bits, "scope": scope}
             known |= {"task": task, "weights": weights, "num_classes": num_classes, "preprocessing": preprocessing}
+            known |= {"cpu": None if cpu == Cpu.ANY else cpu}
             leave_out(f"'{model}' holds the trials of an allocation, which", {**known, "overrides": overrides or None})
             return allocate_from(Path(model), request, seed, events)
         if images is None:

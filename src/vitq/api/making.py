@@ -32,6 +32,7 @@ def quantize(
     budget: str = "quick",
     scope: str | None = None,
     target: str | None = None,
+    cpu: str = "any",
     task: str | None = None,
     weights: str | Path | None = None,
     num_classes: int | None = None,
@@ -61,7 +62,8 @@ def quantize(
       percent of the score expected to be lost. The bits of each site are then chosen as by ``vitq.allocate``.
     * ``scope``: "paper", "deploy" or "full", by default the recipe's ("paper" where it has none).
     * ``target``: calibrates for a target of ``QuantizedModel.export``, whose default scope is "deploy". A run at 6 bits
-      and more that leaves recipe, scope and target open is for "onnxruntime".
+      and more that leaves recipe, scope and target open is for "onnxruntime". ``cpu``: the x86 CPUs that its files are
+      for; weights beside 8-bit activations get 7 bits for "any", and keep 8 for "vnni" (docs/export.md).
     * ``task``: the meaning of the outputs, where it is not certain (docs/tasks.md).
     * ``overrides``: recipe options, such as {"reconstruct.steps": 500}; they come last.
     * ``out``: the run is checkpointed there and its artifact saved. ``resume`` goes on after a kill, ``overwrite``
@@ -80,6 +82,7 @@ def quantize(
         budget=budget,
         scope=scope,
         target=target,
+        cpu=cpu,
         views=views,
         overrides=overrides or {},
         seed=seed,

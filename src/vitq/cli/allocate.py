@@ -12,6 +12,7 @@ from vitq.cli.options import (
     AsJson,
     CropPct,
     Device,
+    ForCpu,
     Limit,
     NumClasses,
     Override,
@@ -23,6 +24,7 @@ from vitq.cli.options import (
     preprocessing_from,
 )
 from vitq.cli.quantize import default_out
+from vitq.export.targets import Cpu
 
 
 @guarded
@@ -86,6 +88,7 @@ def allocate(
         str | None, typer.Option(help="Which tensors get bits: paper, deploy or full. Default: as in 'vitq quantize'.")
     ] = None,
     target: Target = None,
+    cpu: ForCpu = Cpu.ANY,
     task: Task = None,
     limit: Limit = 32,
     out: Annotated[
@@ -134,6 +137,7 @@ def allocate(
         bits=bits,
         scope=scope,
         target=target,
+        cpu=cpu,
         task=task,
         weights=weights,
         num_classes=num_classes,

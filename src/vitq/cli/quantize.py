@@ -12,6 +12,7 @@ from vitq.cli.options import (
     AsJson,
     CropPct,
     Device,
+    ForCpu,
     Limit,
     NumClasses,
     Override,
@@ -22,6 +23,7 @@ from vitq.cli.options import (
     Weights,
     preprocessing_from,
 )
+from vitq.export.targets import Cpu
 
 
 @guarded
@@ -81,6 +83,7 @@ def quantize(
         ),
     ] = None,
     target: Target = None,
+    cpu: ForCpu = Cpu.ANY,
     task: Task = None,
     limit: Limit = 1000,
     views: Annotated[
@@ -145,6 +148,7 @@ def quantize(
         budget=budget,
         scope=scope,
         target=target,
+        cpu=cpu,
         task=task,
         weights=weights,
         num_classes=num_classes,

@@ -67,12 +67,14 @@ class Profile:
     scopes: tuple[str, ...] = ("deploy",)
     uint8_weights: bool = True
     """Whether weights of uint8 codes stay in its integer kernels, which 8-bit ones need to be right on every CPU."""
+    narrow: bool = False
+    """Whether weights beside 8-bit activations are calibrated with 7 bits: right and fast on every CPU."""
     name: str = ""
 
 
 NARROWER = (
-    "8-bit weights times 8-bit activations saturate in its int8 kernels on CPUs without VNNI; for CPUs with VNNI alone "
-    "quantize with --target onnxruntime and export with --target openvino --cpu vnni"
+    "on CPUs without VNNI int8 kernels saturate with 8 bits on both sides, and what avoids that takes longer on all "
+    "others; for CPUs with VNNI alone quantize and export with --cpu vnni, which keeps 8 bits"
 )
 """Why ``bits_for`` takes a bit from the weights, and how to keep it."""
 
@@ -106,8 +108,9 @@ def _onnxruntime() -> Profile:
         "onnxruntime",
         None,
         {**_CPU, **_ATTENTION},
-        "linears in int8 kernels, in scope paper attention too; activations uint8, weights int8, or uint8 if wide",
+        "linears in int8 kernels, in scope paper attention too; activations uint8, weights int8 of 7 bits",
         scopes=("deploy", "paper"),
+        narrow=True,
     )
 
 
@@ -117,9 +120,10 @@ def _openvino() -> Profile:
         "openvino",
         None,
         _CPU,
-        "as onnxruntime, weights of 7 bits; OpenVINO reads the ONNX file, or has its own",
+        "as onnxruntime; OpenVINO reads the ONNX file, or has its own",
         suffixes=(ONNX, IR),
         uint8_weights=False,
+        narrow=True,
     )
 
 
@@ -166,6 +170,19 @@ def profile_of(target: str) -> Profile:
     return PROFILES[target]
 
 
+def profile_for(target: str | None, cpu: str) -> Profile | None:
+    """Return the rules of a target where models are calibrated for ``cpu``, None without one.
+
+    ExportError names the known ones, and a ``cpu`` without a target.
+    """
+    if target is None:
+        if cpu != Cpu.ANY:
+            raise ExportError(f"cpu {cpu} says which CPUs the files of a target are for: give target too")
+        return None
+    profile = profile_of(target)
+    return profile if cpu_of(cpu, profile) is Cpu.ANY else replace(profile, narrow=False)
+
+
 def cpu_of(cpu: str, profile: Profile) -> Cpu:
     """Return the CPUs that a file is for; ExportError names the known ones, and targets that are no CPU."""
     known = [str(one) for one in Cpu]
@@ -182,8 +199,8 @@ def weight_bits_for(bits: int, profile: Profile) -> int:
 
 
 def bits_for(bits: Bits, profile: Profile) -> Bits:
-    """Return the bits to calibrate ``profile`` with: one less for weights that would leave its integer kernels."""
-    if profile.uint8_weights or bits.activations == FLOATING_POINT:
+    """Return the bits to calibrate ``profile`` with: one less for weights that would overflow in its int8 kernels."""
+    if not profile.narrow or bits.activations == FLOATING_POINT:
         return bits
     if bits.weights == FLOATING_POINT or not overflows(2 ** (bits.weights - 1), 2**bits.activations - 1):
         return bits

@@ -12,7 +12,7 @@ from vitq.allocation.result import candidates_of, limits_of
 from vitq.allocation.run import Request, allocate_anew
 from vitq.bits import Bits, BitTable
 from vitq.errors import ArgumentError
-from vitq.export.targets import profile_of
+from vitq.export.targets import profile_for
 from vitq.models import LoadedModel
 from vitq.recipes.auto import CALIBRATION
 from vitq.recipes.for_target import recipe_for
@@ -50,6 +50,7 @@ class Goal:
         budget: str,
         scope: str | None,
         target: str | None,
+        cpu: str,
         seed: int,
         device: torch.device,
         folder: Path | None,
@@ -64,9 +65,10 @@ class Goal:
         limits = limits_of(None, self.fit_mb, None, self.within)
         widths = candidates_of(None, limits, self.within)
         base = "w4a4" if min(widths) < 8 else "w8a8"
-        if target is not None:
-            widths = candidates_for(widths, profile_of(target))
-        request = Request(limits, "program", "output", False, {}, widths, 1, self.within, target)
+        profile = profile_for(target, cpu)
+        if profile is not None:
+            widths = candidates_for(widths, profile)
+        request = Request(limits, "program", "output", False, {}, widths, 1, self.within, profile)
         plan = recipe_for(CALIBRATION, budget, scope, target, {})
         place = None if folder is None else folder / FOLDER
         x_trials = x_NCHW[:TRIAL_IMAGES]

@@ -24,7 +24,7 @@ from vitq.errors import ArgumentError, VitqError
 from vitq.evaluation import OF_OUTPUTS, Evaluator, Forward, Metrics
 from vitq.evidence import Evidence
 from vitq.evidence.collect import Witness
-from vitq.export.targets import NARROWER, profile_of
+from vitq.export.targets import NARROWER, Cpu, profile_for
 from vitq.model import QuantizedModel
 from vitq.models import LoadedModel, Preprocessing
 from vitq.recipes import ResolvedRecipe
@@ -63,6 +63,7 @@ def quantize_whole(
     overwrite: bool,
     progress: bool,
     limit: int,
+    cpu: str = Cpu.ANY,
     fit_mb: float | None = None,
     within: float | None = None,
     weights: str | Path | None = None,
@@ -78,7 +79,9 @@ def quantize_whole(
     if (resume or overwrite) and out is None:
         raise ArgumentError("resume and overwrite are about a folder of a run; name it with out")
     given = target
-    chosen, target, taken, plan = _chosen(recipe, asked, budget, scope, given, overrides)
+    if goal is not None:
+        profile_for(given, cpu)  # no target is chosen for it, so what is wrong is told before any work
+    chosen, target, taken, plan = _chosen(recipe, asked, budget, scope, given, cpu, overrides)
     place = choose_device(device)
     torch.manual_seed(seed)
     with open_workspace(out, resume, overwrite) as space, Events(space.log, console=progress) as events:
@@ -104,13 +107,14 @@ def quantize_whole(
                 budget=budget,
                 scope=scope,
                 target=given,
+                cpu=cpu,
                 seed=seed,
                 device=place,
                 folder=space.folder,
                 overwrite=overwrite,
                 events=events,
             )
-            chosen, target, taken, plan = _chosen(recipe, Asked.of(table), budget, scope, given, overrides)
+            chosen, target, taken, plan = _chosen(recipe, Asked.of(table), budget, scope, given, cpu, overrides)
         result = _quantize_in(
             space, loaded, x_NCHW, plan, taken, validation, seed=seed, device=place, events=events, began=began
         )
@@ -125,11 +129,13 @@ def _chosen(
     budget: str,
     scope: str | None,
     target: str | None,
+    cpu: str,
     overrides: Mapping[str, Any],
 ) -> tuple[str | Path, str | None, Asked, ResolvedRecipe]:
     """Return recipe and target with what was left open, the bits as the target takes them, and the resolved recipe."""
     chosen, target = choose(recipe, asked.table or asked.bits, scope, target, overrides)
-    taken = asked if target is None else asked.narrowed(profile_of(target))
+    profile = profile_for(target, cpu)
+    taken = asked if profile is None else asked.narrowed(profile)
     return chosen, target, taken, recipe_for(chosen, budget, scope, target, {**taken.overrides, **overrides})
 
 

@@ -35,6 +35,7 @@ def expected_integer_products(
         and all(is_op(nodes[c], LINEAR) and c in operands for c in graph.sites[name].consumers)
     }
     floating = _floating(graph, weights)
+    remedy = f"quantize with --target {profile.name} (weights of 7 bits), or export with --cpu vnni for CPUs with it"
     if not profile.uint8_weights:
         uneven = {name for name in products if not weights[name].format.symmetric}
         wide = {name for name in products if name in unsigned} - uneven
@@ -45,10 +46,13 @@ def expected_integer_products(
         if wide:
             notes.append(
                 f"{len(wide)} linears of 8-bit weights and 8-bit activations are multiplied in floating point, for "
-                "OpenVINO's int8 kernels saturate on CPUs without VNNI; quantize with --target openvino (weights of 7 "
-                "bits), or export with --cpu vnni for CPUs with VNNI alone"
+                f"OpenVINO's int8 kernels saturate where a CPU has no VNNI; {remedy}"
             )
         return sum(count for name, count in products.items() if name not in uneven | wide), (*notes, *floating)
+    slow = [name for name in products if name in unsigned]
+    if slow:
+        note = f"{len(slow)} linears have uint8 weights: exact on every CPU, but half as fast as int8 where it has VNNI"
+        floating = (f"{note}; {remedy}", *floating)
     attention = sum(count == 2 and is_op(nodes[c], MATMUL) and c not in apart for c, count in operands.items())
     return sum(products.values()) + (attention if profile.runtime == "onnxruntime" else 0), floating
 
