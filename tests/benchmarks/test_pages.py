@@ -14,7 +14,7 @@ CLAIMS = sorted(path for path in BENCHMARKS.glob("*.md") if path.name != "README
 RESULTS = sorted((BENCHMARKS / "results").glob("*.jsonl"))
 TELLS_APART = (
     *("model", "method", "recipe", "variant", "table", "tag", "bits", "steps", "budget", "seed", "train"),
-    *("solver", "average"),
+    *("solver", "average", "cpu"),
     *("runtime", "name", "weights", "machine", "threads", "batch"),
 )
 

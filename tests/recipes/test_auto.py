@@ -42,13 +42,13 @@ def test_auto_takes_what_fits_the_bits_and_never_overrules(asked: Any, taken: An
     assert TARGET in PROFILES
 
 
-def test_a_first_run_calibrates_eight_bits_for_the_target_of_export_and_speaks_of_four(
+def test_a_first_run_calibrates_w8a8_for_the_target_of_export_and_speaks_of_four(
     tiny: Callable[..., nn.Module], capsys: pytest.CaptureFixture[str]
 ) -> None:
     x_NCHW = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     model = vitq.quantize(tiny("vit", depth=1), x_NCHW)
     config, said = model.config, " ".join(capsys.readouterr().err.split())
-    assert (config.recipe["name"], config.bits, config.scope) == ("repq", "w8a8", "deploy")
+    assert (config.recipe["name"], config.bits, config.scope) == ("repq", "w7a8", "deploy")
     assert "fewer bits: --bits w4a4 would take" in said and f"loses {LOST[0]} to {LOST[1]} points" in said
     chosen = vitq.quantize(tiny("vit", depth=1), x_NCHW, recipe="rtn")
     assert chosen.config.scope == "paper" and "fewer bits" not in capsys.readouterr().err
