@@ -16,7 +16,8 @@ from vitq.artifact.metrics import RunMetrics
 from vitq.calibrate import scope_rows
 from vitq.errors import ArtifactError
 from vitq.model import QuantizedModel
-from vitq.report.html import error_bars, render, write_report
+from vitq.report.figures import block_chart
+from vitq.report.html import render, write_report
 from vitq.report.results import result_lines
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -109,17 +110,20 @@ def test_scope_and_recipe_are_written_out(quantized: Artifact) -> None:
     assert "only_uncalibrated: false" in text and "granularity: channel" in text
 
 
-def test_bars_are_relative_to_the_widest_and_in_the_order_of_the_model(quantized: Artifact) -> None:
-    bars = error_bars({"blocks.10": 0.4, "blocks.2": 0.1}, ["blocks.2", "blocks.10"])
-    assert [(bar.label, bar.width) for bar in bars] == [("blocks.2", 25.0), ("blocks.10", 100.0)]
-    assert WellFormed(render(quantized)).attributes["width"] == ["25.0", "100.0"]
+def test_errors_of_blocks_are_a_chart_in_the_order_of_the_model(quantized: Artifact) -> None:
+    drawn = str(block_chart({"blocks.10": 0.4, "blocks.2": 0.125}, ["blocks.2", "blocks.10"]))
+    shown = re.findall(r"<text[^>]*>([^<]*)</text>", drawn)
+    assert shown == ["blocks.2", "blocks.10", "0.125", "0.4"]
+    assert "var(--bar)" in drawn and "var(--alert)" not in drawn
+    assert WellFormed(render(quantized)).attributes["aria-label"] == ["error per block"]
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_a_broken_error_gets_a_full_bar(broken: float) -> None:
-    bars = error_bars({"a": 0.5, "b": broken}, ["a", "b"])
-    assert [bar.width for bar in bars] == [100.0, 100.0]
-    assert error_bars({}, []) == [] and error_bars({"a": 0.0}, ["a"])[0].width == 0.0
+def test_a_broken_error_has_the_colour_of_an_alert(broken: float) -> None:
+    for errors in ({"a": 0.5, "b": broken}, {"b": broken}):
+        drawn = str(block_chart(errors, ["a", "b"]))
+        assert "var(--alert)" in drawn and f">{broken}</text>" in drawn
+    assert block_chart({}, []) is None and ">0</text>" in str(block_chart({"a": 0.0}, ["a"]))
 
 
 def test_what_was_not_measured_is_left_out(quantized: Artifact) -> None:
@@ -142,8 +146,9 @@ def test_names_are_escaped(quantized: Artifact) -> None:
 def test_needs_nothing_but_itself(quantized: Artifact) -> None:
     page = render(quantized)
     attributes = WellFormed(page).attributes
-    assert not {"src", "href", "srcset", "link", "script"} & attributes.keys()
-    assert not re.search(r"https?://|@import|url\(|//[a-z]", page)
+    assert not {"src", "srcset", "link", "script"} & attributes.keys()
+    assert all(target.startswith("#") for target in attributes["href"])
+    assert not re.search(r"https?://|@import|url\((?!#)|//[a-z]", page)
     assert "prefers-color-scheme: dark" in page and "@media print" in page and "width=device-width" in page
 
 

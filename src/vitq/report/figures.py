@@ -1,7 +1,7 @@
-"""The charts of a run's report: errors over depth, losses, values and grids of sites."""
+"""The charts of a run's report: errors per block and over depth, losses, values and grids of sites."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from vitq.evidence import Distribution
 from vitq.reconstruct.optimize import EVERY
 from vitq.report.charts import ALERT, BAR, INK, SOFT, chart, log_scale, ticks
 from vitq.report.training import Trained, levels
+from vitq.report.units import number
 
 MOST_LOSSES = 60
 """Points of a loss curve."""
@@ -29,6 +30,34 @@ class Shown:
     words: str
 
 
+def block_chart(errors: Mapping[str, float], order: Sequence[str]) -> Markup | None:
+    """Return one bar for the error of each block, in the model's ``order``; None where no error was measured.
+
+    An error that is not finite has a bar as long as the largest, in the colour of an alert.
+    """
+    place = {name: i for i, name in enumerate(order)}  # JSON sorts blocks.10 before blocks.2
+    names = sorted(errors, key=lambda name: place.get(name, len(place)))
+    if not names:
+        return None
+    finite = {name: math.isfinite(errors[name]) for name in names}
+    longest = max((errors[name] for name in names if finite[name]), default=0.0) or 1.0
+
+    def draw(axes: Any) -> None:
+        bars = axes.barh(
+            names,
+            [errors[name] if finite[name] else longest for name in names],
+            color=[BAR if finite[name] else ALERT for name in names],
+        )
+        axes.bar_label(bars, [number(errors[name]) for name in names], padding=4, color=INK)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.2 * longest)
+        axes.set_xticks([])
+        axes.spines.bottom.set_visible(False)
+        axes.grid(False)
+
+    return chart("blocks", "error per block", draw, high=16 * len(names) + 24)
+
+
 def depth_chart(trained: tuple[Trained, ...]) -> Markup | None:
     """Return the error of every trained segment over depth, before and after, one panel a sweep."""
     sweeps = levels(trained)
@@ -36,7 +65,7 @@ def depth_chart(trained: tuple[Trained, ...]) -> Markup | None:
         return None
 
     def draw(axes: Any) -> None:
-        for number, (own, (level, segments)) in enumerate(zip(_each(axes), sweeps.items(), strict=True)):
+        for panel, (own, (level, segments)) in enumerate(zip(_each(axes), sweeps.items(), strict=True)):
             places = range(len(segments))
             before, after = [s.before for s in segments], [s.after for s in segments]
             own.plot(places, before, color=SOFT, marker="o", label="before training")
@@ -47,7 +76,7 @@ def depth_chart(trained: tuple[Trained, ...]) -> Markup | None:
             log_scale(own, [*before, *after])
             own.set_title(f"segments by {_level(level)}", loc="left")
             ticks(own, [segment.name for segment in segments])
-            if number == 0:
+            if panel == 0:
                 own.legend(loc="best")
 
     return chart("depth", "error over depth, before and after training", draw, panels=len(sweeps), high=200)

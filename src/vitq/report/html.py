@@ -1,8 +1,6 @@
 """The report of one quantized model: a single HTML page that needs nothing but itself."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import isfinite
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +12,13 @@ from vitq.evidence import EVIDENCE, Evidence
 from vitq.recipes.document import write_yaml
 from vitq.report.advice import Facts, advice
 from vitq.report.extras import Extras
-from vitq.report.figures import Shown, depth_chart, loss_chart, site_chart
+from vitq.report.figures import Shown, block_chart, depth_chart, loss_chart, site_chart
 from vitq.report.maps import bits_map, error_map
 from vitq.report.page import page
 from vitq.report.results import result_lines
-from vitq.report.units import number
 from vitq.report.verdict import verdict_of
 
 TEMPLATE = "report.html.j2"
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One bar of the error chart; ``width`` is in percent of the widest."""
-
-    label: str
-    value: str
-    width: float
 
 
 def write_report(path: Path, artifact: Artifact, extras: Extras | None = None) -> Path:
@@ -85,7 +73,7 @@ def render(artifact: Artifact, extras: Extras | None = None) -> str:
         measured_on="validation" if any(name == "no-labels" for name, _ in metrics.warnings) else "calibration",
         labelled=metrics.top1 is not None or metrics.fp_scores is not None,
         results=result_lines(metrics, config.bits),
-        bars=error_bars(metrics.segment_errors, [s.name for s in artifact.graph.spans("block")]),
+        blocks=block_chart(metrics.segment_errors, [s.name for s in artifact.graph.spans("block")]),
         heat=bits_map(artifact),
         scope=rows,
         scope_name=config.scope,
@@ -107,16 +95,6 @@ def worst_of(evidence: Evidence) -> list[Shown]:
         about = "" if own is None else f"error {100 * own.error:.2g} % of its energy; {own.bits} bits, {own.format}; "
         found.append(Shown(site_chart(place, shown), shown.site, f"{about}{shown.slice}"))
     return found
-
-
-def error_bars(errors: Mapping[str, float], order: Sequence[str]) -> list[Bar]:
-    """Return one bar per segment, in the model's order: JSON sorts ``blocks.10`` before ``blocks.2``."""
-    place = {name: i for i, name in enumerate(order)}
-    names = sorted(errors, key=lambda name: place.get(name, len(place)))
-    finite = [error for error in errors.values() if isfinite(error)]
-    widest = max(finite, default=0.0) or 1.0
-    widths = {name: min(error / widest, 1.0) if isfinite(error) else 1.0 for name, error in errors.items()}
-    return [Bar(name, number(errors[name]), round(100 * widths[name], 2)) for name in names]
 
 
 def origin_groups(artifact: Artifact) -> list[tuple[str, list[tuple[str, str]]]]:
