@@ -16,8 +16,13 @@ from grid import MODELS
 
 HERE = Path(__file__).parent
 SUITE, RESULTS = HERE.parent / "suites" / "local.yaml", HERE / "results" / "mgrq.jsonl"
-PEERS, FILES = RESULTS.with_name("peers.jsonl"), RESULTS.with_name("deploy.jsonl")
-VIEWS = {view.__name__: view for view in (tables.recipes, tables.settings, tables.no_images)}
+PEERS, FILES, MIXED = (RESULTS.with_name(f"{name}.jsonl") for name in ("peers", "deploy", "allocate"))
+VIEWS = {
+    "recipes": lambda measured: tables.recipes(measured, rows(PEERS)),
+    "settings": lambda measured: tables.settings(measured, rows(FILES), rows(MIXED)),
+    "no_images": tables.no_images,
+}
+"""What each view prints of the rows of the results file."""
 KEYS = ("model", "recipe", "tag", "bits", "budget", "seed")
 KEPT = ("images", "device", "seconds", "peak_memory_bytes", "mean_segment_error", "size_bytes", "fp_size_bytes")
 
@@ -36,7 +41,7 @@ def run(chosen: argparse.Namespace) -> None:
 
 def table(chosen: argparse.Namespace) -> None:
     """Print one view of the results as Markdown."""
-    print(VIEWS[chosen.view](rows(chosen.results), rows(PEERS), rows(FILES)))
+    print(VIEWS[chosen.view](rows(chosen.results)))
 
 
 def figure(chosen: argparse.Namespace) -> Chart:

@@ -42,9 +42,8 @@ def lines_of(rows: list[Row], model: str) -> list[tuple[str, ...]]:
     return lines
 
 
-def recipes(rows: list[Row], peers: list[Row], files: list[Row]) -> str:
+def recipes(rows: list[Row], peers: list[Row]) -> str:
     """Return top-1 by recipe and bits, peers measured on the same images below them."""
-    del files
     lines, rows = [], [row for row in rows if row["tag"] not in MADE]
     for model in MODELS:
         lines += lines_of(rows, model)
@@ -54,9 +53,8 @@ def recipes(rows: list[Row], peers: list[Row], files: list[Row]) -> str:
     return grid(("model", "recipe", *(bits.upper() for bits in BITS), "minutes", "peak GiB"), lines)
 
 
-def no_images(rows: list[Row], peers: list[Row], files: list[Row]) -> str:
+def no_images(rows: list[Row]) -> str:
     """Return what `repq` gives from real images and from none."""
-    del peers, files
     columns, lines = [(model, bits) for model in MODELS for bits in ("w8a8", "w4a4")], []
     for kind, tag in (("real", QUICK), *((tag, tag) for tag in MADE)):
         own = [chosen(rows, model, bits, recipe="repq", tag=tag) for model, bits in columns]
@@ -65,9 +63,8 @@ def no_images(rows: list[Row], peers: list[Row], files: list[Row]) -> str:
     return grid(("images", *(f"{model_name(m)} {bits.upper()}" for m, bits in columns), "minutes at most"), lines)
 
 
-def settings(rows: list[Row], peers: list[Row], files: list[Row]) -> str:
-    """Return what each setting loses, takes and weighs; W4A8 is known as a file alone, so it has no minutes."""
-    del peers
+def settings(rows: list[Row], files: list[Row], mixed: list[Row]) -> str:
+    """Return what each setting loses, takes and weighs; the last one has bits that are chosen for each site."""
     lines = []
     ways = ("w8a8", "repq"), ("w6a6", "repq"), ("w4a8", "repq"), ("w4a4", "repq"), ("w4a4", "mgrq"), ("w3a3", "mgrq")
     for bits, recipe in ways:
@@ -79,8 +76,20 @@ def settings(rows: list[Row], peers: list[Row], files: list[Row]) -> str:
         speed = [f"{row['ratios']['16']:.2f}" for row in as_file[MODELS[0]]] or ["–"]
         size = next(number(row["size_bytes"] / 1e6) for row in as_file[MODELS[0]] or own[MODELS[0]])
         lines.append((bits.upper(), f"`{recipe}`", minutes, *tops, size, speed[0]))
+    lines.append(chosen_bits(mixed))
     names = (f"{model_name(model)}, top-1" for model in MODELS)
     return grid(("bits", "recipe", "minutes", *names, "MB", "times as fast as float32"), lines)
+
+
+def chosen_bits(mixed: list[Row], average: str = "4") -> tuple[str, ...]:
+    """Return what bits of an average lose and take that the integer program chose: trials, solving, quantizing."""
+    own = {(row["model"], row["solver"]): row for row in mixed if row["recipe"] == "repq" and row["average"] == average}
+    trials = {row["model"]: row["solving"] for row in mixed if row["solver"] == "floating point"}
+    found = [own[model, "program"] for model in MODELS]
+    seconds = [trials[row["model"]] + row["solving"] + row["seconds"] for row in found]
+    minutes = " to ".join(dict.fromkeys(number(x / 60) for x in sorted(seconds)))
+    size = number(found[0]["bytes"] / 1e6)
+    return f"mixed, {average} on average", "`repq`", minutes, *(number(row["top1"]) for row in found), size, "–"
 
 
 def in_onnxruntime(row: Row, model: str, bits: str) -> bool:

@@ -1,5 +1,6 @@
 """The benchmark pages say what the results files hold: tables, figures, and what every row has."""
 
+import argparse
 import json
 import re
 import shutil
@@ -68,11 +69,47 @@ def test_a_chart_is_drawn_once_for_the_same_numbers(
 
 
 @pytest.mark.parametrize("path", CLAIMS, ids=lambda path: path.stem)
-def test_a_page_is_short_asks_a_question_and_has_its_setup_and_command(path: Path) -> None:
+def test_a_page_is_short_asks_a_question_and_has_its_setup_command_and_limits(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 80
     assert lines[0].startswith("# ") and lines[0].endswith("?") and lines[2]
-    assert "| setup | |" in lines and any(line.startswith("```") for line in lines)
+    assert "| setup | |" in lines and any(line.startswith("```") for line in lines) and "## Limits" in lines
+
+
+@pytest.mark.parametrize("path", CLAIMS, ids=lambda path: path.stem)
+def test_a_page_begins_with_its_answer_in_two_sentences_at_most(path: Path) -> None:
+    answer = path.read_text(encoding="utf-8").split("\n\n")[1]
+    assert 1 <= len(re.findall(r"[.!?](?=\s|$)", answer)) <= 2, answer
+
+
+@pytest.mark.parametrize("path", CLAIMS, ids=lambda path: path.stem)
+def test_a_setup_says_on_what_hardware_versions_seeds_and_images(path: Path) -> None:
+    setup = path.read_text(encoding="utf-8").partition("| setup | |\n")[2].partition("\n\n")[0]
+    assert [word for word in ("hardware", "versions", "seed", "image") if word not in setup] == []
+
+
+@pytest.mark.parametrize("path", CLAIMS, ids=lambda path: path.stem)
+def test_a_page_that_compares_three_rows_has_one_figure(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    tables = re.findall(r"^\|(?:---\|){3,}\n((?:\|.*\n)+)", text, re.MULTILINE)
+    compares = any(len(rows.splitlines()) > 2 for rows in tables)
+    assert text.count("![") == (1 if compares else 0), "python benchmarks/bars.py draws a table"
+
+
+def test_bars_are_the_columns_that_are_asked_for_without_rows_that_lack_a_number(
+    benchmark: Callable[[str], ModuleType],
+) -> None:
+    module, text = (
+        benchmark("bars"),
+        "\n| a | b | c |\n|---|---|---|\n| x | 1.5 / 2e-3 | – |\n| y, z | .5 / 3 | 4 (5) |\n",
+    )
+    asked = {"rows_by": [""], "name": "n", "title": "t", "y": "u", "mark": None, "of": "o"}
+    (both,) = module.bars(text, argparse.Namespace(**asked, columns=["b"], part=1)).series
+    assert (both.x, both.y) == (("x", "y\nz"), (0.002, 3.0))
+    found = module.bars(text, argparse.Namespace(**asked, columns=["b", "c"], part=1)).series
+    assert [(one.label, one.x, one.y) for one in found] == [("b", ("y\nz",), (3.0,)), ("c", ("y\nz",), (5.0,))]
+    with pytest.raises(SystemExit, match="no table of o has the columns , d"):
+        module.bars(text, argparse.Namespace(**asked, columns=["d"], part=0))
 
 
 def test_the_overview_has_every_page() -> None:
