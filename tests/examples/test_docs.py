@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 import typer
+from rich.console import Console
 
 from vitq.allocate import SOLVERS, Problem, Product, Search, SiteCost
+from vitq.artifact.metrics import RunMetrics
 from vitq.bits import Bits
 from vitq.calibrate.assign import Member, search_alone
 from vitq.calibrate.candidates import SearchSpec
@@ -25,7 +28,7 @@ from vitq.calibrate.searches import SEARCHES
 from vitq.cli import app
 from vitq.evaluation import measure
 from vitq.export.lowerings import LOWERINGS
-from vitq.export.targets import OPSET, OPSETS, PROFILES, profile_of
+from vitq.export.targets import OPSET, OPSETS, PROFILES, Cpu, profile_of
 from vitq.graph import Graph, Role, Site, capture
 from vitq.quantizers import FORMATS, Format, make_quantizer
 from vitq.recipes import list_recipes, load_recipe, parse_assignments
@@ -37,12 +40,16 @@ from vitq.reconstruct.objective.terms import DISTANCES, TERMS, Batch, LocalTerm
 from vitq.reconstruct.slicing.schedule import SCHEDULES, plan
 from vitq.reconstruct.step import Reconstruct
 from vitq.registry import Registry
+from vitq.report.exported import CPUS
+from vitq.report.tables import closing_table
 from vitq.run.run import Run
 from vitq.run.step import STEPS
 from vitq.tasks import TASKS, task_for
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
+CLOSING = ("report/fewer_bits.py", "report/exported.py", "cli/quantize.py", "cli/export.py")
+"""What prints the last lines of the two commands of README.md."""
 REGISTRIES: tuple[Registry[Any], ...] = (
     STEPS,
     FORMATS,
@@ -352,6 +359,29 @@ def test_the_export_page_names_every_target_and_opset() -> None:
     text = page("docs/export.md")
     assert all(f"`{target}`" in text for target in PROFILES)
     assert f"takes {OPSETS[0]} to {OPSETS[-1]}: {OPSET}, the default" in text
+
+
+def test_the_first_page_shows_what_its_commands_print() -> None:
+    run, export = blocks(page("README.md"), "text")
+    metrics = RunMetrics(
+        agreement=96.875,
+        images=256,
+        mean_segment_error=0.0104,
+        size_bytes=5_560_000,
+        fp_size_bytes=22_869_664,
+        seconds=59.2,
+        peak_memory_bytes=1_750_000_000,
+    )
+    artifact: Any = SimpleNamespace(metrics=metrics, config=SimpleNamespace(bits="w7a8"))
+    console = Console(width=120, record=True, file=StringIO())
+    console.print(closing_table(artifact))
+    printed = "\n".join(line.rstrip() for line in console.export_text().splitlines()).strip("\n")
+    assert printed in run
+    code = "".join((ROOT / "src" / "vitq" / path).read_text() for path in CLOSING)
+    for words in ("fewer bits: --bits w", "models measured it loses", "saved in ", "; use it: "):
+        assert words in run and words in code
+    for words in (" products in integer kernels (", "agrees with the simulation on", CPUS[Cpu.ANY], "saved "):
+        assert words in export and words in code
 
 
 def test_every_recipe_is_in_the_overview_and_explained() -> None:
