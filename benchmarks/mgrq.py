@@ -17,6 +17,9 @@ from grid import MODELS
 HERE = Path(__file__).parent
 SUITE, RESULTS = HERE.parent / "suites" / "local.yaml", HERE / "results" / "mgrq.jsonl"
 PEERS, FILES, MIXED = (RESULTS.with_name(f"{name}.jsonl") for name in ("peers", "deploy", "allocate"))
+OTHERS = [RESULTS.with_name(f"{name}.jsonl") for name in ("mptq", "record")]
+OF_CHART = ("activations", "budgets")
+"""Tables of other scripts whose rows have the scope of these, and top-1."""
 VIEWS = {
     "recipes": lambda measured: tables.recipes(measured, rows(PEERS)),
     "settings": lambda measured: tables.settings(measured, rows(FILES), rows(MIXED)),
@@ -46,7 +49,8 @@ def table(chosen: argparse.Namespace) -> None:
 
 def figure(chosen: argparse.Namespace) -> Chart:
     """Return top-1 over the size of an artifact."""
-    return tables.size_chart(rows(chosen.results), rows(PEERS))
+    variants = [row for path in OTHERS for row in rows(path) if row["table"] in OF_CHART]
+    return tables.size_chart(rows(chosen.results), rows(PEERS), variants)
 
 
 def views(parser: argparse.ArgumentParser) -> None:

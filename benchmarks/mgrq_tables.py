@@ -8,6 +8,10 @@ from grid import NAMES, grid, model_name, number
 Row = dict
 MODELS = list(NAMES)[:2]
 BITS = ("w8a8", "w6a6", "w4a4", "w3a3")
+DRAWN = ("w3a3", "w4a4", "w4a8", "w6a6", "w8a8")
+"""Bits of the chart, by size."""
+ALSO = ("adalog", "mptq-vit", "vitq fast")
+"""Variants of other scripts that the chart has."""
 QUICK = ""
 """Tag of rows with the steps of the quick budget."""
 MADE = ("synthetic", "noise")
@@ -97,18 +101,29 @@ def in_onnxruntime(row: Row, model: str, bits: str) -> bool:
     return (row["model"], row["name"], row["runtime"]) == (model, bits, "onnxruntime") and "amx" in row["machine"]
 
 
-def size_chart(rows: list[Row], peers: list[Row]) -> Chart:
-    """Return top-1 of DeiT-Tiny over the size of an artifact, by recipe, peers at the size of the same bits."""
+def size_chart(rows: list[Row], peers: list[Row], variants: list[Row]) -> Chart:
+    """Return top-1 of DeiT-Tiny over the size of an artifact, by recipe, peers at the size of the same bits.
+
+    ``variants`` are rows of other scripts, whose name is their variant; they stand at the size of the same bits too.
+    """
     model, series = MODELS[0], []
-    sizes = {bits: round(chosen(rows, model, bits, recipe="repq")[0]["size_bytes"] / 1e6, 1) for bits in BITS}
-    for recipe, tag in (("rtn", ""), ("repq", ""), ("brecq", "100"), ("qdrop", "100"), ("mgrq", "100"), ("mgrq", "")):
-        own = {bits: chosen(rows, model, bits, recipe=recipe, tag=tag) for bits in reversed(BITS)}
-        y = {bits: round(statistics.mean(r["top1"] for r in group), 1) for bits, group in own.items() if group}
+    sizes = {bits: round(chosen(rows, model, bits, recipe="repq")[0]["size_bytes"] / 1e6, 2) for bits in DRAWN}
+    for recipe, tag in dict.fromkeys((row["recipe"], row["tag"]) for row in rows if row["tag"] not in MADE):
+        own = {bits: chosen(rows, model, bits, recipe=recipe, tag=tag) for bits in DRAWN}
         label = f"{recipe} {tag}".strip() if tag or recipe != "mgrq" else "mgrq, quick"
-        series.append(Series(label, tuple(sizes[bits] for bits in y), tuple(y.values()), "o", "-"))
+        series.append(line_of(label, own, sizes))
+    for name in ALSO:
+        found = [row for row in variants if row["variant"] == name]
+        series.append(line_of(name, {bits: chosen(found, model, bits) for bits in DRAWN}, sizes))
     for number_of, method in enumerate(dict.fromkeys(row["method"] for row in peers if row["model"] == model)):
         found = [row for row in peers if (row["method"], row["model"]) == (method, model)]
         x = tuple(sizes[row["bits"]] for row in found)
         series.append(Series(f"peer: {method}", x, tuple(row["top1"] for row in found), "x+*^s"[number_of]))
-    title = "DeiT-Tiny: top-1 over size, W3A3, W4A4, W6A6, W8A8 (dashed: float32)"
+    title = "DeiT-Tiny: top-1 over size, W3A3, W4A4, W4A8, W6A6, W8A8 (dashed: float32)"
     return Chart("accuracy-size", title, "MB of the artifact", "top-1, %", tuple(series), "points", mark=84.1)
+
+
+def line_of(label: str, rows: dict[str, list[Row]], sizes: dict[str, float]) -> Series:
+    """Return the mean top-1 of a recipe's rows by bits, over the size of these bits."""
+    y = {bits: round(statistics.mean(row["top1"] for row in group), 1) for bits, group in rows.items() if group}
+    return Series(label, tuple(sizes[bits] for bits in y), tuple(y.values()), "o", "-")
