@@ -34,6 +34,14 @@ def test_all_names_every_extra_but_that_of_development() -> None:
     )
 
 
+def test_the_workflow_tests_every_python_the_site_and_ray() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))["jobs"]
+    assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13", "3.14"]
+    runs = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
+    assert runs["test"] == [".ci/run"] and runs["docs"] == ["make docs"]
+    assert any("ray" in line and "tests/suites" in line for line in runs["ray"])
+
+
 def test_what_a_built_file_must_hold_is_there_to_be_built(release: ModuleType) -> None:
     assert all((ROOT / name).exists() for name in release.SDIST)
     assert all((ROOT / "src" / name).exists() for name in release.WHEEL)
