@@ -27,6 +27,8 @@ onload = () => {
     return {wide: root.scrollWidth, page: root.clientWidth, ink: style.color, paper: style.backgroundColor,
       empty: boxes.filter(b => b.width < 1 || b.height < 1).length, pictures: boxes.length,
       broken: [...page.images].filter(i => !i.complete || !i.naturalWidth).length,
+      right: Math.max(0, ...[...page.querySelectorAll(".results, .narrow svg")].map(
+        e => e.getBoundingClientRect().right)),
       text: getComputedStyle(page.querySelector("svg text") || page.body).fill};
   });
   document.body.textContent = "SEEN" + JSON.stringify(seen) + "SEEN";
@@ -76,6 +78,7 @@ def test_a_page_fits_every_width_and_both_themes(pages: dict[str, str], kind: st
     assert len(found) == len(WIDTHS)
     for width, seen in zip(WIDTHS, found, strict=True):
         assert seen["wide"] <= seen["page"] <= width, "the page itself is never wider than the screen"
+        assert seen["right"] <= seen["page"], "results and errors of blocks are seen whole"
         assert seen["pictures"] > 0 and seen["empty"] == 0 and seen["broken"] == 0
         dark, light = sorted((brightness(seen["ink"]), brightness(seen["paper"])))
         assert light - dark > 150 and (brightness(seen["paper"]) < 100) is (theme == "dark")

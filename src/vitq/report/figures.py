@@ -55,7 +55,7 @@ def block_chart(errors: Mapping[str, float], order: Sequence[str]) -> Markup | N
         axes.spines.bottom.set_visible(False)
         axes.grid(False)
 
-    return chart("blocks", "error per block", draw, high=16 * len(names) + 24)
+    return chart("blocks", "error per block", draw, wide=340, high=16 * len(names) + 24)
 
 
 def depth_chart(trained: tuple[Trained, ...]) -> Markup | None:
