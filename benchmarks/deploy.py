@@ -45,7 +45,7 @@ def run(chosen: argparse.Namespace) -> None:
     calibration, validation = chosen.data / "imagenet-calibration", chosen.data / "imagenet-validation"
     for model in chosen.models:
         weights = "random" if chosen.random else str(chosen.data / "weights" / f"{model}.safetensors")
-        runs = [chosen.runs / f"{model}-{chosen.target}" / bits for bits in chosen.bits]
+        runs = [chosen.runs / f"{model}-{chosen.target}" / Path(bits).stem for bits in chosen.bits]
         for path, bits in zip(runs, chosen.bits, strict=True):
             if not (path / "config.json").exists():
                 vitq(
@@ -111,7 +111,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only-quantize", action="store_true", help="make the artifacts, measure nothing")
     parser.add_argument("--models", nargs="+", default=["deit_tiny_patch16_224", "vit_tiny_patch16_224"])
     parser.add_argument("--random", action="store_true")
-    parser.add_argument("--bits", nargs="+", default=["w8a8", "w4a8", "w4a4", "w3a3"])
+    parser.add_argument(
+        "--bits", nargs="+", default=["w8a8", "w4a8", "w4a4", "w3a3"], help="or bit tables, called as their files"
+    )
     parser.add_argument("--recipe", default="repq")
     parser.add_argument("--target", default="openvino")
     parser.add_argument("--limit", type=int, default=1000)

@@ -80,20 +80,24 @@ def settings(rows: list[Row], files: list[Row], mixed: list[Row]) -> str:
         speed = [f"{row['ratios']['16']:.2f}" for row in as_file[MODELS[0]]] or ["–"]
         size = next(number(row["size_bytes"] / 1e6) for row in as_file[MODELS[0]] or own[MODELS[0]])
         lines.append((bits.upper(), f"`{recipe}`", minutes, *tops, size, speed[0]))
-    lines.append(chosen_bits(mixed))
+    lines.append(chosen_bits(mixed, [row for row in files if in_onnxruntime(row, MODELS[0], "mixed")]))
     names = (f"{model_name(model)}, top-1" for model in MODELS)
     return grid(("bits", "recipe", "minutes", *names, "MB", "times as fast as float32"), lines)
 
 
-def chosen_bits(mixed: list[Row], average: str = "4") -> tuple[str, ...]:
-    """Return what bits of an average lose and take that the integer program chose: trials, solving, quantizing."""
+def chosen_bits(mixed: list[Row], files: list[Row], average: str = "4") -> tuple[str, ...]:
+    """Return what bits of an average lose and take that the integer program chose: trials, solving, quantizing.
+
+    ``files`` hold the speed of one with such bits.
+    """
     own = {(row["model"], row["solver"]): row for row in mixed if row["recipe"] == "repq" and row["average"] == average}
     trials = {row["model"]: row["solving"] for row in mixed if row["solver"] == "floating point"}
     found = [own[model, "program"] for model in MODELS]
     seconds = [trials[row["model"]] + row["solving"] + row["seconds"] for row in found]
     minutes = " to ".join(dict.fromkeys(number(x / 60) for x in sorted(seconds)))
     size = number(found[0]["bytes"] / 1e6)
-    return f"mixed, {average} on average", "`repq`", minutes, *(number(row["top1"]) for row in found), size, "–"
+    speed = [f"{row['ratios']['16']:.2f}" for row in files] or ["–"]
+    return f"mixed, {average} on average", "`repq`", minutes, *(number(row["top1"]) for row in found), size, speed[0]
 
 
 def in_onnxruntime(row: Row, model: str, bits: str) -> bool:
