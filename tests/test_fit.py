@@ -9,6 +9,7 @@ from torch import nn
 
 import vitq
 from vitq.errors import AllocationError, ArgumentError
+from vitq.quantizers import Quantizer
 
 X_NCHW = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -38,6 +39,14 @@ def torch_size(run: Path) -> int:
 def test_a_loss_leaves_sites_in_floating_point_and_8_bits_elsewhere(one_block: nn.Module) -> None:
     model = vitq.quantize(one_block, X_NCHW, within=50.0, recipe="rtn", progress=False)
     assert {row.bits for row in model.scope_table() if row.bits is not None} <= {8, 32}
+
+
+def test_a_target_takes_a_bit_of_weights_alone(one_block: nn.Module) -> None:
+    """Activations of 7 bits would lose accuracy and save nothing in its files."""
+    options: dict[str, Any] = {"within": 50.0, "recipe": "rtn", "target": "onnxruntime", "progress": False}
+    model = vitq.quantize(one_block, X_NCHW, **options)
+    assert {weight.format.bits for weight in model.weights.values()} == {7}
+    assert {one.format.bits for one in model.graph.quantizers.values() if isinstance(one, Quantizer)} == {8}
 
 
 def test_what_cannot_be_met_and_what_is_said_twice_are_errors(one_block: nn.Module) -> None:

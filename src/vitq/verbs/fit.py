@@ -7,7 +7,6 @@ import torch
 from rich.markup import escape
 
 from vitq.allocation import Allocation
-from vitq.allocation.for_target import candidates_for
 from vitq.allocation.result import candidates_of, limits_of
 from vitq.allocation.run import Request, allocate_anew
 from vitq.bits import Bits, BitTable
@@ -65,10 +64,7 @@ class Goal:
         limits = limits_of(None, self.fit_mb, None, self.within)
         widths = candidates_of(None, limits, self.within)
         base = "w4a4" if min(widths) < 8 else "w8a8"
-        profile = profile_for(target, cpu)
-        if profile is not None:
-            widths = candidates_for(widths, profile)
-        request = Request(limits, "program", "output", False, {}, widths, 1, self.within, profile)
+        request = Request(limits, "program", "output", False, {}, widths, 1, self.within, profile_for(target, cpu))
         plan = recipe_for(CALIBRATION, budget, scope, target, {})
         place = None if folder is None else folder / FOLDER
         x_trials = x_NCHW[:TRIAL_IMAGES]
