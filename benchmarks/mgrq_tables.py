@@ -88,14 +88,14 @@ def settings(rows: list[Row], files: list[Row], mixed: list[Row]) -> str:
 def chosen_bits(mixed: list[Row], files: list[Row], average: str = "4") -> tuple[str, ...]:
     """Return what bits of an average lose and take that the integer program chose: trials, solving, quantizing.
 
-    ``files`` hold the speed of one with such bits.
+    ``files`` hold the size and the speed of one with such bits.
     """
     own = {(row["model"], row["solver"]): row for row in mixed if row["recipe"] == "repq" and row["average"] == average}
     trials = {row["model"]: row["solving"] for row in mixed if row["solver"] == "floating point"}
     found = [own[model, "program"] for model in MODELS]
     seconds = [trials[row["model"]] + row["solving"] + row["seconds"] for row in found]
     minutes = " to ".join(dict.fromkeys(number(x / 60) for x in sorted(seconds)))
-    size = number(found[0]["bytes"] / 1e6)
+    size = number((files[0]["size_bytes"] if files else found[0]["bytes"]) / 1e6)
     speed = [f"{row['ratios']['16']:.2f}" for row in files] or ["–"]
     return f"mixed, {average} on average", "`repq`", minutes, *(number(row["top1"]) for row in found), size, speed[0]
 
