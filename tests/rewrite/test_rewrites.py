@@ -17,7 +17,7 @@ from vitq.graph import Graph, Role, capture
 from vitq.graph.queries import AffineNorm, affine_norms, consumers_at
 from vitq.graph.queries.affine import PLACES
 from vitq.quantizers import Quantizer
-from vitq.rewrite import AddNoise, FoldNorms, SmoothQuant, SqB
+from vitq.rewrite import AddNoise, FoldNorms, Smooth, SmoothQuant, SqB
 from vitq.rewrite.noise import step_size
 from vitq.rewrite.norms import Seen, watch
 from vitq.rewrite.operands import Plan, output_error
@@ -33,7 +33,9 @@ STEPS: dict[str, Step] = {
     "scale first": SqB.model_validate({"images": 4, "order": "scale_shift"}),
     "fold_norms": FoldNorms(),
     "add_noise": AddNoise(images=4, amplitudes=(0.5, 2.0)),
+    "smooth": Smooth(images=4, threshold=1.0, roles=(Role.POST_NORM, Role.POST_ACTIVATION, Role.OTHER)),
 }
+MODELS = ("vit", "deit", "swin", "clip")
 
 
 def lively(graph: Graph) -> Graph:
@@ -128,13 +130,8 @@ def tensors_of(graph: Graph) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    ("step", "model"),
-    [
-        *((step, model) for step in STEPS for model in ("vit", "swin")),
-        *((step, model) for step in ("smoothquant", "sq_b", "fold_norms", "add_noise") for model in ("deit", "clip")),
-    ],
-)
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("step", STEPS)
 def test_the_function_stays_in_single_and_in_double_precision(captured: Captured, step: str, model: str) -> None:
     graph = captured(model)
     store = noises(graph) if step == "add_noise" else Memory()
@@ -406,7 +403,7 @@ def test_what_has_to_stay_is_named_with_its_reason_and_what_cannot_be_shifted_is
 @torch.no_grad()
 def test_values_that_are_not_finite_leave_the_weights_as_they_are() -> None:
     graph = zoo("odd")
-    for step in (SmoothQuant(images=4), SqB(images=4), AddNoise(images=4)):
+    for step in (SmoothQuant(images=4), SqB(images=4), AddNoise(images=4), Smooth(images=4)):
         run, before = run_on(graph), tensors_of(graph)
         run.images_NCHW = torch.full_like(run.images_NCHW, float("nan"))
         step.apply(run)

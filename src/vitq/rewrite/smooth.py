@@ -12,12 +12,12 @@ import torch
 from pydantic import Field
 
 from vitq.errors import GraphError
-from vitq.graph import Graph, Role, Site
+from vitq.graph import Graph, Role
 from vitq.graph.edit import finish, insert_call, insert_constant, node_named
 from vitq.graph.ops import LINEAR, aten, is_op
 from vitq.graph.queries import Consumer, consumers_at
 from vitq.rewrite.affine import absorb
-from vitq.rewrite.norms import Seen, require_floating, watch
+from vitq.rewrite.norms import require_floating, watch
 from vitq.rewrite.operands import Plan, output_error
 from vitq.run.step import Step, register_step
 
@@ -39,39 +39,55 @@ class Smooth(Step):
     strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
 
     def apply(self, run: "Run") -> None:
-        """Rewrite ``run.student`` where that lowers the error of a layer's output."""
+        """Rewrite ``run.student`` where that lowers the error of a layer's output.
+
+        Factors that an interrupted run had chosen are kept.
+        """
         graph = run.student
         require_floating(graph, "smooth")
-        found: dict[tuple[Consumer, ...], str] = {}
-        for site in [site for site in graph.sites.values() if self._is_wanted(graph, site)]:
+        saved, found = run.restore(run.stage), self._inputs(run)
+        if saved is None:
+            chosen = self._search(run, found)
+            factors = {name: r_C for name, (_, r_C) in chosen.items()}
+            run.save(run.stage, factors)
+            run.events.log("smooth", sites={name: strength for name, (strength, _) in chosen.items()})
+        else:
+            factors = saved[0]
+            run.events.log("smooth", sites=list(factors), resumed=True)
+        for (consumer,), name in found.items():
+            if name in factors:
+                _divide(graph, consumer, factors[name])
+                absorb(graph, (consumer,), factors[name], None)
+        finish(graph.module)
+        graph.refresh()
+
+    def _inputs(self, run: "Run") -> dict[tuple[Consumer, ...], str]:
+        """Return the names of the sites that can be smoothed by who reads them; the others are named with a reason."""
+        graph, found = run.student, dict[tuple[Consumer, ...], str]()
+        for site in [site for site in graph.sites.values() if site.role in self.roles]:
+            readers = [node_named(graph.module, name) for name in site.consumers]
+            if len(readers) > 1 or not is_op(readers[0], LINEAR):
+                kinds = "several operations read it" if len(readers) > 1 else f"'{readers[0].name}' is no linear"
+                run.events.log("rewrite-skipped", site=site.name, reason=kinds)
+                continue
             try:
                 found[consumers_at(graph, site)] = site.name
             except GraphError as error:
                 run.events.warn("smooth-skipped", f"site '{site.name}' stays as it is: {error}")
-        chosen: dict[str, float] = {}
-        for consumers, seen in watch(run, Plan(run, known=False), found, self.images):
-            strength = self._smooth(graph, consumers[0], seen)
-            chosen |= {found[consumers]: strength} if strength else {}
-        finish(graph.module)
-        graph.refresh()
-        run.events.log("smooth", sites=chosen)
-
-    def _is_wanted(self, graph: Graph, site: Site) -> bool:
-        alone = site.role in self.roles and len(site.consumers) == 1
-        return alone and is_op(node_named(graph.module, site.consumers[0]), LINEAR)
+        return found
 
     @torch.no_grad()
-    def _smooth(self, graph: Graph, consumer: Consumer, seen: Seen) -> float:
-        """Choose the best strength for one linear's input, rewrite the graph with it and return it."""
-        excess_C = outlier_excess(seen.peak_C.float(), self.threshold)
-        if bool((excess_C == 1).all()):
-            return 0.0
-        errors = {s: output_error(seen.layers, excess_C**s) for s in (0.0, *self.strengths)}
-        best = min(errors, key=lambda s: errors[s])
-        if best > 0:
-            _divide(graph, consumer, excess_C**best)
-            absorb(graph, (consumer,), excess_C**best, None)
-        return best
+    def _search(self, run: "Run", found: dict[tuple[Consumer, ...], str]) -> dict[str, tuple[float, torch.Tensor]]:
+        """Return strength and factors by name, where smoothing helps."""
+        chosen = dict[str, tuple[float, torch.Tensor]]()
+        for consumers, seen in watch(run, Plan(run, known=False), found, self.images):
+            excess_C = outlier_excess(seen.peak_C.float(), self.threshold)
+            if bool((excess_C == 1).all()):
+                continue
+            errors = {s: output_error(seen.layers, excess_C**s) for s in (0.0, *self.strengths)}
+            best = min(errors, key=lambda s: errors[s])
+            chosen |= {found[consumers]: (best, excess_C**best)} if best > 0 else {}
+        return chosen
 
 
 def outlier_excess(peak_C: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -79,9 +95,11 @@ def outlier_excess(peak_C: torch.Tensor, threshold: float) -> torch.Tensor:
     return (peak_C / (threshold * peak_C.median()).clamp(min=1e-12)).clamp(min=1.0)
 
 
+@torch.no_grad()
 def _divide(graph: Graph, consumer: Consumer, r_C: torch.Tensor) -> None:
     """Put x · (1 / r) between the tensor and the linear that reads it."""
     module, source, linear = graph.module, consumer.source, consumer.op
-    factor = insert_constant(module, f"{linear.name}_smooth", r_C.reciprocal(), before=linear)
+    like = graph.parameter(consumer.weight_node.name)[1]
+    factor = insert_constant(module, f"{linear.name}_smooth", r_C.to(like).reciprocal(), before=linear)
     product = insert_call(module, aten.mul.Tensor, (source, factor), before=linear, like=source)
     linear.replace_input_with(source, product)
