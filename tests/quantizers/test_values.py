@@ -114,6 +114,20 @@ def test_forward_is_decode_of_encode_and_both_match_numpy(name: str, granularity
     np.testing.assert_allclose(values.numpy(), reference_values(quantizer, codes.numpy()), rtol=3e-7, atol=1e-44)
 
 
+@pytest.mark.parametrize("power", range(16))
+@pytest.mark.parametrize("name", ["twin", "twin_sign"])
+def test_twin_ranges_of_every_exponent_match_numpy(name: str, power: int) -> None:
+    x = torch.randn(2000, generator=torch.Generator().manual_seed(power))
+    form = Format(name, 4)
+    quantizer = make_quantizer(form)
+    quantizer.set_parameters(**FORMATS[name].choose_qparams(form, x.min(), x.max(), ratio=2.0**power))
+    x = torch.cat((1.3 * x, x * 2.0**-power))  # fine values, too
+    codes = quantizer.encode(x)
+    assert np.array_equal(codes.numpy(), reference_codes(quantizer, x.numpy()))
+    wanted = reference_values(quantizer, codes.numpy())
+    np.testing.assert_allclose(quantizer(x).numpy(), wanted, rtol=3e-7, atol=1e-44)
+
+
 def test_ties_round_half_to_even_after_a_division() -> None:
     """Half-way values tell x / s from x * (1 / s), and half-to-even from half-up."""
     quantizer = make_quantizer(Format("affine", 8))
