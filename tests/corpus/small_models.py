@@ -75,6 +75,7 @@ class ClipTower(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        ensure_torchvision()
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
         small = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3}
