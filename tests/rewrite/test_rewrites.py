@@ -401,6 +401,33 @@ def test_what_has_to_stay_is_named_with_its_reason_and_what_cannot_be_shifted_is
 
 
 @torch.no_grad()
+def test_an_input_that_can_take_neither_noise_nor_factors_is_named_with_its_reason() -> None:
+    for step, warning in ((STEPS["add_noise"], "noise-skipped"), (STEPS["smooth"], "smooth-skipped")):
+        run = run_on(zoo("odd"))
+        step.apply(run)
+        told = {w.message.split("'")[1]: w for w in run.events.warnings}
+        assert {"fc2/input", "fc2/input.2"} <= told.keys()
+        assert told["fc2/input"].name == warning
+        assert "'fc2.weight' is shared with another operation" in told["fc2/input"].message
+
+
+@torch.no_grad()
+def test_smooth_logs_why_it_passes_over_what_not_one_linear_reads(
+    captured: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = dict[str, str]()
+
+    def log(kind: str, **facts: Any) -> None:
+        said.update({facts["site"]: facts["reason"]} if kind == "rewrite-skipped" else {})
+
+    for graph in (captured("clip"), zoo("maps")):
+        run = run_on(graph)
+        monkeypatch.setattr(run.events, "log", log)
+        STEPS["smooth"].apply(run)
+    assert "several operations read it" in said.values() and said["up/input"] == "'conv_transpose2d' is no linear"
+
+
+@torch.no_grad()
 def test_values_that_are_not_finite_leave_the_weights_as_they_are() -> None:
     graph = zoo("odd")
     for step in (SmoothQuant(images=4), SqB(images=4), AddNoise(images=4), Smooth(images=4)):
