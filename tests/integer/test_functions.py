@@ -28,15 +28,6 @@ def quantizer(name: str, bits: int = 8, granularity: str = "tensor", **parameter
 SCALES = 0.01 * torch.tensor([1.0, 2.0, 5.0]).reshape(3, 1, 1)
 
 
-@pytest.mark.parametrize("bits", [3, 8])
-@pytest.mark.parametrize("name", ["affine", "twin", "log2", "adalog", "log_sqrt2"])
-def test_a_function_is_a_table_of_all_codes_of_any_format(name: str, bits: int) -> None:
-    own = quantizer(name, bits)
-    every = own.decode(torch.arange(2**bits, dtype=torch.uint8))
-    table = IntegerTable(own, nn.functional.gelu(every))
-    torch.testing.assert_close(table(X), nn.functional.gelu(own(X)), rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize(("granularity", "more"), [("tensor", {}), ("head", {"scale": SCALES})])
 def test_softmax_is_a_share_of_whole_exponentials(granularity: str, more: dict[str, Any]) -> None:
     own = quantizer("affine", 8, granularity, **more)
@@ -45,6 +36,25 @@ def test_softmax_is_a_share_of_whole_exponentials(granularity: str, more: dict[s
 
 FACTORS = {"factor": torch.tensor([1.0, 2, 4, 8, 1, 2, 4, 8])}
 OUTLIERS = {"ratio": 16.0, "outlier": torch.tensor([0.0, 1, 0, 0, 0, 0, 1, 0])}
+TABLES: list[tuple[str, str, dict[str, Any]]] = [
+    *((name, "tensor", {}) for name in ("affine", "twin", "log2", "adalog", "log_sqrt2")),
+    ("affine", "head", {"scale": SCALES}),
+    ("power_of_two_factor", "channel", FACTORS),
+]
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+@pytest.mark.parametrize(("name", "granularity", "more"), TABLES)
+def test_a_function_is_a_table_of_all_codes(name: str, granularity: str, more: dict[str, Any], bits: int) -> None:
+    own = quantizer(name, bits, granularity, **more)
+    axis = own.axis or -1
+    codes = torch.arange(2**bits, dtype=torch.uint8).reshape(-1, *[1] * -axis)
+    rows = {"tensor": 1, "head": 3, "channel": 8}[granularity]
+    values = own.decode(codes.expand(-1, rows, *[1] * (-1 - axis))).flatten(1).T
+    table = IntegerTable(own, nn.functional.gelu(values))
+    torch.testing.assert_close(table(X), nn.functional.gelu(own(X)), rtol=1e-5, atol=1e-6)
+
+
 NORMS: list[tuple[str, str, dict[str, Any]]] = [
     ("affine", "tensor", {}),
     ("power_of_two_factor", "channel", FACTORS),

@@ -94,18 +94,19 @@ def _table(scene: Scene, reading: Reading) -> Replacement | str:
     codes = scene.codes(entry)
     if isinstance(codes, str):
         return codes
-    if codes.quantizer.axis is not None:
-        return "its codes mean other values in other places"
     values = _values(scene, reading, entry, codes.quantizer)
     return values if isinstance(values, str) else Replacement(IntegerTable(codes.quantizer, values), (codes.tensor,))
 
 
 @torch.no_grad()
 def _values(scene: Scene, reading: Reading, entry: fx.Node, quantizer: Quantizer) -> torch.Tensor | str:
-    """Return what the function of ``reading`` makes of the value of every code."""
+    """Return what the function of ``reading`` makes of the value of every code, a row for each set of parameters."""
     if value(reading.owner).shape != value(entry).shape:
         return "it is no function of each value alone"
-    every = torch.arange(quantizer.format.qmax + 1, dtype=torch.uint8, device=quantizer.device)
+    axis = -1 if quantizer.axis is None else quantizer.axis
+    rows = 1 if quantizer.axis is None else value(entry).shape[axis]
+    codes_Q = torch.arange(quantizer.format.qmax + 1, dtype=torch.uint8, device=quantizer.device)
+    every = codes_Q.reshape(-1, *[1] * -axis).expand(-1, rows, *[1] * (-1 - axis))
     known: dict[fx.Node, torch.Tensor] = {entry: quantizer.decode(every)}
     for node in sorted(reading.inside):
         for stored in (n for n in node.all_input_nodes if n.op == "get_attr"):
@@ -117,4 +118,4 @@ def _values(scene: Scene, reading: Reading, entry: fx.Node, quantizer: Quantizer
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: known[n])
         known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
     found = known[reading.owner]
-    return found if found.shape == every.shape else "it is no function of each value alone"
+    return found.flatten(1).T if found.shape == every.shape else "it is no function of each value alone"

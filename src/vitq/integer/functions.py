@@ -17,18 +17,26 @@ WIDEST = 31
 
 
 class IntegerTable(nn.Module):
-    """y = the table's value at each code: an activation function of a tensor with one set of parameters."""
+    """y = the value at each code of its channel's row: an activation function of a tensor, or of channels or heads.
+
+    ``values``: (G, Q), one row for each of the quantizer's G sets of parameters.
+    """
 
     def __init__(self, quantizer: Quantizer, values: torch.Tensor) -> None:
         super().__init__()
         self.quantizer = quantizer
-        self.register_buffer("values", values)
+        rows, entries = values.shape
+        self.register_buffer("values", values.flatten())
+        first = torch.arange(rows, device=values.device) * entries
+        behind = 0 if quantizer.axis is None else -1 - quantizer.axis
+        self.register_buffer("first", first.reshape(-1, *[1] * behind))
 
     values: torch.Tensor
+    first: torch.Tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Look every code up."""
-        return self.values[self.quantizer.encode(x).long()]
+        return self.values[self.quantizer.encode(x).long() + self.first]
 
 
 class IntegerSoftmax(nn.Module):
