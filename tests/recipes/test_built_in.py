@@ -62,7 +62,9 @@ def test_the_ideas() -> None:
     assert step("ptq4vit", "calibrate")["weights"] == step("ptq4vit", "calibrate")["activations"] == "hessian"
     assert [s.step_name for s in load_recipe("mptq-vit").steps] == ["sq_b", "insert", "calibrate"]
     assert step("mptq-vit", "insert")["post_activation"]["format"] == "twin"
-    assert step("mptq-vit", "insert")["residual"]["format"] == "power_of_two_factor"
+    for role in ("norm_input", "activation_input", "residual"):
+        for name in ("mptq-vit", "fq-vit"):
+            assert step(name, "insert")[role]["format"] == "power_of_two_factor"
     for name in ("repq", "mgrq"):
         assert "transfer_scales" in [s.step_name for s in load_recipe(name).steps]
         assert step(name, "insert")["post_norm"]["granularity"] == "channel"
