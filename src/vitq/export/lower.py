@@ -10,6 +10,7 @@ from torch import fx
 
 from vitq.errors import ExportError
 from vitq.export.apart import lower_apart
+from vitq.export.joined import keep_order
 from vitq.export.lowerings import LOWERINGS, operation_of, refusal
 from vitq.export.saturation import NONE, Overflow
 from vitq.export.targets import Carrier, Profile
@@ -92,6 +93,7 @@ def _activation(
     """Write a quantizer, in floating point where its values are no integers of one scale, or without a ``carrier``."""
     if reason := refusal(quantizer, is_weight=False):
         raise ExportError(f"site '{site}': {reason}")
+    keep_order(module, node)
     if quantizer.outliers is not None:
         lower_apart(module, node, quantizer, partial(_write, module, carrier))
         return
