@@ -100,6 +100,25 @@ def test_a_function_may_feed_the_whole_and_images_of_every_verb_do(batches: list
         assert len(made.images_NCHW) == 12
 
 
+def test_a_whole_may_change_the_container_that_its_part_gave(batches: list[list[torch.Tensor]]) -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.tower = Backbone()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            given = self.tower(x)
+            given["pool"] = tuple(given["pool"])  # as LLaVA does with the features of its tower
+            total: torch.Tensor = given["0"].mean((2, 3)) + torch.stack(given["pool"])
+            return total
+
+    feed = [torch.stack(batch) for batch in batches]
+    made: Any = vitq.quantize(Whole(), feed, inside="tower", recipe="rtn", bits="w8a8", progress=False)
+    assert made.metrics.whole["output"]["cosine"] > 0.99
+    assert {name: y.shape for name, y in made(feed[0]).items()} == {"0": (4, 8, 4, 4), "pool": (4, 8)}
+
+
 def test_a_feed_that_ends_early_the_second_time_is_told(batches: list[list[torch.Tensor]]) -> None:
     torch.manual_seed(0)
     left = iter(batches)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vitq.errors import DataError, ModelError, VitqError, did_you_mean, first_line
-from vitq.graph.outputs import refilled
+from vitq.graph.outputs import named_outputs, refilled
 
 Feed = Callable[[nn.Module], Any]
 """Runs a whole model on images and returns, or yields, what it gives."""
@@ -109,7 +109,8 @@ def watch(whole: nn.Module, path: str, feed: Feed, limit: int | None = None) -> 
     def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         call = Call.of(args, kwargs, path)
         if seen.call is None:
-            seen.call, seen.template = call, output
+            seen.call = call
+            seen.template = refilled(output, iter(named_outputs(output).values()))  # the whole may change its own
         if call.images.shape[1:] != seen.inputs[0].shape[1:] if seen.inputs else False:
             sizes = " and ".join("x".join(map(str, x.shape[1:])) for x in (seen.inputs[0], call.images))
             raise DataError(
