@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import vitq
-from vitq.export.verify.outputs import EndToEnd, compare, complaints
+from vitq.export.verify.outputs import EndToEnd, Floating, compare, complaints
 
 X_NCHW = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 QUICK = {
@@ -91,8 +91,9 @@ def test_sets_of_boxes_are_proven_by_what_is_matched_whatever_their_order() -> N
     y = {"logits": 4 * torch.randn(3, 5, 4, generator=draws), "pred_boxes": torch.rand(3, 5, 4, generator=draws)}
     turned = [y[name].flip(1) for name in y]
     file: Any = lambda x_BCHW: turned  # noqa: E731
-    end = compare(lambda _: y, file, lambda: [(torch.zeros(3, 3, 8, 8), None)], names=tuple(y), task="boxes")
-    assert end.agreement == 100 and not end.outputs and complaints(end) == []
+    images: Any = lambda: [(torch.zeros(3, 3, 8, 8), None)]  # noqa: E731
+    end = compare(lambda _: y, file, images, Floating(lambda _: y, file), tuple(y), "boxes")
+    assert end.agreement == 100 and not end.outputs and complaints(end) == [] and end.floating_error == 0
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])

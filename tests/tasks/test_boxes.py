@@ -1,6 +1,7 @@
 """Boxes: matched to the original's, scored by COCO's measure, read from a COCO json."""
 
 import json
+from contextlib import nullcontext
 from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,9 @@ from torch import nn
 
 import vitq
 from vitq.data import load_labelled, open_images
-from vitq.errors import DataError
-from vitq.models import Preprocessing
+from vitq.errors import DataError, GraphError
+from vitq.models import Preprocessing, load_model, settle
+from vitq.run.inputs import capture_checked
 from vitq.tasks import Boxes, SigmoidBoxes
 from vitq.tasks.sets import corners, iou, matching
 
@@ -146,6 +148,23 @@ def test_a_detector_is_quantized_and_compared_by_its_boxes(draws: torch.Generato
         made.evaluate((x_NCHW, torch.arange(8) % 2))
     with pytest.raises(DataError, match="category 9, and the model has only 7 classes, from 0; give boxes of its own"):
         made.evaluate((x_NCHW, [{"boxes": [[0, 0, 8, 8]], "labels": [9]}] * 8))
+
+
+@pytest.mark.parametrize("moved", [0.0, 0.1])
+def test_a_captured_detector_may_give_its_queries_in_another_order(
+    moved: float, draws: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A detector that sorts queries by score turns two of them around where scores differ in their last digit."""
+
+    class Turned(nn.Module):
+        def forward(self, x_BCHW: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {name: y.flip(1) + moved * (name == "pred_boxes") for name, y in Detector()(x_BCHW).items()}
+
+    x_NCHW = torch.randn(2, 3, 16, 16, generator=draws)
+    loaded = settle(load_model(Detector()), x_NCHW, lambda *_: None)
+    monkeypatch.setattr("vitq.run.inputs.capture", lambda *_: Turned())
+    with pytest.raises(GraphError, match="does not compute") if moved else nullcontext():
+        capture_checked(loaded, x_NCHW, torch.device("cpu"))
 
 
 def test_mean_precision_is_that_of_pycocotools() -> None:

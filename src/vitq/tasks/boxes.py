@@ -91,6 +91,11 @@ class Boxes(Task):
         """Classes and boxes of queries: which query comes first may hang on a tie (RT-DETR sorts by score)."""
         return self.primary, self.boxes
 
+    def matched_to(self, reference: Outputs, outputs: Outputs) -> Outputs:
+        """Return each query where the one of the reference is that is nearest to it, one to one."""
+        order_BQ = self._order(outputs, reference)
+        return {**outputs, **{name: _ordered(outputs[name], order_BQ) for name in self.matched}}
+
     def agreement(self, summary: Outputs, reference: Outputs) -> dict[str, float]:
         """Return, of matched queries and weighted by how sure the reference is of an object, in percent: ``agreement``,
         those of the same class, and ``iou_agreement``, how far boxes lie on each other.

@@ -100,6 +100,10 @@ class Task(ABC):
         """Outputs that are sets without an order, which ``agreement`` alone compares."""
         return ()
 
+    def matched_to(self, reference: Outputs, outputs: Outputs) -> Outputs:
+        """Return the outputs with their sets in the order of the reference's; by default there are none."""
+        return outputs
+
     def agreement(self, summary: Outputs, reference: Outputs) -> dict[str, float]:
         """Return how much the outputs agree with a reference, both as ``summary`` gives them, by name.
 

@@ -103,12 +103,13 @@ def compare(
     )
     if floating is None:
         return result
-    forward, errors = by_name(floating.session, names), list[float]()
+    forward, errors, meaning = by_name(floating.session, names), list[float](), given.task
 
     def outputs(x_BCHW: torch.Tensor) -> Outputs:
-        given, expected = forward(x_BCHW), as_outputs(floating.forward(x_BCHW))
-        errors.extend(largest_error(y, given[name]) for name, y in expected.items())
-        return given
+        own, expected = forward(x_BCHW), as_outputs(floating.forward(x_BCHW))
+        like = meaning.matched_to(expected, own)
+        errors.extend(largest_error(y, like[name]) for name, y in expected.items())
+        return own
 
     plain, _ = measure(outputs, batches(), device, broken=_pass, task=task)
     return replace(result, floating_top1=plain.top1, floating_error=max(errors))
