@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+BOTH = ("onnxruntime", "openvino")
+
 
 @dataclass(frozen=True)
 class Family:
@@ -14,41 +16,39 @@ class Family:
     name: str
     source: str
     task: str
-    saved: bool
-    files: tuple[str, ...] = ()
+    saved: bool = True
+    files: tuple[str, ...] = BOTH
 
 
-ORT, OV = "onnxruntime", "openvino"
-BOTH = (ORT, OV)
 HF, TIMM, TORCHVISION, MODULE = "Hugging Face", "timm", "torchvision", "a module"
 
 FAMILIES = (
-    Family("SegFormer", HF, "dense", True, BOTH),
-    Family("UperNet", HF, "dense", False, BOTH),
-    Family("BEiT segmentation", HF, "dense", False, (ORT,)),
-    Family("DPT", HF, "dense", False, (ORT,)),
-    Family("Depth Anything", HF, "dense", False, (ORT,)),
-    Family("YOLOS", HF, "boxes", False, (ORT,)),
-    Family("DETR", HF, "boxes", True, (ORT,)),
-    Family("RT-DETR", HF, "boxes-sigmoid", False, (ORT,)),
-    Family("AutoBackbone DINOv2", HF, "features", True),
-    Family("AutoBackbone ResNet", HF, "features", False),
-    Family("CLIP tower", HF, "features", False),
-    Family("CLIP projection", HF, "features", False),
-    Family("SigLIP tower", HF, "features", False),
-    Family("DINOv2 tower", HF, "features", False),
-    Family("DINOv3 tower", HF, "features", False, BOTH),
-    Family("SAM encoder", HF, "features", False, BOTH),
-    Family("torchvision ViT", TORCHVISION, "classes", False),
-    Family("torchvision Swin", TORCHVISION, "classes", False, (ORT,)),
-    Family("Mask R-CNN backbone", TORCHVISION, "values", True, BOTH),
-    Family("timm features_only", TIMM, "features", False),
-    Family("timm headless", TIMM, "features", False),
-    Family("ResNet", TIMM, "classes", False, BOTH),
-    Family("MobileNetV2", TORCHVISION, "classes", False, BOTH),
-    Family("EfficientNet", TIMM, "classes", False, BOTH),
-    Family("MobileNetV4", TIMM, "classes", False, BOTH),
-    Family("ConvNeXt", TIMM, "classes", False, BOTH),
-    Family("YOLO-like", MODULE, "values", True, BOTH),
+    Family("SegFormer", HF, "dense"),
+    Family("UperNet", HF, "dense"),
+    Family("BEiT segmentation", HF, "dense"),
+    Family("DPT", HF, "dense"),
+    Family("Depth Anything", HF, "dense"),
+    Family("YOLOS", HF, "boxes"),
+    Family("DETR", HF, "boxes"),
+    Family("RT-DETR", HF, "boxes-sigmoid"),
+    Family("AutoBackbone DINOv2", HF, "features"),
+    Family("AutoBackbone ResNet", HF, "features"),
+    Family("CLIP tower", HF, "features"),
+    Family("CLIP projection", HF, "features"),
+    Family("SigLIP tower", HF, "features"),
+    Family("DINOv2 tower", HF, "features"),
+    Family("DINOv3 tower", HF, "features"),
+    Family("SAM encoder", HF, "features"),
+    Family("torchvision ViT", TORCHVISION, "classes"),
+    Family("torchvision Swin", TORCHVISION, "classes"),
+    Family("Mask R-CNN backbone", TORCHVISION, "values"),
+    Family("timm features_only", TIMM, "features"),
+    Family("timm headless", TIMM, "features"),
+    Family("ResNet", TIMM, "classes"),
+    Family("MobileNetV2", TORCHVISION, "classes"),
+    Family("EfficientNet", TIMM, "classes"),
+    Family("MobileNetV4", TIMM, "classes"),
+    Family("ConvNeXt", TIMM, "classes"),
+    Family("YOLO-like", MODULE, "values"),
 )
-"""Beside the classifiers of ``vitq.cli.models.TESTED``."""
+"""Beside the classifiers of ``vitq.cli.models.TESTED``; all of them go the whole way."""
