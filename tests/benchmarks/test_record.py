@@ -59,7 +59,7 @@ def test_cells_are_measured_and_one_that_fails_is_counted(
 ) -> None:
     import cells
 
-    x_NCHW, loaded = torch.randn(260, 3, 8, 8), SimpleNamespace(module=small.eval(), name="small")
+    x_NCHW, loaded = torch.randn(260, 3, 8, 8), SimpleNamespace(module=small.eval(), name="small", task=None)
     monkeypatch.setattr(cells, "images", lambda *_: (loaded, x_NCHW, x_NCHW[:9], torch.zeros(9, dtype=torch.int64)))
     monkeypatch.setattr(cells, "append", lambda path, row: path.open("a").write(json.dumps(row) + "\n"))
     tables = {"t": record.Table(("w4a4",), (0,), {"rtn": record.Variant("rtn")})}
