@@ -24,7 +24,7 @@ FloatingWeights = Annotated[
 ]
 ForCpu = Annotated[
     Cpu,
-    typer.Option(help="The x86 CPUs that the file is for: any, or vnni, where 8-bit weights then run fastest."),
+    typer.Option(help="The x86 CPUs that files are for: any, or vnni, which keeps int8 weights of 8 bits."),
 ]
 NumClasses = Annotated[
     int | None, typer.Option(min=1, help="Outputs of a fine-tuned head. Default: as in the published model.")
