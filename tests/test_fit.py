@@ -39,6 +39,7 @@ def torch_size(run: Path) -> int:
 def test_a_loss_leaves_sites_in_floating_point_and_8_bits_elsewhere(one_block: nn.Module) -> None:
     model = vitq.quantize(one_block, X_NCHW, within=50.0, recipe="rtn", progress=False)
     assert {row.bits for row in model.scope_table() if row.bits is not None} <= {8, 32}
+    assert "bits-for-target" not in dict(model.metrics.warnings), "without a target nothing is narrowed"
 
 
 def test_a_target_takes_a_bit_of_weights_alone(one_block: nn.Module) -> None:

@@ -9,7 +9,7 @@ BOTH = ("onnxruntime", "openvino")
 class Family:
     """A family of models, where it is from, the task that is found for it, and what is proven of a small one.
 
-    ``captured``: all outputs of its graph are the model's; ``saved``: W8A8 is close, and read back bit for bit;
+    All outputs of its graph are the model's. ``saved``: W8A8 is close, and read back bit for bit;
     ``files``: the runtimes whose file is proven to compute what the simulation does.
     """
 

@@ -33,7 +33,7 @@ class Cpu(StrEnum):
     ANY = "any"
     """Every one: no sum of two products exceeds 16 bits, or the runtime has a kernel that has room for it."""
     VNNI = "vnni"
-    """Those that add products in 32 bits (VNNI, AMX): 8-bit weights as int8, the fastest kernel there."""
+    """Those that add products in 32 bits (VNNI, AMX): weights keep 8 bits, as int8."""
 
 
 PAIR = 2**15 - 1

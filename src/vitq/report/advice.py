@@ -17,6 +17,8 @@ from vitq.report.verdict import Kind, Verdict
 
 FEW_BITS, ENOUGH_IMAGES = 6, 256
 JUMP, SHARE = 3.0, 0.25
+MOST = 7
+"""Bits of weights beyond which more bring nothing: those of a W8A8 model for most targets (``export.targets``)."""
 """How many times a block's error is that of the block before, and the share of all errors, to be named."""
 
 STILL_FALLING = 0.9
@@ -94,7 +96,7 @@ def _more_bits(facts: Facts) -> Iterator[Advice]:
         yield Advice(
             "Activations carry most of the error: give them 8 bits.", facts.quantize(f"--bits w{bits.weights}a8")
         )
-    elif bits.weights < 8:
+    elif bits.weights < MOST:
         yield Advice(
             "Weights carry most of the error: give them 8 bits.", facts.quantize(f"--bits w8a{bits.activations}")
         )
@@ -112,7 +114,7 @@ def _block(facts: Facts) -> Iterator[Advice]:
     bits = facts.bits
     if facts.verdict.kind is Kind.ACCEPT or bits is None or len(errors) < 3:
         return
-    if min(bits.weights, bits.activations) >= 8:
+    if min(bits.weights, bits.activations) >= MOST:
         return
     added, jump, name = max(
         (after - before, after / before if before > 0 else 0.0, name) for (_, before), (name, after) in pairwise(errors)
@@ -130,7 +132,7 @@ def _site(facts: Facts) -> Iterator[Advice]:
         return
     total = sum(site.error for site in facts.evidence.sites)
     worst = max(facts.evidence.sites, key=lambda site: site.error, default=None)
-    if worst is not None and total > 0 and worst.error > SHARE * total and worst.bits < 8:
+    if worst is not None and total > 0 and worst.error > SHARE * total and worst.bits < MOST:
         yield Advice(
             f"{worst.site} alone is {100 * worst.error / total:.0f} % of the errors of all sites: give it 8 bits.",
             allocate(facts.model, bits, worst.site),
@@ -186,7 +188,7 @@ def _deploy(facts: Facts) -> Iterator[Advice]:
             facts.quantize(f"--bits {_label(facts)}", "--target openvino"),
         )
     yield Advice("It is good enough: write the file that runs.", "vitq export RUN --images DIR --out model.onnx")
-    if bits is not None and bits.weights >= 8:
+    if bits is not None and bits.weights >= MOST:
         yield Advice("There is room: try weights of 4 bits.", facts.quantize(f"--bits w4a{bits.activations}"))
 
 

@@ -85,7 +85,7 @@ def quantize_whole(
     place = choose_device(device)
     torch.manual_seed(seed)
     with open_workspace(out, resume, overwrite) as space, Events(space.log, console=progress) as events:
-        if taken.bits != asked.bits:
+        if goal is None and taken.bits != asked.bits:
             events.warn("bits-for-target", f"{asked.bits} is {taken.bits} for {target}: {NARROWER}")
         loaded, x_NCHW = load_with_images(
             model,
