@@ -59,7 +59,7 @@ def recipes(rows: list[Row], peers: list[Row]) -> str:
 
 def no_images(rows: list[Row]) -> str:
     """Return what `repq` gives from real images and from none."""
-    columns, lines = [(model, bits) for model in MODELS for bits in ("w8a8", "w4a4")], []
+    columns, lines = [(model, bits) for model in MODELS for bits in ("w8a8", "w4a8", "w4a4")], []
     for kind, tag in (("real", QUICK), *((tag, tag) for tag in MADE)):
         own = [chosen(rows, model, bits, recipe="repq", tag=tag) for model, bits in columns]
         longest = max((row["seconds"] for group in own for row in group), default=0)
