@@ -8,7 +8,7 @@ from torch import nn
 
 import vitq
 from vitq.integer import IntegerProduct
-from vitq.integer.functions import IntegerNorm, IntegerSoftmax, IntegerSum, IntegerTable
+from vitq.integer.functions import IntegerNorm, IntegerSoftmax, IntegerSum, IntegerTable, TokensApart
 from vitq.quantizers import FORMATS, Format, Granularity, Quantizer, make_quantizer
 
 X = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(0))
@@ -125,16 +125,47 @@ def test_scope_full_works_on_integers_but_for_what_is_named(
     assert counts == {
         "linears": 4,
         "products of two activations": 2,
-        "norms": 2,
+        **({"norms": 2} if recipe == "fq-vit" else {}),
         "softmaxes": 1,
         "activation functions": 1,
         "residual sums": 2,
     }
     left = {(entry.operation, entry.reason) for entry in integer.operations.floating}
-    assert left == {("conv2d", "the image has no codes"), ("mean", "it has no integer form here")}
+    norm = ("layer_norm", "scales of its channels are no whole multiples of one")
+    named = {("conv2d", "the image has no codes"), ("mean", "it has no integer form here")}
+    assert left == (named if recipe == "fq-vit" else {*named, norm})
     assert "conv2d, the image has no codes: patch/input" in repr(integer)
     expected = model(IMAGES)
     error_B = (integer(IMAGES) - expected).norm(dim=1) / expected.norm(dim=1)
     assert int((error_B < 1e-5).sum()) >= len(IMAGES) - 1, "one image may have a code that falls at a tie"
     model.save(tmp_path / "run")
     assert torch.equal(vitq.load(tmp_path / "run").integer()(IMAGES), integer(IMAGES))
+
+
+class ClassToken(nn.Module):
+    """A class token twice as large as the 36 patches; a linear, two sums and a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patch, self.own = nn.Conv2d(3, 8, 4, 4), nn.Parameter(2 * torch.randn(1, 1, 8))
+        self.fc, self.more, self.norm, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 5)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        x_BTC = self.patch(x_BCHW).flatten(2).mT
+        x_BTC = torch.cat((self.own.expand(len(x_BTC), -1, -1), x_BTC), 1)
+        x_BTC = x_BTC + self.fc(x_BTC)
+        x_BTC = x_BTC + self.more(x_BTC)
+        logits_BK: torch.Tensor = self.head(self.norm(x_BTC)[:, :2].mean(1))
+        return logits_BK
+
+
+def test_tokens_with_scales_of_their_own_are_normed_and_added_in_integers() -> None:
+    images = torch.randn(8, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    given = {**FAST, "insert.scope": "full"}
+    model = vitq.quantize(ClassToken(), images, recipe="fq-vit", bits="w8a6", overrides=given, progress=False)
+    assert model.metrics.outliers is not None
+    integer = model.integer()
+    assert integer.operations.counts["norms"] == 1 and integer.operations.counts["residual sums"] == 2
+    assert any(isinstance(module, TokensApart) for module in integer.operations.module.modules())
+    torch.testing.assert_close(integer(images), model(images), rtol=1e-4, atol=1e-4)

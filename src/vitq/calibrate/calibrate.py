@@ -78,7 +78,7 @@ class Calibrate(Step):
         run.outliers = [*(one for one in run.outliers if one["site"] not in known), *found]
 
     def _search(self, run: "Run") -> list[dict[str, Any]]:
-        """Calibrate what is to be, and return the tokens that were found to be massive or kept apart, as plain values."""
+        """Calibrate what is to be, and return the tokens that are massive or kept apart, as plain values."""
         if len(run.images_NCHW) == 0:
             raise CalibrationError("no calibration images: give a folder that holds some")
         remaining = self._chosen(run.student)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from vitq.graph.ops import aten, attribute, is_op, value
 from vitq.graph.readings import Reading
@@ -14,12 +14,14 @@ from vitq.integer.functions import (
     IntegerSoftmax,
     IntegerSum,
     IntegerTable,
+    TokensApart,
     evenly_scaled,
     units,
     whole_zeros,
 )
-from vitq.integer.replacement import SUM_BITS, Replacement, Scene
+from vitq.integer.replacement import SUM_BITS, Codes, Replacement, Scene
 from vitq.quantizers import Quantizer
+from vitq.quantizers.tokens import AXIS
 
 MOST_STEPS = 1 << 16
 """Steps of the widest codes that a table of exponentials or a residual sum takes."""
@@ -36,14 +38,36 @@ def besides(scene: Scene, readings: Sequence[Reading]) -> Replacement | str:
 
 
 def _sum(scene: Scene, node: fx.Node) -> Replacement | str:
-    sides = [scene.steps(operand) for operand in node.args[:2]]
+    sides = [scene.steps_of_kinds(operand) for operand in node.args[:2]]
     found = [side for side in sides if not isinstance(side, str)]
     if len(found) != 2:
         return next(side for side in sides if isinstance(side, str))
-    views = [side.view for side in found if side.view is not None]
-    if node.kwargs or not whole_zeros(*views) or any(view.steps > MOST_STEPS for view in views):
+    if node.kwargs or not all(_fits_a_sum(codes) for side in found for codes in side):
         return "its operands have no whole steps that a sum holds"
-    return Replacement(IntegerSum(*(side.quantizer for side in found)), tuple(side.tensor for side in found))
+    tensors = tuple(side[0].tensor for side in found)
+    left, right = found
+    if len(left) != len(right) or (len(left) == 2 and not _same_tokens(left[0], right[0])):
+        return "its operands have scales of their own for other tokens"
+    sums = [IntegerSum(a.quantizer, b.quantizer) for a, b in zip(left, right, strict=True)]
+    return Replacement(_of_kinds(sums, left[0], len(tensors)), tensors)
+
+
+def _fits_a_sum(codes: Codes) -> bool:
+    return codes.view is not None and whole_zeros(codes.view) and codes.view.steps <= MOST_STEPS
+
+
+def _same_tokens(a: Codes, b: Codes) -> bool:
+    assert a.places_P is not None and b.places_P is not None
+    return value(a.tensor).shape[AXIS] == value(b.tensor).shape[AXIS] and torch.equal(a.places_P, b.places_P)
+
+
+def _of_kinds(operations: Sequence[nn.Module], codes: Codes, operands: int) -> nn.Module:
+    """Return the one operation, or both together for the tokens that they are for."""
+    ordinary, *own = operations
+    if not own:
+        return ordinary
+    assert codes.places_P is not None
+    return TokensApart(ordinary, own[0], codes.places_P, operands)
 
 
 def _softmax(scene: Scene, reading: Reading) -> Replacement | str:
@@ -66,23 +90,28 @@ def _softmax(scene: Scene, reading: Reading) -> Replacement | str:
 def _norm(scene: Scene, node: fx.Node) -> Replacement | str:
     if not is_op(node, {aten.layer_norm.default, aten.rms_norm.default}):
         return "norms of its kind are not in integers"
-    codes = scene.steps(node.args[0])
-    if isinstance(codes, str):
-        return codes
-    assert codes.view is not None
-    if not evenly_scaled(codes.view) or not whole_zeros(codes.view):
-        return "scales of its channels are no whole multiples of one"
+    kinds = scene.steps_of_kinds(node.args[0])
+    if isinstance(kinds, str):
+        return kinds
     centred = is_op(node, {aten.layer_norm.default})
     shape, *rest = node.args[1:]
     given: list[Any] = [*rest, *(None,) * 3]
     eps = given[2 if centred else 1]
     eps = (1e-5 if centred else torch.finfo(torch.float32).eps) if eps is None else eps
-    count = int(torch.Size(shape).numel())  # type: ignore[arg-type]
+    sizes = torch.Size(shape)  # type: ignore[arg-type]
+    why = next((reason for codes in kinds if (reason := _why_no_norm(codes, sizes.numel())) is not None), None)
+    if why is not None:
+        return why
+    norms = [IntegerNorm(codes.quantizer, len(sizes), float(eps), centred=centred) for codes in kinds]
+    return Replacement(_of_kinds(norms, kinds[0], 1), (kinds[0].tensor, *given[: 2 if centred else 1]))
+
+
+def _why_no_norm(codes: Codes, count: int) -> str | None:
+    assert codes.view is not None
+    if not evenly_scaled(codes.view) or not whole_zeros(codes.view):
+        return "scales of its channels are no whole multiples of one"
     largest = codes.view.steps.bit_length() + int(units(codes.view)[1].max()).bit_length() + count.bit_length()
-    if 2 * largest > SUM_BITS:
-        return "its sums exceed 64 bits"
-    operation = IntegerNorm(codes.quantizer, len(shape), float(eps), centred=centred)  # type: ignore[arg-type]
-    return Replacement(operation, (codes.tensor, *given[: 2 if centred else 1]))
+    return "its sums exceed 64 bits" if 2 * largest > SUM_BITS else None
 
 
 def _table(scene: Scene, reading: Reading) -> Replacement | str:

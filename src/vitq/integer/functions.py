@@ -9,6 +9,7 @@ from torch import nn
 
 from vitq.integer.modules import view_of
 from vitq.quantizers import IntegerView, Quantizer
+from vitq.quantizers.tokens import picked, put
 
 FRACTION = 30
 """Bits behind the point of a softmax's exponentials: 1 is 2^30."""
@@ -112,6 +113,25 @@ class IntegerSum(nn.Module):
             total = whole * (view.scale.double() / unit).round().long() + total
         assert isinstance(total, torch.Tensor)
         return (total * unit).float()
+
+
+class TokensApart(nn.Module):
+    """An operation on all tokens, and one of its kind on those at ``places_P``, which have scales of their own.
+
+    ``operands``: how many of the arguments hold tokens, the first ones.
+    """
+
+    def __init__(self, ordinary: nn.Module, own: nn.Module, places_P: torch.Tensor, operands: int) -> None:
+        super().__init__()
+        self.ordinary, self.own, self.operands = ordinary, own, operands
+        self.register_buffer("places_P", places_P)
+
+    places_P: torch.Tensor
+
+    def forward(self, *arguments: torch.Tensor | None) -> torch.Tensor:
+        """Return what the first makes of all, with what the other makes of its tokens in their places."""
+        tokens = [picked(x, self.places_P) for x in arguments[: self.operands] if x is not None]
+        return put(self.ordinary(*arguments), self.places_P, self.own(*tokens, *arguments[self.operands :]))
 
 
 def units(view: IntegerView) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from torch import fx
+from torch import fx, nn
 
 from vitq.errors import ExportError
 from vitq.graph import Graph
@@ -14,7 +14,7 @@ from vitq.graph.fold import depends_on_image
 from vitq.graph.ops import CONV, LINEAR, MATMUL, is_move, is_op, is_size, value
 from vitq.graph.readings import Reading, find_readings
 from vitq.integer.besides import besides
-from vitq.integer.functions import IntegerNorm, IntegerSoftmax, IntegerSum, IntegerTable
+from vitq.integer.functions import IntegerNorm, IntegerSoftmax, IntegerSum, IntegerTable, TokensApart
 from vitq.integer.modules import IntegerConvolution, IntegerLinear, IntegerProduct
 from vitq.integer.products import layer, product
 from vitq.integer.replacement import Replacement, Scene
@@ -103,12 +103,16 @@ def integer_graph(graph: Graph, weights: Mapping[str, Quantizer]) -> IntegerGrap
             new = module.graph.call_module(f"integer_{node.name}", found.arguments)
         new.meta["val"] = value(node)
         replace_node(module, node, new, keep_name=False)
-        counts[KINDS[type(found.operation)]] += 1
+        counts[KINDS[type(_counted(found.operation))]] += 1
     if not any(counts[kind] for kind in PRODUCTS):
         raise ExportError("no product of this model has integer codes on both sides, so there is nothing to run")
     module.graph.eliminate_dead_code()
     module.recompile()
     return IntegerGraph(module, counts, tuple(floating))
+
+
+def _counted(operation: nn.Module) -> nn.Module:
+    return operation.ordinary if isinstance(operation, TokensApart) else operation
 
 
 def _integer(scene: Scene, node: fx.Node, readings: tuple[Reading, ...]) -> Replacement | str:
