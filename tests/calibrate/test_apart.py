@@ -1,4 +1,4 @@
-"""Class tokens get a range of their own where that costs nothing, or where they reach further."""
+"""Class tokens get a range of their own in products where they reach further."""
 
 from typing import Any
 
@@ -24,26 +24,21 @@ def apart(role: Role, x: torch.Tensor, axis: int | None = None) -> tuple[int, ..
     return () if found is None or not found.fixed else found.tokens
 
 
-def test_what_no_product_reads_keeps_added_tokens_apart_whatever_their_size() -> None:
-    for axis in (None, -1):
-        assert apart(Role.NORM_INPUT, values(0.5), axis) == apart(Role.RESIDUAL, values(1.2), axis) == (0,)
-
-
 def test_what_a_product_reads_keeps_them_apart_where_they_reach_further() -> None:
     assert apart(Role.OTHER, values(1.2)) == () and apart(Role.POST_ACTIVATION, values(2.0)) == (0,)
     assert apart(Role.POST_NORM, values(2.0)) == (0,) and apart(Role.POST_NORM, values(2.0), -1) == ()
-    assert apart(Role.ACTIVATION_INPUT, values(2.0)) == ()  # of one scale, so that an integer table holds them
+    assert apart(Role.ACTIVATION_INPUT, values(2.0)) == apart(Role.NORM_INPUT, values(2.0)) == ()  # read by no product
 
 
 def test_other_numbers_of_tokens_and_maps_have_none() -> None:
-    assert apart(Role.NORM_INPUT, values(2.0)[:, 1:]) == ()
-    assert apart(Role.NORM_INPUT, values(2.0)[:, None]) == ()
+    assert apart(Role.OTHER, values(2.0)[:, 1:]) == ()
+    assert apart(Role.OTHER, values(2.0)[:, None]) == ()
 
 
 def test_massive_tokens_come_first() -> None:
     x_BTC = values(2.0)
     x_BTC[:, 7, 3] = 50.0
-    assert apart(Role.NORM_INPUT, x_BTC) == (7,)
+    assert apart(Role.OTHER, x_BTC) == (7,)
 
 
 class WithClassToken(nn.Module):

@@ -14,10 +14,8 @@ from vitq.graph import Role, Site
 Added = Mapping[int, tuple[int, ...]]
 """Places of tokens that the model adds, by the number of all tokens (``graph.queries.added_tokens``)."""
 
-BESIDE = (Role.NORM_INPUT, Role.RESIDUAL)
-"""Roles in which added tokens are always kept apart: no product reads them, so none has to be computed twice."""
 IN_PRODUCTS = (Role.POST_NORM, Role.POST_ACTIVATION, Role.OTHER)
-"""Roles in which they are where they reach further."""
+"""Roles in which added tokens are kept apart where they reach further."""
 FURTHER = 1.5
 """By how much they then do: the others get more than half a bit."""
 
@@ -28,21 +26,21 @@ def tokens_apart(site: Site, x: torch.Tensor, axis: int | None, added: Added) ->
     ``axis`` is the quantizer's. Massive tokens of fixed places come first: there are two kinds of tokens at most.
     """
     found = outlying(site, x, axis)
-    return _added_apart(site, x, axis, added) if found is None else found
+    return _added_apart(site, x, added) if found is None and axis is None else found
 
 
-def _added_apart(site: Site, x: torch.Tensor, axis: int | None, added: Added) -> Outlying | None:
-    if site.role not in (*BESIDE, *IN_PRODUCTS) or x.ndim != 3 or x.shape[1] < LEAST_TOKENS:
+def _added_apart(site: Site, x: torch.Tensor, added: Added) -> Outlying | None:
+    if site.role not in IN_PRODUCTS or x.ndim != 3 or x.shape[1] < LEAST_TOKENS:
         return None
     places = added.get(x.shape[1])
-    if not places or (site.role in IN_PRODUCTS and axis is not None):
+    if not places:
         return None
     most_TC = x.abs().amax(0)
     own_C, ordinary_TC = most_TC[list(places)].amax(0), most_TC.clone()
     ordinary_TC[list(places)] = 0
     channel, largest = int(own_C.argmax()), float(own_C.max())
     ratio = largest / max(float(ordinary_TC.max()), 1e-12)
-    if site.role in IN_PRODUCTS and ratio < FURTHER:
+    if ratio < FURTHER:
         return None
     median = float(x[..., channel].abs().flatten().median())
     return Outlying(site.name, places, channel, largest, median, ratio, fixed=True)

@@ -39,8 +39,8 @@ class Calibrate(Step):
     """Search scale and zero point of the student's quantizers.
 
     ``output`` starts from ``mse`` and lowers the error of the layer's output. ``hessian`` then does so again, with each
-    output's error times its squared gradient. A few massive tokens of fixed places, or the class token and its like,
-    get a range of their own (``calibrate.apart``), unless ``outlier_tokens`` is false.
+    output's error times its squared gradient. A few massive tokens of fixed places, or a class token that
+    reaches further, get a range of their own (``calibrate.apart``), unless ``outlier_tokens`` is false.
 
     ``images``: how many of the run's images, the first ones. ``rounds``: alternations of weights given activations and
     activations given weights. ``sites``: "all" or a glob. ``only_uncalibrated`` keeps earlier results.
@@ -58,7 +58,7 @@ class Calibrate(Step):
 
     def apart(self, graph: Graph, site: Site, x: torch.Tensor, axis: int | None) -> tuple[int, ...]:
         """Return the massive tokens of fixed places, or those that the model adds where they are kept apart."""
-        found = tokens_apart(site, x, axis, added_tokens(graph.module.graph)) if self.outlier_tokens else None
+        found = tokens_apart(site, x, axis, self._added(graph)) if self.outlier_tokens else None
         return found.tokens if found is not None and found.fixed else ()
 
     def apply(self, run: "Run") -> None:
@@ -84,7 +84,7 @@ class Calibrate(Step):
         remaining = self._chosen(run.student)
         weighed = {name for name in remaining if self._search_of(run.student.sites[name]) == HESSIAN}
         varying = {node.name for node in holds_image(run.student.module.graph)}
-        added = added_tokens(run.student.module.graph)
+        added = self._added(run.student)
         apart: list[Outlying] = []
         with run.events.task("calibrate", total=len(remaining)) as task:
             for span, group, members in self._visited(run, remaining):
@@ -130,6 +130,9 @@ class Calibrate(Step):
                     members = _members(graph, group, tensors)
                     yield segment.span.name, group, members
                     members.clear()
+
+    def _added(self, graph: Graph) -> Added:
+        return added_tokens(graph.module.graph) if self.outlier_tokens else {}
 
     def _chosen(self, graph: Graph) -> set[str]:
         """Return the names of the quantized sites to calibrate."""
