@@ -28,7 +28,7 @@ from vitq.models import Preprocessing
 from vitq.models.torchvision_shim import ensure_torchvision
 
 RESULTS = Path(__file__).parent / "results" / "outputs.jsonl"
-CELLS = [*product(("rtn", "repq"), ("w8a8", "w6a6", "w4a8", "w4a4")), ("vitq", "w4a4")]
+CELLS = [*product(("rtn", "repq", "mptq-vit"), ("w8a8", "w6a6", "w4a8", "w4a4")), ("vitq", "w4a4")]
 CALIBRATION, SCORED, CHUNK = 256, 200, 20
 KEYS = ("recipe", "bits")
 
