@@ -59,15 +59,15 @@ class Scene:
     def steps(self, node: Any) -> Codes | str:
         """Return codes whose values are whole steps; why there are none."""
         found = self.codes(node)
-        return found if isinstance(found, str) else require_steps((found,)) or found
+        return found if isinstance(found, str) else _why_no_steps((found,)) or found
 
     def steps_of_kinds(self, node: Any) -> tuple[Codes, ...] | str:
         """Return ``kinds`` whose values are whole steps; why there are none."""
         found = self.kinds(node)
-        return found if isinstance(found, str) else require_steps(found) or found
+        return found if isinstance(found, str) else _why_no_steps(found) or found
 
 
-def require_steps(found: tuple[Codes, ...]) -> str | None:
+def _why_no_steps(found: tuple[Codes, ...]) -> str | None:
     """Say which format has no whole steps, None where all have."""
     without = [codes for codes in found if codes.view is None]
     return f"what it reads, {without[0].quantizer.format}, is no whole steps of one scale" if without else None
