@@ -140,8 +140,8 @@ def test_scope_full_works_on_integers_but_for_what_is_named(
     assert torch.equal(vitq.load(tmp_path / "run").integer()(IMAGES), integer(IMAGES))
 
 
-class ClassToken(nn.Module):
-    """A class token far larger than the 36 patches; two linears, two sums and a norm."""
+class MassiveToken(nn.Module):
+    """A token far larger than the 36 patches; two linears, two sums and a norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class ClassToken(nn.Module):
 def test_tokens_with_scales_of_their_own_are_normed_and_added_in_integers() -> None:
     images = torch.randn(8, 3, 24, 24, generator=torch.Generator().manual_seed(0))
     given = {**FAST, "insert.scope": "full"}
-    model = vitq.quantize(ClassToken(), images, recipe="fq-vit", bits="w8a6", overrides=given, progress=False)
+    model = vitq.quantize(MassiveToken(), images, recipe="fq-vit", bits="w8a6", overrides=given, progress=False)
     assert model.metrics.outliers is not None
     integer = model.integer()
     assert integer.operations.counts["norms"] == 1 and integer.operations.counts["residual sums"] == 2

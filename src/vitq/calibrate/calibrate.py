@@ -8,11 +8,10 @@ import torch
 from pydantic import AfterValidator, Field
 
 from vitq.activations import sites_by_segment, walk
-from vitq.calibrate.apart import Added, tokens_apart
 from vitq.calibrate.assign import Member, search_alone, search_output
 from vitq.calibrate.groups import Group, find_groups
 from vitq.calibrate.insert import quantizer_of
-from vitq.calibrate.outliers import Outlying, keep_apart, sentence, to_tell
+from vitq.calibrate.outliers import Outlying, keep_apart, outlying, sentence
 from vitq.calibrate.searches import BY_PRODUCT, HESSIAN, OUTPUT, SEARCHES
 from vitq.calibrate.sensitivity import Sensitivity, sensitivities
 from vitq.calibrate.statistics import dead_channels, require_usable
@@ -21,7 +20,6 @@ from vitq.graph import Graph, Role, Site
 from vitq.graph.edit import quantizer_target
 from vitq.graph.fold import holds_image
 from vitq.graph.ops import CONV, is_op
-from vitq.graph.queries.added_tokens import added_tokens
 from vitq.quantizers import Quantizer
 from vitq.run.step import Step, register_step
 
@@ -39,8 +37,8 @@ class Calibrate(Step):
     """Search scale and zero point of the student's quantizers.
 
     ``output`` starts from ``mse`` and lowers the error of the layer's output. ``hessian`` then does so again, with each
-    output's error times its squared gradient. A few massive tokens of fixed places, or a class token that
-    reaches further, get a range of their own (``calibrate.apart``), unless ``outlier_tokens`` is false.
+    output's error times its squared gradient. A few massive tokens of fixed places get a range of their own
+    (``calibrate.outliers``), unless ``outlier_tokens`` is false.
 
     ``images``: how many of the run's images, the first ones. ``rounds``: alternations of weights given activations and
     activations given weights. ``sites``: "all" or a glob. ``only_uncalibrated`` keeps earlier results.
@@ -56,9 +54,9 @@ class Calibrate(Step):
     only_uncalibrated: bool = False
     outlier_tokens: bool = True
 
-    def apart(self, graph: Graph, site: Site, x: torch.Tensor, axis: int | None) -> tuple[int, ...]:
-        """Return the massive tokens of fixed places, or those that the model adds where they are kept apart."""
-        found = tokens_apart(site, x, axis, self._added(graph)) if self.outlier_tokens else None
+    def apart(self, site: Site, x: torch.Tensor, axis: int | None) -> tuple[int, ...]:
+        """Return the massive tokens of fixed places."""
+        found = outlying(site, x, axis) if self.outlier_tokens else None
         return found.tokens if found is not None and found.fixed else ()
 
     def apply(self, run: "Run") -> None:
@@ -78,31 +76,30 @@ class Calibrate(Step):
         run.outliers = [*(one for one in run.outliers if one["site"] not in known), *found]
 
     def _search(self, run: "Run") -> list[dict[str, Any]]:
-        """Calibrate what is to be, and return the tokens that are massive or kept apart, as plain values."""
+        """Calibrate what is to be, and return the massive tokens that were found, as plain values."""
         if len(run.images_NCHW) == 0:
             raise CalibrationError("no calibration images: give a folder that holds some")
         remaining = self._chosen(run.student)
         weighed = {name for name in remaining if self._search_of(run.student.sites[name]) == HESSIAN}
         varying = {node.name for node in holds_image(run.student.module.graph)}
-        added = self._added(run.student)
-        apart: list[Outlying] = []
+        massive: list[Outlying] = []
         with run.events.task("calibrate", total=len(remaining)) as task:
             for span, group, members in self._visited(run, remaining):
                 own = [name for name in members if name in remaining]
                 for name in own:
                     _check(members[name], run.events, fixed=members[name].site.node not in varying)
-                    if self.outlier_tokens and (one := _tokens_apart(members[name], group, added)) is not None:
-                        apart.append(one)
+                    if self.outlier_tokens and (one := _tokens_apart(members[name], group)) is not None:
+                        massive.append(one)
                 self._calibrate(group, members, own)
                 remaining.difference_update(own)
                 task.advance(len(own), segment=span)
         if weighed:
             self._weigh(run, weighed)
         for fixed in (True, False):
-            if told := [one for one in to_tell(apart) if one.fixed is fixed]:
+            if told := [one for one in massive if one.fixed is fixed]:
                 run.events.warn("outlier-tokens", sentence(told))
         run.events.log("calibrate", **self.model_dump(mode="json"))
-        return [one.to_dict() for one in apart]
+        return [one.to_dict() for one in massive]
 
     def _weigh(self, run: "Run", chosen: set[str]) -> None:
         """Search the ``chosen`` sites, which are calibrated, by errors weighed with the gradients that they make."""
@@ -130,9 +127,6 @@ class Calibrate(Step):
                     members = _members(graph, group, tensors)
                     yield segment.span.name, group, members
                     members.clear()
-
-    def _added(self, graph: Graph) -> Added:
-        return added_tokens(graph.module.graph) if self.outlier_tokens else {}
 
     def _chosen(self, graph: Graph) -> set[str]:
         """Return the names of the quantized sites to calibrate."""
@@ -171,8 +165,8 @@ class Calibrate(Step):
         return self.weights if site.is_weight else self.activations
 
 
-def _tokens_apart(member: Member, group: Group, added: Added) -> Outlying | None:
-    """Return the tokens of a site that is to be calibrated which have a range of their own from here on.
+def _tokens_apart(member: Member, group: Group) -> Outlying | None:
+    """Return the massive tokens of a site that is to be calibrated, which have a range of their own from here on.
 
     What a convolution reads has rows or channels where others have tokens.
     """
@@ -181,7 +175,7 @@ def _tokens_apart(member: Member, group: Group, added: Added) -> Outlying | None
         return None
     if any(is_op(layer, CONV) for layer in group.layers):
         return None
-    found = tokens_apart(member.site, member.x, quantizer.axis, added)
+    found = outlying(member.site, member.x, quantizer.axis)
     if found is not None:
         keep_apart(quantizer, found)
     return found

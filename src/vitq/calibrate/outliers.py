@@ -131,11 +131,6 @@ def _share_of_images(most_BTG: torch.Tensor, far: float) -> float:
     return float((few[:, 0] >= far * few[:, -1].clamp(min=1e-12)).any(-1).float().mean())
 
 
-def to_tell(found: Sequence[Outlying]) -> list[Outlying]:
-    """Return those that are massive, not only kept apart."""
-    return [one for one in found if one.ratio >= FAR or not one.fixed]
-
-
 def sentence(found: Sequence[Outlying]) -> str:
     """Say which tokens and channels are massive, how far, where, and what is done."""
     worst = max(found, key=lambda one: one.ratio)

@@ -116,7 +116,7 @@ class IntegerSum(nn.Module):
 
 
 class TokensApart(nn.Module):
-    """An operation on all tokens, and one of its kind on those at ``places_P``, which have scales of their own.
+    """An operation on all tokens of x_BTC, and one of its kind on those at ``places_P``, which have their own scales.
 
     ``operands``: how many of the arguments hold tokens, the first ones.
     """

@@ -40,7 +40,7 @@ def apply_steps(run: Run, steps: Sequence[Step]) -> None:
     for number, step in enumerate(steps):
         run.stage = f"{number:02d}-{step.step_name}"
         run.placed_ahead = partial(_placed_by, run, steps[number + 1 :])
-        run.apart_ahead = partial(_apart_by, run, steps[number + 1 :])
+        run.apart_ahead = partial(_apart_by, steps[number + 1 :])
         run.before = tuple(steps[:number])
         run.rehearse = partial(_rehearse, steps[number + 1 :])
         run.events.log("step", name=step.step_name, number=number)
@@ -66,9 +66,9 @@ def _placed_by(run: Run, steps: Sequence[Step]) -> dict[str, Placed]:
     return {site: placed for step in steps for site, placed in step.preview(run.student, run.bits).items()}
 
 
-def _apart_by(run: Run, steps: Sequence[Step], site: Site, x: torch.Tensor, axis: int | None) -> tuple[int, ...]:
+def _apart_by(steps: Sequence[Step], site: Site, x: torch.Tensor, axis: int | None) -> tuple[int, ...]:
     """Return the tokens that the first of ``steps`` that does so keeps apart."""
-    return next((found for step in steps if (found := step.apart(run.student, site, x, axis))), ())
+    return next((found for step in steps if (found := step.apart(site, x, axis))), ())
 
 
 @contextmanager

@@ -88,7 +88,7 @@ class Step(OptionGroup, ABC):
         """
         return {}
 
-    def apart(self, graph: "Graph", site: "Site", x: "torch.Tensor", axis: int | None) -> tuple[int, ...]:
+    def apart(self, site: "Site", x: "torch.Tensor", axis: int | None) -> tuple[int, ...]:
         """Return the places of the tokens of a site's values x that the step gives parameters of their own.
 
         ``axis``: that of the site's quantizer. By default there are none.
