@@ -28,7 +28,19 @@ from vitq.models import Preprocessing
 from vitq.models.torchvision_shim import ensure_torchvision
 
 RESULTS = Path(__file__).parent / "results" / "outputs.jsonl"
-CELLS = [*product(("rtn", "repq", "mptq-vit"), ("w8a8", "w6a6", "w4a8", "w4a4")), ("vitq", "w4a4")]
+FULL = {"insert.scope": "full"}
+OPTIONS: dict[str, Row] = {
+    "mgrq": {"reconstruct.steps": 100},
+    "rtn, everything": FULL,
+    "rtn, everything, one range": {**FULL, "calibrate.outlier_tokens": False},
+    "fq-vit, everything": FULL,
+}
+"""Options of a row, whose recipe stands before the first comma; ``one range`` is for massive tokens too."""
+CELLS = [
+    *product(("rtn", "repq", "mptq-vit"), ("w8a8", "w6a6", "w4a8", "w4a4")),
+    ("mgrq", "w4a4"),
+    *((row, "w8a8") for row in OPTIONS if "everything" in row),
+]
 CALIBRATION, SCORED, CHUNK = 256, 200, 20
 KEYS = ("recipe", "bits")
 
@@ -79,15 +91,15 @@ def run(chosen: argparse.Namespace) -> None:
 
 
 def quantize(model: nn.Module, recipe: str, bits: str, chosen: argparse.Namespace) -> vitq.QuantizedModel:
-    """Quantize by calibration alone, on the first calibration images."""
+    """Quantize on the first calibration images."""
     return vitq.quantize(
         model,
         chosen.data / "imagenet-calibration",
         preprocessing=Preprocessing(),
-        recipe=recipe,
+        recipe=recipe.split(",")[0],
         bits=bits,
-        budget="fast" if recipe == "vitq" else "quick",
         limit=CALIBRATION,
+        overrides=OPTIONS.get(recipe),
         progress=False,
     )
 

@@ -1,6 +1,6 @@
 """Trials: what they measure, what they do not compute, and how they go on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,11 @@ def simulation(graph: Graph) -> Simulation:
 
 
 def trials(
-    simulation: Simulation, images: torch.Tensor, checkpoints: Checkpoints | None = None, proxy_only: bool = False
+    simulation: Simulation,
+    images: torch.Tensor,
+    checkpoints: Checkpoints | None = None,
+    proxy_only: bool = False,
+    allowed: Mapping[str, Sequence[int]] | None = None,
 ) -> Trials:
     return run_trials(
         simulation,
@@ -59,6 +63,7 @@ def trials(
         seed=0,
         checkpoints=checkpoints or Checkpoints(),
         events=Events(),
+        allowed=allowed,
     )
 
 
@@ -110,6 +115,22 @@ def test_what_comes_before_a_site_is_not_computed_again(simulation: Simulation, 
         events=Events(),
     )
     assert runs["head/weight"] == runs["qkv/input"] + 1 + len(BITS)  # once more in floating point, and the trials
+
+
+def test_bits_that_a_site_may_not_get_are_not_measured(
+    simulation: Simulation, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every, tried = trials(simulation, images), []
+    switch = simulation.set
+    monkeypatch.setattr(simulation, "set", lambda bits: (tried.append(dict(bits)), switch(bits)))
+    found = trials(simulation, images, allowed={"fc/weight": (8,)})
+    assert {"fc/weight": 8} in tried and {"fc/weight": 2} not in tried and {"qkv/weight": 2} in tried
+    place = SITES.index("fc/weight")
+    for name, values in found.measures.items():
+        known = np.isfinite(values)
+        assert not known[place, 0] and known.sum() == known.size - 1
+        assert np.array_equal(values[known], every.measures[name][known])
+    assert np.isfinite(found.probes_SBD).all()
 
 
 class KilledError(Exception):

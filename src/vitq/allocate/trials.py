@@ -54,8 +54,11 @@ def run_trials(
     seed: int,
     checkpoints: Checkpoints,
     events: Events,
+    allowed: Mapping[str, Sequence[int]] | None = None,
 ) -> Trials:
-    """Measure every site of ``sites`` alone at every one of ``bits``.
+    """Measure every site of ``sites`` alone at every one of ``bits``, or of those that ``allowed`` names for it.
+
+    Measures of bits that a site may not get are NaN.
 
     A trial runs the site's own unit on the activations that the model has there in floating point, then the rest of
     the model without a quantizer: nothing before the unit is computed again, and only one unit's activations are kept.
@@ -71,8 +74,9 @@ def run_trials(
         )
     kept = {site: checkpoints.load(site) for site in sites}
     found = {site: saved[0] for site, saved in kept.items() if saved is not None and POINTS in saved[0]}
-    with events.task("trials", len(sites) * len(bits)) as bar:
-        bar.advance(len(found) * len(bits))
+    own_bits = {site: bits if allowed is None else allowed.get(site, bits) for site in sites}
+    with events.task("trials", sum(map(len, own_bits.values()))) as bar:
+        bar.advance(sum(len(own_bits[site]) for site in found))
         if len(found) < len(sites):
             reach: dict[int, list[tuple[str, int]]] = {}
             for site in (site for site in sites if site not in found):
@@ -88,6 +92,9 @@ def run_trials(
                         trials[last] = _Trial(simulation, reference, boundary, len(images_NCHW), unit, last, proxy_only)
                     trial, rows = trials[last], []
                     for width in bits:
+                        if width not in own_bits[site]:
+                            rows.append(trial.untried)
+                            continue
                         simulation.set({site: width})
                         rows.append(trial.measured() if width != FLOATING_POINT else trial.nothing)
                         bar.advance(1, site=site)
@@ -197,6 +204,15 @@ class _Trial:
         """What ``measured`` returns of a site in floating point, which moves nothing."""
         measures = torch.zeros(len(MEASURES))
         measures[:2] = 0.0 if self.names else float("nan")
-        probes = torch.zeros(self.gradients_DNE.shape[0] * self.gradients_DNE.shape[1])
         points = self.reference.distance.points({}) if self.names else float("nan")
-        return torch.cat((measures, probes)), torch.tensor(points)
+        return torch.cat((measures, self._no_probes)), torch.tensor(points)
+
+    @property
+    def untried(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What stands for bits that are not measured."""
+        measures = torch.full((len(MEASURES),), float("nan"))
+        return torch.cat((measures, self._no_probes)), torch.tensor(float("nan"))
+
+    @property
+    def _no_probes(self) -> torch.Tensor:
+        return torch.zeros(self.gradients_DNE.shape[0] * self.gradients_DNE.shape[1])

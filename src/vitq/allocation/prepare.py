@@ -162,6 +162,7 @@ def measure(
         seed=run.seed,
         checkpoints=checkpoints,
         events=run.events,
+        allowed=prepared.allowed,
     )
     nodes = {node.name: node for node in graph.module.graph.nodes}
 
