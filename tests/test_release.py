@@ -61,4 +61,4 @@ def test_the_site_has_every_page_of_the_documentation() -> None:
 
     found = set(pages(site["nav"]))
     assert all((ROOT / page).is_file() for page in found)
-    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} <= found
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")} <= found

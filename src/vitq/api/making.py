@@ -69,7 +69,7 @@ def quantize(
     * ``out``: the run is checkpointed there and its artifact saved. ``resume`` goes on after a kill, ``overwrite``
       replaces an artifact or checkpoints.
     * ``inside``: the path of a part of a larger model. That part is quantized on the inputs that it receives, and a
-      module to put in its place is returned (docs/tasks.md).
+      module to put in its place is returned (docs/tasks/inside.md).
 
     Raises a VitqError that names the fault of model, images, recipe or folder.
     """
