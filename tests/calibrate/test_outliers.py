@@ -66,7 +66,7 @@ def test_massive_tokens_are_told_and_do_no_harm_to_the_others(recipe: str, scope
     assert error(apart) < 0.35 * error(shared)
     found = {one["site"]: one for one in apart.metrics.outliers}
     one = found["fc/input"]
-    assert one["tokens"] == [0, 35] and one["channel"] == 3 and one["ratio"] > 30 and one["largest"] > 390
+    assert one["tokens"] == [0, 35] and one["channels"] == [3] and one["ratio"] > 30 and one["largest"] > 390
     assert ("norm/input" in found) == (scope == "full")
     (told,) = [message for name, message in apart.metrics.warnings if name == "outlier-tokens"]
     assert "tokens 0, 35" in told and "channel 3" in told
@@ -105,7 +105,14 @@ def tokens(**huge: float) -> torch.Tensor:
 def test_what_is_as_massive_is_taken_together_and_what_is_usual_is_left() -> None:
     assert outlying(site(), tokens(), None) is None and outlying(site(), tokens(), -1) is None
     found = outlying(site(), tokens(t0=90, t7=60, t8=-50), None)
-    assert found is not None and (found.tokens, found.channel, found.fixed) == ((0, 7, 8), 2, True)
+    assert found is not None and (found.tokens, found.channels, found.fixed) == ((0, 7, 8), (2,), True)
+    x_BTC = tokens(t0=90)
+    x_BTC[:, 0, 4], x_BTC[:, 0, 5] = -200.0, 40.0
+    found = outlying(site(), x_BTC, None)
+    assert found is not None and found.channels == (4,)
+    x_BTC[:, 0, 4] = -120.0
+    found = outlying(site(), x_BTC, None)
+    assert found is not None and found.channels == (4, 2) and found.largest == 120.0
     assert outlying(site(Role.PROBABILITIES), tokens(t0=90), None) is None
     assert outlying(site(), tokens(t0=90)[:4], None) is None  # too few images
     few = tokens(t0=12)

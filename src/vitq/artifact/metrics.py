@@ -70,7 +70,7 @@ class RunMetrics(BaseModel):
     outliers: tuple[Mapping[str, Any], ...] | None = Field(
         default=None,
         strict=False,
-        description="massive tokens by site: their places, the channel that reaches furthest, how far it does and the "
+        description="massive tokens by site: their places, the channels that reach furthest, how far the first does and the "
         "median of its values, by how much the range shrinks without them, and whether they have one of their own",
     )
     segment_errors: Mapping[str, float] = Field(

@@ -19,6 +19,8 @@ LEAST_IMAGES, LEAST_TOKENS = 8, 32
 """Fewer say nothing about the places of tokens, or about what is usual among them."""
 FAR, FAR_IN_A_CHANNEL = 4.0, 16.0
 """By how much a range has to shrink without them: two bits, and four where channels have ranges of their own."""
+CHANNELS, NEAR = 8, 0.5
+"""Of a site that many channels are named at most: those that reach so far of what the first of them does."""
 ELSEWHERE = 0.05
 """In which share of new images a massive token may be at another place: more, and the places are not fixed."""
 LEFT_OUT = (Role.PROBABILITIES, Role.SOFTMAX_INPUT, Role.IMAGE, Role.WEIGHT, Role.KEY)
@@ -29,15 +31,15 @@ OF_HEADS = (Role.QUERY, Role.VALUE)
 
 @dataclass(frozen=True)
 class Outlying:
-    """Massive tokens of one site: their places, the channel that reaches furthest, how far it and how far others do.
+    """Massive tokens of one site: their places, the channels that reach furthest, how far the first and others do.
 
-    ``ratio``: by how much the range shrinks without these tokens; ``fixed``: whether they are the same for all images,
+    ``median`` is of the first channel's values. ``ratio``: by how much the range shrinks without these tokens; ``fixed``: whether they are the same for all images,
     so that they have a range of their own.
     """
 
     site: str
     tokens: tuple[int, ...]
-    channel: int
+    channels: tuple[int, ...]
     largest: float
     median: float
     ratio: float
@@ -45,7 +47,7 @@ class Outlying:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
-        return {**vars(self), "tokens": list(self.tokens)}
+        return {**vars(self), "tokens": list(self.tokens), "channels": list(self.channels)}
 
 
 def outlying(site: Site, x: torch.Tensor, axis: int | None) -> Outlying | None:
@@ -75,9 +77,10 @@ def outlying(site: Site, x: torch.Tensor, axis: int | None) -> Outlying | None:
             return None
         places, ratio = [], 2 * far
     flat_C = each_BTC.amax((0, 1))
-    channel = int(each_BTC[:, places].amax((0, 1)).argmax()) if places else int(flat_C.argmax())
-    median = float(each_BTC[..., channel].flatten().median())
-    return Outlying(site.name, tuple(places), channel, float(flat_C[channel]), median, ratio, fixed)
+    own_C, channels_K = (each_BTC[:, places].amax((0, 1)) if places else flat_C).topk(min(CHANNELS, len(flat_C)))
+    channels = tuple(channels_K[own_C >= NEAR * own_C[0]].tolist())
+    median = float(each_BTC[..., channels[0]].flatten().median())
+    return Outlying(site.name, tuple(places), channels, float(flat_C[channels[0]]), median, ratio, fixed)
 
 
 def still_true(graph: Graph, found: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
@@ -135,14 +138,15 @@ def sentence(found: Sequence[Outlying]) -> str:
     """Say which tokens and channels are massive, how far, where, and what is done."""
     worst = max(found, key=lambda one: one.ratio)
     sites = f"{len(found)} site{'s' if len(found) > 1 else ''}"
-    where = f"'{worst.site}', channel {worst.channel}: {worst.largest:.3g} where the median is {worst.median:.2g}"
+    named = f"channel{'s' if len(worst.channels) > 1 else ''} {', '.join(map(str, worst.channels))}"
+    where = f"'{worst.site}', {named}: {worst.largest:.3g} where the median is {worst.median:.2g}"
     if not worst.fixed:
         return (
             f"a few tokens, not the same in all images, are massive at {sites} (the most at {where}); no range of "
             "their own can be kept for them: a recipe that smooths or rotates (repq, smoothquant) may lose less"
         )
-    named = ", ".join(map(str, worst.tokens))
+    tokens = ", ".join(map(str, worst.tokens))
     return (
-        f"tokens {named} make ranges {worst.ratio:.0f} times as wide as the others need at {sites} (the most at "
+        f"tokens {tokens} make ranges {worst.ratio:.0f} times as wide as the others need at {sites} (the most at "
         f"{where}); they have ranges of their own"
     )
