@@ -105,12 +105,22 @@ def quantize(model: nn.Module, recipe: str, bits: str, chosen: argparse.Namespac
 
 
 def table(chosen: argparse.Namespace) -> None:
-    """Print the results as Markdown."""
-    cells = [
-        (row["recipe"], row["bits"].upper(), f"{row['difference']:.4f}", f"{row['iou']:.3f}", number(row["seconds"], 0))
-        for row in rows(chosen.results)
-    ]
-    print(grid(("recipe", "bits", "mean absolute difference", "IoU", "CPU seconds"), cells))
+    """Print the results as Markdown: a table of products, and one where norms, sums and the rest are quantized too."""
+    measured = rows(chosen.results)
+    for title in ("products", "everything"):
+        own = [row for row in measured if ("everything" in row["recipe"]) is (title == "everything")]
+        widths = list(dict.fromkeys(row["bits"] for row in own))
+        lines = []
+        for recipe in dict.fromkeys(row["recipe"] for row in own):
+            mine = {row["bits"]: row for row in own if row["recipe"] == recipe}
+            longest = number(max(row["seconds"] for row in mine.values()), 0)
+            lines.append((recipe.replace(", everything", ""), *(_cell(mine.get(bits)) for bits in widths), longest))
+        if lines:
+            print(grid((title, *(bits.upper() for bits in widths), "CPU seconds"), lines), end="\n\n")
+
+
+def _cell(row: Row | None) -> str:
+    return "–" if row is None else f"{row['difference']:.4f} / {row['iou']:.3f}"
 
 
 def options(parser: argparse.ArgumentParser) -> None:

@@ -82,6 +82,7 @@ def run(chosen: argparse.Namespace) -> None:
         threads=chosen.threads,
         rounds=chosen.rounds,
         labelled=labelled,
+        task="dense",
     )
     about = {"bits": BITS, "threads": chosen.threads, "rounds": chosen.rounds, "limit": CALIBRATION, "seed": 0}
     for one in measured:

@@ -70,8 +70,9 @@ class RunMetrics(BaseModel):
     outliers: tuple[Mapping[str, Any], ...] | None = Field(
         default=None,
         strict=False,
-        description="massive tokens by site: their places, the channels that reach furthest, how far the first does and the "
-        "median of its values, by how much the range shrinks without them, and whether they have one of their own",
+        description="massive tokens by site: their places, the channels that reach furthest, how far the first does "
+        "and the median of its values, by how much the range shrinks without them, and whether they have one of their "
+        "own",
     )
     segment_errors: Mapping[str, float] = Field(
         default={}, description="relative squared error behind each block, on calibration images not trained on"

@@ -33,8 +33,8 @@ OF_HEADS = (Role.QUERY, Role.VALUE)
 class Outlying:
     """Massive tokens of one site: their places, the channels that reach furthest, how far the first and others do.
 
-    ``median`` is of the first channel's values. ``ratio``: by how much the range shrinks without these tokens; ``fixed``: whether they are the same for all images,
-    so that they have a range of their own.
+    ``median`` is of the first channel's values. ``ratio``: by how much the range shrinks without these tokens.
+    ``fixed``: whether they are the same for all images, so that they have a range of their own.
     """
 
     site: str
