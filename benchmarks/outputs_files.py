@@ -56,7 +56,7 @@ def proven(quantized: vitq.QuantizedModel, chosen: argparse.Namespace, recipe: s
             "integer": [written.integer_products, written.promised],
             "convolutions": [written.integer_convolutions, written.promised_convolutions],
             "segments": len(written.segments),
-            "end": written.end.to_dict() if hasattr(written.end, "to_dict") else asdict(written.end),
+            "end": asdict(written.end),
         }
     return found
 
@@ -97,8 +97,11 @@ def table(chosen: argparse.Namespace) -> None:
     for row in rows(chosen.results):
         spent = " / ".join(number(value, 0) for value in row["milliseconds"].values())
         ratio = " / ".join(f"{value:.2f}" for value in row["ratios"].values())
-        cells.append((row["runtime"], row["name"], number(row["size_bytes"] / 1e6), spent, ratio, str(row["scores"])))
-    print(grid(("runtime", "file", "MB", "ms", "times as fast as float32", "difference"), cells))
+        near = f"{row['scores']['mae']:.4f} / {row['scores']['iou']:.3f}"
+        products = str(row["integer_products"])
+        cells.append((row["runtime"], row["name"], number(row["size_bytes"] / 1e6), products, spent, ratio, near))
+    heads = ("runtime", "file", "MB", "integer products", "ms", "times as fast as float32", "difference / IoU")
+    print(grid(heads, cells))
 
 
 def options(parser: argparse.ArgumentParser) -> None:
