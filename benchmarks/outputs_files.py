@@ -21,6 +21,7 @@ import vitq
 from vitq.bench.bench import bench
 from vitq.data import draw_calibration, load_labelled, open_images
 from vitq.models import Preprocessing
+from vitq.run.inputs import load_source
 
 RESULTS = Path(__file__).parent / "results" / "outputs_files.jsonl"
 BITS, CALIBRATION, PROVEN = "w8a8", 40, 16
@@ -82,6 +83,7 @@ def run(chosen: argparse.Namespace) -> None:
         threads=chosen.threads,
         rounds=chosen.rounds,
         labelled=labelled,
+        floating=load_source(model, None, None, None),
         task="dense",
     )
     about = {"bits": BITS, "threads": chosen.threads, "rounds": chosen.rounds, "limit": CALIBRATION, "seed": 0}
@@ -97,7 +99,7 @@ def table(chosen: argparse.Namespace) -> None:
     for row in rows(chosen.results):
         spent = " / ".join(number(value, 0) for value in row["milliseconds"].values())
         ratio = " / ".join(f"{value:.2f}" for value in row["ratios"].values())
-        near = f"{row['scores']['mae']:.4f} / {row['scores']['iou']:.3f}"
+        near = f"{row['scores']['mae']:.4f} / {row['scores']['iou'] / 100:.3f}" if row["scores"] else "–"
         products = str(row["integer_products"])
         cells.append((row["runtime"], row["name"], number(row["size_bytes"] / 1e6), products, spent, ratio, near))
     heads = ("runtime", "file", "MB", "integer products", "ms", "times as fast as float32", "difference / IoU")
