@@ -22,7 +22,8 @@ class Sensitivities:
     """Sites that can be chosen, their candidate bits, and per measure how far each choice alone moves the output.
 
     ``measures``: arrays (sites, bits) by name: "output" (the distance of ``OutputDistance``), "feature"
-    (relative error of the penultimate feature), "proxy" (Fisher-weighted error at the unit's end). ``probes_SBD`` is
+    (relative error of the penultimate feature), "proxy" (Fisher-weighted error at the unit's end); NaN where the target
+    does not carry the bits. ``probes_SBD`` is
     what the proxy was made of; ``bytes_SB`` what each choice stores; ``blocks`` names the block of each site.
     ``points`` (sites, bits) is what each choice alone is expected to cost of the task's score, in percent, None where
     the task has none. ``allowed`` are the bits that sites of a ``target`` may get, where those are not all.

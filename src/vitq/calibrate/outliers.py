@@ -20,7 +20,7 @@ LEAST_IMAGES, LEAST_TOKENS = 8, 32
 FAR, FAR_IN_A_CHANNEL = 4.0, 16.0
 """By how much a range has to shrink without them: two bits, and four where channels have ranges of their own."""
 CHANNELS, NEAR = 8, 0.5
-"""Of a site that many channels are named at most: those that reach so far of what the first of them does."""
+"""How many channels of a site are named at most, and how far each must reach, in parts of the first one's reach."""
 ELSEWHERE = 0.05
 """In which share of new images a massive token may be at another place: more, and the places are not fixed."""
 LEFT_OUT = (Role.PROBABILITIES, Role.SOFTMAX_INPUT, Role.IMAGE, Role.WEIGHT, Role.KEY)
