@@ -13,6 +13,7 @@ measured again.
 """
 
 import argparse
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from variants import Options, Variant, rotate
 from vitq.bits import Bits
 from vitq.quantizers import use_compiled_kernels
 from vitq.reconstruct import Reconstruct
+from vitq.reconstruct.slicing.schedule import plan
 from vitq.rewrite import Rotate
 from vitq.run.events import Events
 from vitq.run.pipeline import apply_steps
@@ -33,8 +35,8 @@ from vitq.run.run import Run
 from vitq.run.step import Step
 
 RESULTS = Path(__file__).parent / "results" / "record.jsonl"
-PACE_STEPS, PACE_IMAGES = 3, 40
-"""Steps of each segment behind its first, and images, by which a recipe's training is timed."""
+PACE_STEPS, PACE_IMAGES = 40, 40
+"""Steps of all segments together behind their first ones, and images, by which a recipe's training is timed."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,11 @@ def paced(run: Run, steps: Sequence[Step], minutes: float) -> tuple[list[Step], 
             seconds = _seconds(few, step)
             spent += seconds if step.step_name == "relu_mlp" else 0.0
             continue
-        short = [step.model_copy(update={"steps": count}) for count in (1, 1, 1 + PACE_STEPS)]
+        timed = math.ceil(PACE_STEPS / len(plan(few.student, step.schedule, step.order)))
+        short = [step.model_copy(update={"steps": count}) for count in (1, 1, 1 + timed)]
         with use_compiled_kernels():
             _, one, more = (_seconds(replace(few, student=few.student.clone()), part) for part in short)
-        wanted += (more - one) / PACE_STEPS * step.steps
+        wanted += (more - one) / timed * step.steps
     if wanted <= 0:
         raise ValueError("nothing of this recipe is trained, so it cannot take as long as another")
     factor = (60 * minutes - spent) / wanted
