@@ -35,7 +35,7 @@ from vitq.run.run import Run
 from vitq.run.step import Step
 
 RESULTS = Path(__file__).parent / "results" / "record.jsonl"
-PACE_STEPS, PACE_IMAGES = 40, 40
+PACE_STEPS, PACE_IMAGES = 120, 40
 """Steps of all segments together behind their first ones, and images, by which a recipe's training is timed."""
 
 
