@@ -11,7 +11,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import pytest
@@ -236,6 +236,18 @@ class _Kernels:
                 rules.pop(operator, None)
 
 
+def _compiled_once() -> Callable[..., CodeType]:
+    """Return a ``compile`` that compiles equal texts once: copies of a graph, and its segments, have the same."""
+    known: dict[str, CodeType] = {}
+
+    def compiled(source: str, file: str, *mode: str, **options: Any) -> CodeType:
+        if source not in known:
+            known[source] = compile(source, file, *mode, **options)
+        return known[source]
+
+    return compiled
+
+
 @pytest.fixture(scope="session", autouse=True)
 def operators_listed_once() -> Iterator[None]:
     """List torch's composite operators once, and make their kernels once, instead of at each decomposition."""
@@ -257,6 +269,7 @@ def operators_listed_once() -> Iterator[None]:
         )
         patch.setattr(torch._ops, "Callable", _NoTypes())
         patch.setattr(fx.config, "do_not_emit_stack_traces", True, raising=False)
+        patch.setattr(fx.graph_module, "compile", _compiled_once(), raising=False)
         # The cache makes small models slower to capture.
         patch.setattr(torch._dynamo.config, "fake_tensor_cache_enabled", False)
         yield

@@ -57,11 +57,11 @@ def test_the_graph_of_a_family_gives_all_that_the_model_gives(name: str) -> None
 @pytest.mark.parametrize("name", SAVED)
 def test_a_family_is_quantized_saved_and_read_bit_for_bit(name: str, tmp_path: Path) -> None:
     model, x_NCHW = of_all_places(name), images(name)
-    made = vitq.quantize(model, x_NCHW, recipe="rtn", bits="w8a8", limit=4, out=tmp_path / "a", progress=False)
+    made = vitq.quantize(model, x_NCHW, recipe="rtn", bits="w8a8", limit=4, progress=False)
     assert made.config.task == FAMILIES[name][1] and len(made.graph.quantizers) >= 4
     loaded = settle(load_model(model), x_NCHW, lambda *_: None)
     expected, got = as_outputs(loaded.module(x_NCHW)), as_outputs(made(x_NCHW))
-    again = as_outputs(vitq.load(tmp_path / "a")(x_NCHW))
+    again = as_outputs(vitq.load(made.save(tmp_path / "a"))(x_NCHW))
     assert all(torch.equal(again[output], y) for output, y in got.items())
     got = matched(got, expected, loaded.task)
     for output, y in expected.items():

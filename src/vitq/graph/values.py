@@ -10,6 +10,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 from vitq.errors import GraphError
 from vitq.graph.bounds import require_affordable, require_bounded, require_kept, require_room, require_steady
+from vitq.graph.known import fake_empty, fake_like, result_of
 from vitq.graph.ops import attribute
 
 _BATCHES = (8191, 8179)
@@ -34,6 +35,7 @@ def annotate(module: fx.GraphModule, shape: Sequence[int | None], dtype: torch.d
     mode = FakeTensorMode(shape_env=ShapeEnv())
     context = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC])  # type: ignore[var-annotated]
     batch: Any = mode.from_tensor(torch.empty(_BATCHES[0]), symbolic_context=context).shape[0]
+    made = dict[Any, Any]()  # nodes of equal layouts share a value
     for node in module.graph.nodes:
         if node.op == "output":
             continue
@@ -43,9 +45,12 @@ def annotate(module: fx.GraphModule, shape: Sequence[int | None], dtype: torch.d
         if isinstance(first, torch.Tensor):
             if not first.ndim == second.ndim == single.ndim:
                 raise GraphError(f"node '{node.name}' has as many dimensions for one batch size only")
-            sizes = [_size(node, *three, batch) for three in zip(first.shape, second.shape, single.shape, strict=True)]
-            with mode:
-                node.meta["val"] = torch.empty(sizes, dtype=first.dtype, device=first.device)
+            layout = first.shape, second.shape, single.shape, first.dtype, first.device
+            if layout not in made:
+                sizes = [_size(node, *three, batch) for three in zip(*layout[:3], strict=True)]
+                with mode:
+                    made[layout] = torch.empty(sizes, dtype=first.dtype, device=first.device)
+            node.meta["val"] = made[layout]
         elif isinstance(first, int):
             node.meta["val"] = _size(node, first, second, single, batch)
         else:
@@ -64,13 +69,12 @@ def fake_result(mode: FakeTensorMode, target: Any, *args: Any) -> Any:
 
 def _run(module: fx.GraphModule, shape: Sequence[int], dtype: torch.dtype, batch: int) -> dict[fx.Node, Any]:
     """Return the fake result of every node for an input of ``shape``, which holds ``batch`` images."""
-    mode, results = FakeTensorMode(), dict[fx.Node, Any]()
+    results = dict[fx.Node, Any]()
     for node in module.graph.nodes:
         if node.op == "placeholder":
-            with mode:
-                results[node] = torch.empty(shape, dtype=dtype)
+            results[node] = fake_empty(shape, dtype)
         elif node.op == "get_attr":
-            results[node] = mode.from_tensor(attribute(module, str(node.target)))
+            results[node] = fake_like(attribute(module, str(node.target)))
         elif node.op == "call_module":
             results[node] = results[node.all_input_nodes[0]]
             require_kept(node, results[node], module.get_submodule(str(node.target)))
@@ -78,8 +82,7 @@ def _run(module: fx.GraphModule, shape: Sequence[int], dtype: torch.dtype, batch
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), results.__getitem__)
             try:
                 require_affordable(node, args, kwargs)
-                with mode, torch.no_grad():
-                    results[node] = node.target(*args, **kwargs)
+                results[node] = result_of(node.target, args, kwargs)
                 require_bounded(node, results[node], batch)
             except GraphError:
                 raise

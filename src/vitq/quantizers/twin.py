@@ -38,10 +38,10 @@ class Twin(Codec):
     def quantize(self, x: Tensor, qmax: int, p: Parameters) -> Tensor:
         """Return the code of the nearer of the nearest fine and the nearest coarse value."""
         low, knee, top = self.limits(qmax, p)
-        u = torch.minimum(torch.maximum(x / clamp_scale(p["scale"]), low), top)
-        fine, coarse = torch.minimum(u.round(), knee), (u / p["ratio"]).round().clamp(min=0.0)
-        nearer = (u - coarse * p["ratio"]).abs() < (u - fine).abs()
-        return torch.where(nearer, coarse + self.split(qmax, p["zero"]), fine + p["zero"])
+        u = (x / clamp_scale(p["scale"])).clamp_(low, top)
+        fine, coarse = u.round().clamp_(max=knee), (u / p["ratio"]).round_().clamp_(min=0.0)
+        nearer = (coarse * p["ratio"]).sub_(u).abs_() < u.sub_(fine).abs_()
+        return torch.where(nearer, coarse.add_(self.split(qmax, p["zero"])), fine.add_(p["zero"]))
 
     def dequantize(self, codes: Tensor, qmax: int, p: Parameters) -> Tensor:
         """Return the fine value below the split, the coarse one from there on."""
