@@ -58,9 +58,7 @@ def images() -> torch.Tensor:
 def test_transposed_and_one_dimensional_convolutions_are_sites(scope: str, images: torch.Tensor, tmp_path) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(0)
     model = Upsampler().eval()
-    quantized = vitq.quantize(
-        model, images, bits="w8a8", recipe="rtn", scope=scope, out=tmp_path / "up", progress=False
-    )
+    quantized = vitq.quantize(model, images, bits="w8a8", recipe="rtn", scope=scope, progress=False)
     layers = ("stem", "up", "grouped", "line", "back", "head")
     assert {f"{name}/weight" for name in layers} <= set(quantized.weights)
     assert quantized.weights["up/weight"].get_parameter("scale").shape == (6, 1, 1)
@@ -70,7 +68,7 @@ def test_transposed_and_one_dimensional_convolutions_are_sites(scope: str, image
         exact = model(images)
     error = (quantized(images) - exact).norm() / exact.norm()
     assert error < 0.03
-    assert torch.equal(vitq.load(tmp_path / "up")(images), quantized(images))
+    assert torch.equal(vitq.load(quantized.save(tmp_path / "up"))(images), quantized(images))
 
 
 def test_their_weights_and_biases_are_learnt(images: torch.Tensor) -> None:

@@ -74,8 +74,8 @@ def test_massive_tokens_are_told_and_do_no_harm_to_the_others(recipe: str, scope
 
 
 def test_an_artifact_with_massive_tokens_is_read_bit_for_bit(tmp_path: Path) -> None:
-    model = made(out=tmp_path / "a")
-    again = vitq.load(tmp_path / "a")
+    model = made()
+    again = vitq.load(model.save(tmp_path / "a"))
     assert torch.equal(again(X_NCHW), model(X_NCHW))
     assert again.metrics.outliers[0]["tokens"] == [0, 35]
     reasons = [left.reason for left in model.integer().operations.floating]
@@ -322,8 +322,8 @@ def test_forged_places_of_tokens_are_refused(damage: dict[str, torch.Tensor], wh
 
 
 def test_a_weight_has_no_tokens(tmp_path: Path) -> None:
-    model = made(bits="w4a4", overrides={"insert.weight.granularity": "tensor"}, out=tmp_path / "a")
-    stored, sites = load_file(tmp_path / "a" / "model.safetensors"), model.config.sites
+    model = made(bits="w4a4", overrides={"insert.weight.granularity": "tensor"})
+    stored, sites = load_file(model.save(tmp_path / "a") / "model.safetensors"), model.config.sites
     quantizers = {name: make_quantizer(Format.from_dict(site.format), site.axis) for name, site in sites.items()}
     prefix = sites["fc/weight"].module
     own = {f"{prefix}.outlier_{name}": stored[f"{prefix}.{name}"] for name in ("scale", "zero_point")}

@@ -45,7 +45,7 @@ def _call(target: Any, *args: Any, **kwargs: Any) -> _Call:
 
 
 def _key(value: Any) -> Any:
-    """Return what stands for an argument: a tensor's layout in its storage, else the value and, as 1 is 1.0, its type."""
+    """Return what an argument is known by: a tensor's layout in its storage, else its value and, as 1 is 1.0, type."""
     if isinstance(value, torch.Tensor):
         storage = value.untyped_storage().nbytes(), value.storage_offset()
         return value.shape, value.stride(), *storage, value.dtype, value.device
