@@ -118,14 +118,12 @@ def site_chart(number: int, shown: Distribution) -> Markup:
         powers = [math.log10(max(count, NONE)) for count in shown.counts]
         axes.stairs(powers, edges, baseline=math.log10(NONE), fill=True, color=BAR, alpha=0.75)
         axes.set_ylim(bottom=math.log10(NONE))
-        axes.set_yticks([])
-        axes.grid(False)
+        axes.yaxis.set_visible(False)
         few = len(grid) <= MOST_LINES
         top = 1.0 if few else 0.12
-        axes.vlines(
-            grid,
-            0,
-            top,
+        axes.plot(  # one path with gaps takes a third of the time of as many lines
+            [value for value in grid for _ in range(3)],
+            [0, top, math.nan] * len(grid),
             transform=axes.get_xaxis_transform(),
             color=INK if few else ALERT,
             linewidth=0.6 if few else 0.4,
