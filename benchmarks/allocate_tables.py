@@ -38,7 +38,11 @@ class Setup:
 TABLES = {
     "paper": Setup(("4", "3", "2.5"), (2, 3, 4, 5, 6, 8), {"repq": {}, "mgrq": {"reconstruct.steps": 100}}),
     "full": Setup(
-        ("6", "5"), (4, 5, 6, 7, 8), {"mptq-vit": {}}, (UNIFORM, "greedy", "program"), {"insert.scope": "full"}
+        ("6", "5"),
+        (4, 5, 6, 7, 8),
+        {"mptq-vit": {}, "vitq-mixed": {"allocate": "remove"}},  # the bits are given
+        (UNIFORM, "greedy", "program"),
+        {"insert.scope": "full"},
     ),
 }
 

@@ -97,13 +97,15 @@ def test_the_ideas() -> None:
 
 
 def test_recipes_of_mixed_bits_allocate_behind_calibration_and_before_they_learn() -> None:
-    behind = {"mptq-vit-mixed": [], "quantune": [], "adaquant-ip": ["reconstruct"], "q-limit": ["reconstruct"]}
+    learning = {name: ["reconstruct"] for name in ("adaquant-ip", "q-limit", "vitq-mixed")}
+    behind = {"mptq-vit-mixed": [], "quantune": [], **learning}
     for name, rest in behind.items():
         names = [s.step_name for s in load_recipe(name).steps]
         assert names[names.index("allocate") - 1 :] == ["calibrate", "allocate", *rest], name
     solvers = {name: step(name, "allocate")["solver"] for name in behind}
-    assert list(solvers.values()) == ["greedy", "quantune", "program", "evolutionary"]
+    assert list(solvers.values()) == ["greedy", "quantune", "program", "evolutionary", "greedy"]
     assert step("mptq-vit-mixed", "allocate")["candidates"] == [4, 5, 6, 7, 8]
+    assert step("mptq-vit-mixed", "insert") == step("vitq-mixed", "insert")
     assert step("mptq-vit-mixed", "insert")["scope"] == "full"
     assert step("q-limit", "allocate")["pairs"] and min(step("q-limit", "allocate")["candidates"]) == 2
     assert step("q-limit", "reconstruct")["noise"]["drop_activations"] == 0.5
