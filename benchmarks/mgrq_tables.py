@@ -90,6 +90,7 @@ def chosen_bits(mixed: list[Row], files: list[Row], average: str = "4") -> tuple
 
     ``files`` hold the size and the speed of one with such bits.
     """
+    mixed = [row for row in mixed if row["table"] == "paper"]
     own = {(row["model"], row["solver"]): row for row in mixed if row["recipe"] == "repq" and row["average"] == average}
     trials = {row["model"]: row["solving"] for row in mixed if row["solver"] == "floating point"}
     found = [own[model, "program"] for model in MODELS]
