@@ -67,6 +67,7 @@ LOW: dict[str, Variant] = {
     "mgrq on pairs": Variant("mgrq", options={"reconstruct.schedule": ["2"]}),
     "glf-q": Variant("glf-q"),
     "vitq": Variant("vitq"),
+    "vitq on 800 images": Variant("vitq", options={"reconstruct.images": 800}),
 }
 TABLES: dict[str, Table] = {
     "calibration": Table(
