@@ -10,7 +10,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 from vitq.errors import GraphError
 from vitq.graph.bounds import require_affordable, require_bounded, require_kept, require_room, require_steady
-from vitq.graph.known import fake_empty, fake_like, result_of
+from vitq.graph.fake_results import fake_empty, fake_like, result_of
 from vitq.graph.ops import attribute
 
 _BATCHES = (8191, 8179)

@@ -1,6 +1,6 @@
 """What operations give on fake values, computed once for equal arguments: blocks repeat, and so do loaded models."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from threading import Lock
@@ -25,12 +25,13 @@ class _Call:
 
 def fake_like(tensor: torch.Tensor) -> Any:
     """Return a fake tensor of the layout of ``tensor``."""
-    return _known(_call(torch.empty_strided, tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device))
+    layout = {"dtype": tensor.dtype, "device": tensor.device}
+    return result_of(torch.empty_strided, (tensor.shape, tensor.stride()), layout)
 
 
-def fake_empty(shape: Any, dtype: torch.dtype) -> Any:
+def fake_empty(shape: Sequence[int], dtype: torch.dtype) -> Any:
     """Return a fake tensor of ``shape``."""
-    return _known(_call(torch.empty, tuple(shape), dtype=dtype))
+    return result_of(torch.empty, (tuple(shape),), {"dtype": dtype})
 
 
 def result_of(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -38,11 +39,7 @@ def result_of(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
 
     Raises what ``target`` raises.
     """
-    return _known(_call(target, *args, **kwargs))
-
-
-def _call(target: Any, *args: Any, **kwargs: Any) -> _Call:
-    return _Call((target, _key(args), _key(tuple(kwargs.items()))), target, args, kwargs)
+    return _known(_Call((target, _key(args), _key(tuple(kwargs.items()))), target, args, kwargs))
 
 
 def _key(value: Any) -> Any:
