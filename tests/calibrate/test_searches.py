@@ -39,12 +39,33 @@ def test_each_search_is_at_least_as_good_as_the_simpler_one(form: Format) -> Non
     x = heavy_tailed(6, 700)
     x = x.abs() / x.max() if form.name.startswith("log") else x
     spec, rows = SearchSpec(form), samples_of(x, axis)
-    minmax, percentile, mse = (error(SEARCHES[s](spec, rows), spec, x, axis) for s in SEARCHES)
+    minmax, percentile, mse = (error(SEARCHES[s](spec, rows), spec, x, axis) for s in ("minmax", "percentile", "mse"))
     slack = 1 + 1e-4
     assert (percentile <= minmax * slack).all()
     assert (mse <= percentile * slack).all()
     if form.bits <= 4 and form.name == "affine":
         assert mse.sum() < 0.8 * minmax.sum()
+
+
+def test_a_higher_exponent_clips_less() -> None:
+    samples = samples_of(heavy_tailed(6, 700), 0)
+    form = Format("affine", 4, Granularity.CHANNEL)
+    widths = []
+    for exponent in (1.5, 2.0, 3.0, 8.0):
+        low_G, high_G = SearchSpec(form).range(SEARCHES["mse"](SearchSpec(form, exponent=exponent), samples))
+        widths.append(float((high_G - low_G).mean()))
+    assert widths == sorted(widths) and widths[-1] > 1.5 * widths[0]
+    squared = tensor_score(SearchSpec(form), samples)(SEARCHES["mse"](SearchSpec(form), samples))
+    other = tensor_score(SearchSpec(form), samples)(SEARCHES["mse"](SearchSpec(form, exponent=3), samples))
+    assert bool((squared <= other * 1.0001).all())
+
+
+def test_a_widened_range_grows_by_a_quarter_but_not_beyond_zero() -> None:
+    x = torch.stack((torch.linspace(-1, 3, 50), torch.linspace(0, 2, 50), torch.linspace(-4, -1, 50)))
+    spec = SearchSpec(Format("affine", 8, Granularity.CHANNEL))
+    low_1G, high_1G = spec.range(SEARCHES["widened"](spec, samples_of(x, 0)))
+    torch.testing.assert_close(low_1G[0], torch.tensor([-2.0, 0, -5]), atol=0.03, rtol=0)
+    torch.testing.assert_close(high_1G[0], torch.tensor([4.0, 2.5, 0]), atol=0.03, rtol=0)
 
 
 def test_mse_is_close_to_brute_force_over_all_zero_points() -> None:

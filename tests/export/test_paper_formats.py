@@ -18,7 +18,7 @@ from vitq.graph import Role, Site
 from vitq.quantizers import Format, Granularity, Quantizer, make_quantizer
 
 AXES = {Granularity.TENSOR: None, Granularity.CHANNEL: -1, Granularity.TOKEN: -2, Granularity.HEAD: -3}
-NAMES = ("adalog", "shift_uniform_log2", "matthew", "power_of_two_factor", "outlier_channels")
+NAMES = ("adalog", "shift_uniform_log2", "matthew", "power_of_two_factor", "whole_factor", "outlier_channels")
 
 
 def drawn(*shape: int) -> torch.Tensor:
@@ -71,6 +71,7 @@ CHOICES: list[tuple[str, dict[str, str]]] = [
     ("paper", {"weight": "pwlq", "probabilities": "shift_uniform_log2"}),
     ("paper", {"probabilities": "matthew", "query": "adalog"}),
     ("full", {"norm_input": "power_of_two_factor", "residual": "outlier_channels"}),
+    ("full", {"norm_input": "whole_factor", "activation_input": "whole_factor"}),
 ]
 
 

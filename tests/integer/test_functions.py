@@ -35,6 +35,7 @@ def test_softmax_is_a_share_of_whole_exponentials(granularity: str, more: dict[s
 
 
 FACTORS = {"factor": torch.tensor([1.0, 2, 4, 8, 1, 2, 4, 8])}
+WHOLE = {"factor": torch.tensor([3.0, 7, 10, 100, 9, 64, 5, 31]), "scale": 0.003}
 OUTLIERS = {"ratio": 16.0, "outlier": torch.tensor([0.0, 1, 0, 0, 0, 0, 1, 0])}
 TABLES: list[tuple[str, str, dict[str, Any]]] = [
     *((name, "tensor", {}) for name in ("affine", "twin", "log2", "adalog", "log_sqrt2")),
@@ -59,6 +60,7 @@ NORMS: list[tuple[str, str, dict[str, Any]]] = [
     ("affine", "tensor", {}),
     ("power_of_two_factor", "channel", FACTORS),
     ("outlier_channels", "channel", OUTLIERS),
+    ("whole_factor", "channel", WHOLE),
 ]
 
 

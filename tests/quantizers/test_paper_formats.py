@@ -19,7 +19,7 @@ from vitq.quantizers.subset_search import best_subset
 
 LOGARITHMS, FACTORS, WEIGHTS = (
     ("adalog", "shift_uniform_log2"),
-    ("power_of_two_factor", "outlier_channels"),
+    ("power_of_two_factor", "whole_factor", "outlier_channels"),
     ("pwlq", "subset"),
 )
 POWERS = [2.0**power for power in range(8)]
@@ -67,8 +67,8 @@ def reference_table(quantizer: Quantizer) -> np.ndarray:
             return scale * (2.0 ** np.rint(first - k * (first - np.log2(shift)) / qmax) - shift)
         case "matthew":
             return np.where(k == 0, 0.0, k + p["skipped"][..., None]) * scale
-        case "power_of_two_factor":
-            return (k - np.rint(p["zero_point"])) * scale * p["factor"][..., None]
+        case "power_of_two_factor" | "whole_factor":
+            return (k - np.rint(p["zero_point"])[..., None]) * scale * p["factor"][..., None]
         case "outlier_channels":
             return (k - np.rint(p["zero_point"])) * scale * np.where(p["outlier"] == 1, p["ratio"], 1.0)[..., None]
         case "pwlq":
@@ -164,7 +164,7 @@ def test_gradients_are_one_inside_and_the_scale_s_by_the_law_of_values_that_grow
     torch.testing.assert_close(gradients["scale"], wanted.sum_to_size(p["scale"].shape), rtol=1e-3, atol=1e-3)
     if "zero_point" in p:
         steps = quantizer.resolution(x)
-        wanted = -(g * ~inside * steps).sum()
+        wanted = -(g * ~inside * steps).sum_to_size(p["zero_point"].shape)
         torch.testing.assert_close(gradients["zero_point"], wanted, rtol=1e-4, atol=1e-4)
     others = {key for key, gradient in gradients.items() if gradient is not None} - {"scale", "zero_point"}
     assert not others
@@ -266,6 +266,23 @@ def test_min_max_of_factors_covers_the_widest_channel_with_the_largest_one() -> 
     assert float(p["scale"]) == pytest.approx(float(x.max() - x.min()) / 255 / POWERS[-1], rel=1e-5)
 
 
+def test_whole_factors_are_nearly_as_fine_as_a_range_for_each_channel() -> None:
+    x = drawn(300, 24) * torch.logspace(-1, 1, 24) + torch.linspace(-2, 2, 24) * torch.logspace(-1, 1, 24)
+    quantizer = searched(x, Format("whole_factor", 6, Granularity.CHANNEL), -1)
+    p = quantizer.parameters_dict()
+    assert p["scale"].shape == () and p["zero_point"].shape == p["factor"].shape == (24,)
+    assert torch.equal(p["factor"], p["factor"].round()) and 1 <= p["factor"].min() < p["factor"].max() <= 1024
+    share = [
+        (searched(x, Format(name, 6, Granularity.CHANNEL), -1)(x) - x).square().mean(0) / x.var(0)
+        for name in ("whole_factor", "affine", "power_of_two_factor")
+    ]
+    assert share[0].mean() < 1.1 * share[1].mean() < 0.7 * share[2].mean()
+    covering = searched(x, quantizer.format, -1, "minmax")
+    low, high = covering.codec.range_of(covering.format, covering.parameters_dict())
+    step = covering.resolution(x[:1]).flatten()
+    assert bool((low - step / 2 <= x.amin(0)).all()) and bool((high + step / 2 >= x.amax(0)).all())
+
+
 @pytest.mark.parametrize("count", [0, 1, 5, 12])
 def test_outliers_are_few_and_have_one_ratio(count: int) -> None:
     x = channels(count)
@@ -279,8 +296,9 @@ def test_outliers_are_few_and_have_one_ratio(count: int) -> None:
         assert error(quantizer, x) < 0.4 * error(searched(x, Format("affine", 6), None), x)
 
 
-def test_scales_of_factors_are_integers_of_a_scale_per_channel() -> None:
-    quantizer = searched(channels(), Format("power_of_two_factor", 4, Granularity.CHANNEL), -1)
+@pytest.mark.parametrize("name", ["power_of_two_factor", "whole_factor"])
+def test_scales_of_factors_are_integers_of_a_scale_per_channel(name: str) -> None:
+    quantizer = searched(channels(), Format(name, 4, Granularity.CHANNEL), -1)
     view, codes = quantizer.integer_view(), torch.arange(16, dtype=torch.uint8)[:, None].expand(-1, 24)
     assert view is not None and view.scale.shape == view.zero_point.shape == (24,)
     torch.testing.assert_close((view.spread(codes).float() - view.zero_point) * view.scale, quantizer.decode(codes))

@@ -21,7 +21,8 @@ from vitq.quantizers import (
     reduce_dims,
 )
 
-ELSEWHERE = {"adalog", "shift_uniform_log2", "matthew", "power_of_two_factor", "outlier_channels", "pwlq", "subset"}
+FACTORS = {"power_of_two_factor", "whole_factor", "outlier_channels"}
+ELSEWHERE = {"adalog", "shift_uniform_log2", "matthew", "pwlq", "subset"} | FACTORS
 """Formats that test_paper_formats.py compares with references of its own."""
 
 NAMES = sorted(set(FORMATS) - ELSEWHERE)

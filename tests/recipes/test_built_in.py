@@ -63,8 +63,9 @@ def test_the_ideas() -> None:
     assert [s.step_name for s in load_recipe("mptq-vit").steps] == ["sq_b", "insert", "calibrate"]
     assert step("mptq-vit", "insert")["post_activation"]["format"] == "twin"
     for role in ("norm_input", "activation_input", "residual"):
-        for name in ("mptq-vit", "fq-vit"):
-            assert step(name, "insert")[role]["format"] == "power_of_two_factor"
+        assert step("fq-vit", "insert")[role]["format"] == "power_of_two_factor"
+        assert role in step("mptq-vit", "calibrate")["learnt_tokens"]
+    assert step("mptq-vit", "insert")["norm_input"]["format"] == "whole_factor"
     for name in ("repq", "mgrq"):
         assert "transfer_scales" in [s.step_name for s in load_recipe(name).steps]
         assert step(name, "insert")["post_norm"]["granularity"] == "channel"

@@ -1,7 +1,7 @@
 """Calibrate one group of sites: first each tensor on its own, then by the layer's output in alternation."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx
@@ -25,18 +25,19 @@ MAX_OPERANDS = 1 << 20
 
 @dataclass(frozen=True)
 class Member:
-    """One site of a group: its tensor, and its quantizer if it has one."""
+    """One site of a group: its tensor, its quantizer if it has one, and the exponent of errors in its own searches."""
 
     site: Site
     x: torch.Tensor
     quantizer: Quantizer | None
+    exponent: float = 2.0
 
     @property
     def spec(self) -> SearchSpec:
         """What to search for."""
         assert self.quantizer is not None
         free = self.site.role is Role.POST_NORM and self.quantizer.format.granularity == Granularity.CHANNEL
-        return SearchSpec(self.quantizer.format, must_hold_zero=not free)
+        return SearchSpec(self.quantizer.format, must_hold_zero=not free, exponent=self.exponent)
 
     @property
     def ordinary(self) -> torch.Tensor:
@@ -45,7 +46,7 @@ class Member:
         return self.x if places is None else others(self.x, places)
 
     @property
-    def massive(self) -> torch.Tensor:
+    def apart(self) -> torch.Tensor:
         """The values of tokens that have parameters of their own."""
         assert self.quantizer is not None and self.quantizer.places_P is not None
         return picked(self.x, self.quantizer.places_P)
@@ -67,11 +68,14 @@ class Member:
         return Candidates({name: values[name].reshape(1, -1, *shape) for name, shape in own.items()})
 
 
-def search_alone(member: Member, search: str) -> None:
-    """Set parameters from the tensor itself by a search, or as a format that needs the data fits them."""
+def search_alone(member: Member, search: str, apart: str | None = None) -> None:
+    """Set parameters from the tensor itself by a search, or as a format that needs the data fits them.
+
+    ``apart``: the search for tokens that have parameters of their own, where it is another.
+    """
     assert member.quantizer is not None
     if member.quantizer.outliers is not None:
-        search_alone(Member(member.site, member.massive, member.quantizer.outliers), search)
+        search_alone(replace(member, x=member.apart, quantizer=member.quantizer.outliers), apart or search)
     x = member.ordinary
     samples = samples_of(member.quantizer.grouped(x), member.quantizer.axis)
     fitted = member.spec.fitted(samples.values_GN, samples.weights_GN)

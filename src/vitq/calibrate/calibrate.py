@@ -11,7 +11,8 @@ from vitq.activations import sites_by_segment, walk
 from vitq.calibrate.assign import Member, search_alone, search_output
 from vitq.calibrate.groups import Group, find_groups
 from vitq.calibrate.insert import quantizer_of
-from vitq.calibrate.outliers import Outlying, keep_apart, outlying, sentence
+from vitq.calibrate.learnt_tokens import Places, keep_learnt_apart, learnt_tokens
+from vitq.calibrate.outliers import LEAST_IMAGES, Outlying, keep_apart, outlying, sentence
 from vitq.calibrate.searches import BY_PRODUCT, HESSIAN, OUTPUT, SEARCHES
 from vitq.calibrate.sensitivity import Sensitivity, sensitivities
 from vitq.calibrate.statistics import dead_channels, require_usable
@@ -38,13 +39,16 @@ class Calibrate(Step):
 
     ``output`` starts from ``mse`` and lowers the error of the layer's output. ``hessian`` then does so again, with each
     output's error times its squared gradient. A few massive tokens of fixed places get a range of their own
-    (``calibrate.outliers``), unless ``outlier_tokens`` is false.
+    (``calibrate.outliers``), unless ``outlier_tokens`` is false; where there are none, so do ``learnt_tokens``
+    (``calibrate.learnt_tokens``) at sites of the roles named.
+
+    ``exponents``: per role the exponent of a value's error in searches by the tensor itself, 2 where none is given.
 
     ``images``: how many of the run's images, the first ones. ``rounds``: alternations of weights given activations and
     activations given weights. ``sites``: "all" or a glob. ``only_uncalibrated`` keeps earlier results.
     """
 
-    unwritten: ClassVar = ("outlier_tokens",)
+    unwritten: ClassVar = ("outlier_tokens", "learnt_tokens", "exponents")
 
     images: int = Field(default=64, ge=1)
     weights: Search = "output"
@@ -53,6 +57,8 @@ class Calibrate(Step):
     sites: str = "all"
     only_uncalibrated: bool = False
     outlier_tokens: bool = True
+    learnt_tokens: tuple[Role, ...] = ()
+    exponents: dict[Role, Annotated[float, Field(ge=1, le=8)]] = Field(default_factory=dict)
 
     def apart(self, site: Site, x: torch.Tensor, axis: int | None) -> tuple[int, ...]:
         """Return the massive tokens of fixed places."""
@@ -83,6 +89,7 @@ class Calibrate(Step):
         weighed = {name for name in remaining if self._search_of(run.student.sites[name]) == HESSIAN}
         varying = {node.name for node in holds_image(run.student.module.graph)}
         massive: list[Outlying] = []
+        learnt = self._learnt(run)
         with run.events.task("calibrate", total=len(remaining)) as task:
             for span, group, members in self._visited(run, remaining):
                 own = [name for name in members if name in remaining]
@@ -90,7 +97,7 @@ class Calibrate(Step):
                     _check(members[name], run.events, fixed=members[name].site.node not in varying)
                     if self.outlier_tokens and (one := _tokens_apart(members[name], group)) is not None:
                         massive.append(one)
-                self._calibrate(group, members, own)
+                self._calibrate(group, members, own, learnt)
                 remaining.difference_update(own)
                 task.advance(len(own), segment=span)
         if weighed:
@@ -100,6 +107,12 @@ class Calibrate(Step):
                 run.events.warn("outlier-tokens", sentence(told))
         run.events.log("calibrate", **self.model_dump(mode="json"))
         return [one.to_dict() for one in massive]
+
+    def _learnt(self, run: "Run") -> Places:
+        """Return the places of learnt tokens, by the number of tokens, where some may have ranges of their own."""
+        if not self.learnt_tokens or len(run.images_NCHW[: self.images]) < LEAST_IMAGES:
+            return {}
+        return learnt_tokens(run.student, run.images_NCHW[:1], self.learnt_tokens, run.device)
 
     def _weigh(self, run: "Run", chosen: set[str]) -> None:
         """Search the ``chosen`` sites, which are calibrated, by errors weighed with the gradients that they make."""
@@ -124,7 +137,7 @@ class Calibrate(Step):
         for segment, tensors in walk(graph, run.images_NCHW[: self.images], segments, run.device):
             for group in groups:
                 if any(site.name in tensors for site in group.inputs):
-                    members = _members(graph, group, tensors)
+                    members = _members(graph, group, tensors, self.exponents)
                     yield segment.span.name, group, members
                     members.clear()
 
@@ -139,11 +152,15 @@ class Calibrate(Step):
         return {name for name, q in known if q is not None and not (self.only_uncalibrated and q.calibrated)}
 
     @torch.no_grad()
-    def _calibrate(self, group: Group, members: Mapping[str, Member], own: Sequence[str]) -> None:
+    def _calibrate(self, group: Group, members: Mapping[str, Member], own: Sequence[str], learnt: Places) -> None:
         """Calibrate the sites of ``group`` that are to be: ``own``."""
         for name in own:
-            search = self._search_of(members[name].site)
-            search_alone(members[name], "mse" if search in BY_PRODUCT else search)
+            member = members[name]
+            search = self._search_of(member.site)
+            search = "mse" if search in BY_PRODUCT else search
+            search_alone(member, search)
+            if member.site.role in self.learnt_tokens:
+                keep_learnt_apart(member, learnt, search)
         by_output = [name for name in own if self._search_of(members[name].site) == OUTPUT]
         self._by_product(group, members, by_output)
 
@@ -186,13 +203,16 @@ def _groups_of(graph: Graph, chosen: Collection[str]) -> list[Group]:
     return [group for group in find_groups(graph) if any(site.name in chosen for site in group.sites)]
 
 
-def _members(graph: Graph, group: Group, tensors: Mapping[str, torch.Tensor]) -> dict[str, Member]:
+def _members(
+    graph: Graph, group: Group, tensors: Mapping[str, torch.Tensor], exponents: Mapping[Role, float]
+) -> dict[str, Member]:
     """Return the sites of ``group`` whose tensors are there, by name."""
     found = {}
     for site in group.sites:
         if site.is_weight or site.name in tensors:
             x = graph.parameter(site.node)[1] if site.is_weight else tensors[site.name]
-            found[site.name] = Member(site, x.detach(), quantizer_of(graph, site.name))
+            exponent = exponents.get(site.role, 2.0)
+            found[site.name] = Member(site, x.detach(), quantizer_of(graph, site.name), exponent)
     return found
 
 

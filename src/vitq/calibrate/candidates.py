@@ -67,11 +67,13 @@ class SearchSpec:
     """What is searched for: the parameters of a format, and whether its ranges must hold zero.
 
     ``must_hold_zero`` False lets a group's range lie anywhere (a zero point outside the codes): channel-wise
-    post-norm activations before their scales are transferred.
+    post-norm activations before their scales are transferred. ``exponent``: of a value's error, in searches by the
+    tensor itself; 2 is the squared error, more clips less.
     """
 
     format: Format
     must_hold_zero: bool = True
+    exponent: float = 2.0
 
     @property
     def codec(self) -> Codec:

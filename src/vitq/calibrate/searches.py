@@ -22,6 +22,9 @@ COARSE = tuple(2.0 ** (-k / 2) for k in range(9))
 FINE = tuple(tuple((a * part, b * part) for a in (-1, 0, 1) for b in (-1, 0, 1)) for part in (0.08, 0.04, 0.02))
 """Later passes: moves of both ends, in parts of the range's width."""
 
+WIDER = 0.25
+"""By which part of its width a range of few values grows at each end."""
+
 Moves = Sequence[Sequence[tuple[float, float]]]
 """Per pass, the moves of both ends that a local search tries."""
 
@@ -53,7 +56,21 @@ def register_search(name: str) -> Callable[[SearchType], SearchType]:
 @register_search("minmax")
 def minmax(spec: SearchSpec, samples: GroupSamples) -> Candidates:
     """Return the parameters of each group's whole range; of a format with several for it, the best by tensor error."""
+    return _between(spec, samples, *ends(spec, samples))
+
+
+@register_search("widened")
+def widened(spec: SearchSpec, samples: GroupSamples) -> Candidates:
+    """Return each group's whole range and a quarter of it more at both ends: for few values, which others will exceed.
+
+    An end at zero stays there. Source: vitq.
+    """
     low_G, high_G = ends(spec, samples)
+    more_G = WIDER * (high_G - low_G)
+    return _between(spec, samples, low_G - more_G * (low_G < 0), high_G + more_G * (high_G > 0))
+
+
+def _between(spec: SearchSpec, samples: GroupSamples, low_G: torch.Tensor, high_G: torch.Tensor) -> Candidates:
     tried = spec.candidates(low_G[None], high_G[None])
     return tried if len(tried) == 1 else best(tried, tensor_score(spec, samples))[0]
 
@@ -126,14 +143,15 @@ def percentile_grid(spec: SearchSpec, samples: GroupSamples) -> Candidates:
 
 
 def tensor_score(spec: SearchSpec, samples: GroupSamples) -> Score:
-    """Return the score that sums the squared error of the samples, each with its weight."""
+    """Return the score that sums the error of the samples to the spec's exponent, each with its weight."""
 
     def score(tried: Candidates) -> torch.Tensor:
         part = max(BUDGET // samples.values_GN.numel(), 1)
         errors = []
         for first in range(0, len(tried), part):
             piece = tried.part(first, first + part)
-            error_KGN = spec.simulate(samples.values_GN[None], piece.spread()).sub_(samples.values_GN).square_()
+            error_KGN = spec.simulate(samples.values_GN[None], piece.spread()).sub_(samples.values_GN)
+            error_KGN = error_KGN.square_() if spec.exponent == 2 else error_KGN.abs_().pow_(spec.exponent)
             errors.append(error_KGN.mul_(samples.weights_GN).sum(2))
         return torch.cat(errors)
 

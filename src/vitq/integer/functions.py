@@ -13,6 +13,10 @@ from vitq.quantizers.tokens import picked, put
 
 FRACTION = 30
 """Bits behind the point of a softmax's exponentials: 1 is 2^30."""
+SMALLEST = 1024
+"""By what the least scale of a norm's channels is divided at most, to have a unit of all."""
+ROUNDING = 2.0**-22
+"""By which part of itself a float32 scale may differ from a whole multiple."""
 WIDEST = 31
 """Bits of what a residual sum adds."""
 
@@ -71,8 +75,7 @@ class IntegerNorm(nn.Module):
     """Layer and RMS norms with Σ n and Σ n² of whole numbers n, over the last ``dims`` axes.
 
     With C numbers of a unit u, a layer norm is (C n - Σ n) / √(C Σ n² - (Σ n)² + ε C² / u²), and an RMS norm
-    C n / √(C Σ n² + ε C² / u²). Channels may have scales that are whole multiples of the least one, as power-of-two
-    factors make them.
+    C n / √(C Σ n² + ε C² / u²). Channels may have scales that are whole multiples of one, as factors make them.
     """
 
     def __init__(self, quantizer: Quantizer, dims: int, eps: float, *, centred: bool) -> None:
@@ -135,15 +138,22 @@ class TokensApart(nn.Module):
 
 
 def units(view: IntegerView) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the least scale, and by which whole number it makes each other one."""
-    unit = view.scale.min()
+    """Return the scale in whose whole multiples all scales are, and these multiples: the least, or a part of it."""
+    unit = view.scale.min() / (_divisor(view) or 1)
     return unit, (view.scale / unit).round().long()
 
 
 def evenly_scaled(view: IntegerView) -> bool:
-    """Tell whether all scales are whole multiples of the least one."""
-    factor = view.scale / view.scale.min()
-    return bool((factor == factor.round()).all())
+    """Tell whether all scales are whole multiples of the least one, or of a whole part of it down to a ``SMALLEST``."""
+    return _divisor(view) is not None
+
+
+def _divisor(view: IntegerView) -> int | None:
+    """Return by what the least scale is divided so that all are whole multiples, but for rounding; None if by none."""
+    ratio_G = (view.scale / view.scale.min()).double().flatten()
+    multiples_KG = torch.arange(1, SMALLEST + 1, device=ratio_G.device)[:, None] * ratio_G
+    whole_K = ((multiples_KG - multiples_KG.round()).abs() <= ROUNDING * multiples_KG).all(1)
+    return int(whole_K.nonzero()[0]) + 1 if bool(whole_K.any()) else None
 
 
 def whole_zeros(*views: IntegerView) -> bool:

@@ -24,6 +24,7 @@ from vitq.quantizers.simulation import fake_quantize
 from vitq.quantizers.subset import Subset
 from vitq.quantizers.twin import Twin
 from vitq.quantizers.twin_sign import TwinSign
+from vitq.quantizers.whole_factor import WholeFactor
 
 __all__ = [
     "FORMATS",
@@ -56,6 +57,7 @@ __all__ = [
     "Subset",
     "Twin",
     "TwinSign",
+    "WholeFactor",
     "activation_axis",
     "affine_from_range",
     "clamp_scale",

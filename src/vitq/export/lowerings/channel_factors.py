@@ -21,7 +21,7 @@ def with_channel_scale(arguments: MakeArguments) -> MakeArguments:
     return given
 
 
-for name in ("power_of_two_factor", "outlier_channels"):
+for name in ("power_of_two_factor", "whole_factor", "outlier_channels"):
     register_lowering(
         name,
         "affine",
