@@ -338,7 +338,7 @@ def test_a_report_tells_of_massive_tokens_beside_the_worst_channel() -> None:
     quantizer.keep_apart(torch.tensor([0, 7])).set_parameters(**{**shaped, "scale": torch.full((6,), 12.0)})
     quantizer.set_parameters(**shaped)
     seen = seen_site("a", quantizer, x_BTC)
-    assert seen.slice.endswith("the worst; all tokens but 2 massive") and max(distribution(seen).grid) < 4
+    assert seen.slice.endswith("the worst; all tokens but 2 kept apart") and max(distribution(seen).grid) < 4
     assert format_words(seen.quantizer) == "affine, per channel, 2 tokens apart"
 
 

@@ -94,7 +94,7 @@ def test_the_grid_beside_massive_tokens_is_that_of_the_others() -> None:
     quantizer.keep_apart(torch.tensor([0])).set_parameters(scale=torch.tensor(20.0), zero_point=torch.tensor(0.0))
     shown = distribution(seen_site("fc/input", quantizer, x_BTC))
     assert shown.high < 10 and max(abs(value) for value in shown.grid) < 2
-    assert shown.slice == "all tokens but 1 massive" and sum(shown.counts) == x_BTC[:, 1:].numel()
+    assert shown.slice == "all tokens but 1 kept apart" and sum(shown.counts) == x_BTC[:, 1:].numel()
 
 
 @pytest.mark.parametrize("axis", [-2, -1])

@@ -37,7 +37,7 @@ def seen_site(name: str, quantizer: Quantizer, x: torch.Tensor) -> Seen:
     error = float(squared.sum(dtype=torch.float64) / x.square().sum(dtype=torch.float64).clamp(min=1e-12))
     places_P = quantizer.places_P  # values and grid are those of ordinary tokens
     x, squared = (t if places_P is None else others(t, places_P) for t in (x, squared))
-    kept = "" if places_P is None else f"all tokens but {len(places_P)} massive"
+    kept = "" if places_P is None else f"all tokens but {len(places_P)} kept apart"
     words = kept or "all values"
     place, own = [0] * x.ndim, x
     if quantizer.axis is not None:
