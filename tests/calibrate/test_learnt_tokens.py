@@ -10,11 +10,14 @@ import torch
 from torch import nn
 
 import vitq
+from vitq.bits import Bits
+from vitq.calibrate import Calibrate, Insert
 from vitq.calibrate.assign import Member, search_alone
 from vitq.calibrate.learnt_tokens import keep_learnt_apart, learnt_tokens
 from vitq.calibrate.searches import WIDER
 from vitq.graph import Graph, Role, Site, capture
 from vitq.quantizers import Format, Granularity, Quantizer, make_quantizer
+from vitq.run.run import Run
 
 ROLES = (Role.NORM_INPUT, Role.ACTIVATION_INPUT, Role.RESIDUAL)
 X_NCHW = torch.randn(12, 3, 24, 24, generator=torch.Generator().manual_seed(0))
@@ -113,30 +116,37 @@ def test_a_token_like_the_others_stays_with_them_and_so_do_tokens_elsewhere() ->
     assert not keep_learnt_apart(massive, {60: (0,)}, "mse") and massive.quantizer.places_P.tolist() == [5]
 
 
-def made(model: nn.Module, **options: Any) -> Any:
-    chosen = {"recipe": "mptq-vit", "bits": "w6a6", "scope": "full", "progress": False, **options}
-    return vitq.quantize(model.eval(), X_NCHW, **chosen)
-
-
-def apart(model: Any) -> dict[str, list[int]]:
-    found = model.graph.quantizers.items()
+def apart(graph: Graph) -> dict[str, list[int]]:
+    found = graph.quantizers.items()
     return {name: q.places_P.tolist() for name, q in found if isinstance(q, Quantizer) and q.places_P is not None}
 
 
-def test_a_recipe_names_the_roles_and_integers_and_artifact_agree(tmp_path: Path) -> None:
-    model = made(Learnt())
-    found = apart(model)
-    assert found and all(own == [0] for own in found.values())
-    assert {model.graph.sites[name].role for name in found} <= set(ROLES)
+@pytest.mark.parametrize(
+    ("first", "images", "roles", "expected"),
+    [
+        (True, 12, ROLES, [0]),
+        (True, 12, (), None),
+        (False, 12, ROLES, None),
+        (True, 4, ROLES, None),  # too few images to know a range from
+    ],
+)
+def test_the_step_keeps_them_apart_at_sites_of_its_roles(
+    first: bool, images: int, roles: tuple[Role, ...], expected: list[int] | None
+) -> None:
+    graph = capture(Learnt(first=first).eval(), X_NCHW[:2])
+    run = Run(graph, graph.clone(), X_NCHW[:images], Bits(6, 6))
+    Insert(scope="full").apply(run)
+    Calibrate(weights="minmax", activations="mse", learnt_tokens=roles).apply(run)
+    found = apart(run.student)
+    assert bool(found) == (expected is not None) and all(own == expected for own in found.values())
+    assert {run.student.sites[name].role for name in found} <= set(roles)
+
+
+def test_integers_and_the_artifact_of_a_recipe_that_does_so_agree(tmp_path: Path) -> None:
+    model = vitq.quantize(Learnt().eval(), X_NCHW, recipe="mptq-vit", bits="w6a6", scope="full", progress=False)
     again = vitq.load(model.save(tmp_path / "a"))
-    assert torch.equal(again(X_NCHW), model(X_NCHW)) and apart(again) == found
+    assert torch.equal(again(X_NCHW), model(X_NCHW))
+    assert apart(again.graph) == apart(model.graph) and apart(model.graph)
     integers = model.integer()
     assert integers.operations.counts["norms"] == 2
     torch.testing.assert_close(integers(X_NCHW), model(X_NCHW), rtol=1e-3, atol=1e-3)
-    for other in (
-        made(Learnt(), scope="paper"),
-        made(Learnt(), overrides={"calibrate.learnt_tokens": []}),
-        made(Learnt(first=False)),
-        made(Learnt(), overrides={"calibrate.images": 4}),  # too few images to know a range from
-    ):
-        assert apart(other) == {}

@@ -81,19 +81,24 @@ class IntegerNorm(nn.Module):
     def __init__(self, quantizer: Quantizer, dims: int, eps: float, *, centred: bool) -> None:
         super().__init__()
         self.quantizer, self.dims, self.eps, self.centred = quantizer, dims, eps, centred
+        unit, factor = units(view_of(quantizer))
+        self.register_buffer("unit", unit)
+        self.register_buffer("factor", factor)
+
+    unit: torch.Tensor
+    factor: torch.Tensor
 
     def forward(self, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None = None) -> torch.Tensor:
         """Return the norm in float32."""
         view, axes = view_of(self.quantizer), tuple(range(-self.dims, 0))
-        unit, factor = units(view)
-        n = (view.spread(self.quantizer.encode(x)).long() - view.zero_point.round().long()) * factor
+        n = (view.spread(self.quantizer.encode(x)).long() - view.zero_point.round().long()) * self.factor
         count = n[(0,) * (n.ndim - self.dims)].numel()
         square = count * n.square().sum(axes, keepdim=True)
         n = count * n
         if self.centred:
             total = n.sum(axes, keepdim=True) // count
             square, n = square - total.square(), n - total
-        y = (n.double() / (square.double() + self.eps * count**2 / unit.double().square()).sqrt()).float()
+        y = (n.double() / (square.double() + self.eps * count**2 / self.unit.double().square()).sqrt()).float()
         y = y if weight is None else y * weight
         return y if bias is None else y + bias
 
