@@ -46,7 +46,7 @@ class Learnt(nn.Module):
 
 
 def places(graph: Graph, like: torch.Tensor) -> list[tuple[int, ...]]:
-    return list(learnt_tokens(graph, like, ROLES, torch.device("cpu")).values())
+    return list(learnt_tokens(graph, like, torch.device("cpu")).values())
 
 
 def test_they_are_what_noise_does_not_change_before_tokens_are_mixed() -> None:

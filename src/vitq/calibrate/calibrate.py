@@ -112,7 +112,7 @@ class Calibrate(Step):
         """Return the places of learnt tokens, by the number of tokens, where some may have ranges of their own."""
         if not self.learnt_tokens or len(run.images_NCHW[: self.images]) < LEAST_IMAGES:
             return {}
-        return learnt_tokens(run.student, run.images_NCHW[:1], self.learnt_tokens, run.device)
+        return learnt_tokens(run.student, run.images_NCHW[:1], run.device)
 
     def _weigh(self, run: "Run", chosen: set[str]) -> None:
         """Search the ``chosen`` sites, which are calibrated, by errors weighed with the gradients that they make."""

@@ -4,14 +4,14 @@ Outputs depend on them more than on others, and they are few, so the search for 
 about them. They are what two images of noise have in common, before attention mixes tokens. Source: vitq.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
 from vitq.activations import sites_by_segment, walk
 from vitq.calibrate.assign import Member, search_alone
-from vitq.graph import Graph, Role
+from vitq.graph import Graph
 from vitq.quantizers import Quantizer, make_quantizer
 from vitq.quantizers.tokens import picked
 
@@ -20,15 +20,15 @@ Places = Mapping[int, tuple[int, ...]]
 
 
 @torch.no_grad()
-def learnt_tokens(graph: Graph, like_NCHW: torch.Tensor, roles: Collection[Role], device: torch.device) -> Places:
-    """Return the places of learnt tokens at sites of ``roles``, by their number of tokens; none where there are none.
+def learnt_tokens(graph: Graph, like_NCHW: torch.Tensor, device: torch.device) -> Places:
+    """Return the places of learnt tokens, by the number of all tokens; none where there are none.
 
     The first site of so many tokens tells for all. ``like_NCHW``: images of the model's size, whose values say nothing.
     """
     generator = torch.Generator().manual_seed(0)
     noise_NCHW = torch.rand((2, *like_NCHW.shape[1:]), generator=generator).to(like_NCHW)
     found: dict[int, tuple[int, ...]] = {}
-    for segment, tensors in walk(graph, noise_NCHW, sites_by_segment(graph, lambda s: s.role in roles), device):
+    for segment, tensors in walk(graph, noise_NCHW, sites_by_segment(graph, lambda _: True), device):
         for site in segment.sites:
             x = tensors[site.name]
             if x.ndim == 3 and len(x) % 2 == 0 and x.shape[1] not in found:
