@@ -120,11 +120,16 @@ def _table(scene: Scene, reading: Reading) -> Replacement | str:
     if len(entries) != 1:
         return "not all that it reads is quantized"
     (entry,) = entries
-    codes = scene.codes(entry)
-    if isinstance(codes, str):
-        return codes
-    values = _values(scene, reading, entry, codes.quantizer)
-    return values if isinstance(values, str) else Replacement(IntegerTable(codes.quantizer, values), (codes.tensor,))
+    kinds = scene.kinds(entry)
+    if isinstance(kinds, str):
+        return kinds
+    tables = list[IntegerTable]()
+    for codes in kinds:
+        values = _values(scene, reading, entry, codes.quantizer)
+        if isinstance(values, str):
+            return values
+        tables.append(IntegerTable(codes.quantizer, values))
+    return Replacement(_of_kinds(tables, kinds[0], 1), (kinds[0].tensor,))
 
 
 @torch.no_grad()
