@@ -150,4 +150,6 @@ def test_integers_and_the_artifact_of_a_recipe_that_does_so_agree(tmp_path: Path
     integers = model.integer()
     counts = integers.operations.counts
     assert (counts["norms"], counts["activation functions"]) == (2, 1)
-    torch.testing.assert_close(integers(X_NCHW), model(X_NCHW), rtol=1e-3, atol=1e-3)
+    expected = model(X_NCHW)
+    error_B = (integers(X_NCHW) - expected).norm(dim=1) / expected.norm(dim=1)
+    assert float(error_B.median()) < 1e-5, "single images may have a code that falls at a tie"

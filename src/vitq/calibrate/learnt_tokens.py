@@ -33,7 +33,7 @@ def learnt_tokens(graph: Graph, like_NCHW: torch.Tensor, device: torch.device) -
             x = tensors[site.name]
             if x.ndim == 3 and len(x) % 2 == 0 and x.shape[1] not in found:
                 first_BTC, second_BTC = x.chunk(2)
-                same_T = (first_BTC == second_BTC).all(2).all(0)
+                same_T = torch.isclose(first_BTC, second_BTC).all(2).all(0)
                 found[x.shape[1]] = () if bool(same_T.all()) else tuple(same_T.nonzero().flatten().tolist())
     return {tokens: places for tokens, places in found.items() if places}
 

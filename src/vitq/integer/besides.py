@@ -15,7 +15,6 @@ from vitq.integer.functions import (
     IntegerSum,
     IntegerTable,
     TokensApart,
-    evenly_scaled,
     units,
     whole_zeros,
 )
@@ -108,9 +107,10 @@ def _norm(scene: Scene, node: fx.Node) -> Replacement | str:
 
 def _why_no_norm(codes: Codes, count: int) -> str | None:
     assert codes.view is not None
-    if not evenly_scaled(codes.view) or not whole_zeros(codes.view):
+    found = units(codes.view)
+    if found is None or not whole_zeros(codes.view):
         return "scales of its channels are no whole multiples of one"
-    largest = codes.view.steps.bit_length() + int(units(codes.view)[1].max()).bit_length() + count.bit_length()
+    largest = codes.view.steps.bit_length() + int(found[1].max()).bit_length() + count.bit_length()
     return "its sums exceed 64 bits" if 2 * largest > SUM_BITS else None
 
 

@@ -14,7 +14,7 @@ from vitq.quantizers.tokens import picked, put
 FRACTION = 30
 """Bits behind the point of a softmax's exponentials: 1 is 2^30."""
 SMALLEST = 1024
-"""By what the least scale of a norm's channels is divided at most, to have a unit of all."""
+"""By what the least scale of a norm's channels is divided at most, to find a unit of all."""
 ROUNDING = 2.0**-22
 """By which part of itself a float32 scale may differ from a whole multiple."""
 WIDEST = 31
@@ -81,9 +81,10 @@ class IntegerNorm(nn.Module):
     def __init__(self, quantizer: Quantizer, dims: int, eps: float, *, centred: bool) -> None:
         super().__init__()
         self.quantizer, self.dims, self.eps, self.centred = quantizer, dims, eps, centred
-        unit, factor = units(view_of(quantizer))
-        self.register_buffer("unit", unit)
-        self.register_buffer("factor", factor)
+        found = units(view_of(quantizer))
+        assert found is not None
+        self.register_buffer("unit", found[0])
+        self.register_buffer("factor", found[1])
 
     unit: torch.Tensor
     factor: torch.Tensor
@@ -142,23 +143,19 @@ class TokensApart(nn.Module):
         return put(self.ordinary(*arguments), self.places_P, self.own(*tokens, *arguments[self.operands :]))
 
 
-def units(view: IntegerView) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the scale in whose whole multiples all scales are, and these multiples: the least, or a part of it."""
-    unit = view.scale.min() / (_divisor(view) or 1)
-    return unit, (view.scale / unit).round().long()
+def units(view: IntegerView) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return a scale of which all scales are whole multiples, but for rounding, and these multiples; None without one.
 
-
-def evenly_scaled(view: IntegerView) -> bool:
-    """Tell whether all scales are whole multiples of the least one, or of a whole part of it down to a ``SMALLEST``."""
-    return _divisor(view) is not None
-
-
-def _divisor(view: IntegerView) -> int | None:
-    """Return by what the least scale is divided so that all are whole multiples, but for rounding; None if by none."""
-    ratio_G = (view.scale / view.scale.min()).double().flatten()
+    It is the least scale, or a whole part of it.
+    """
+    least = view.scale.min()
+    ratio_G = (view.scale / least).double().flatten()
     multiples_KG = torch.arange(1, SMALLEST + 1, device=ratio_G.device)[:, None] * ratio_G
     whole_K = ((multiples_KG - multiples_KG.round()).abs() <= ROUNDING * multiples_KG).all(1)
-    return int(whole_K.nonzero()[0]) + 1 if bool(whole_K.any()) else None
+    if not bool(whole_K.any()):
+        return None
+    unit = least / (int(whole_K.nonzero()[0]) + 1)
+    return unit, (view.scale / unit).round().long()
 
 
 def whole_zeros(*views: IntegerView) -> bool:
