@@ -12,8 +12,9 @@ from torch import nn
 import vitq
 from vitq.bits import Bits
 from vitq.calibrate import Calibrate, Insert
-from vitq.calibrate.assign import Member, search_alone
+from vitq.calibrate.assign import search_alone
 from vitq.calibrate.learnt_tokens import keep_learnt_apart, learnt_tokens
+from vitq.calibrate.member import Member
 from vitq.calibrate.searches import WIDER
 from vitq.graph import Graph, Role, Site, capture
 from vitq.quantizers import Format, Granularity, Quantizer, make_quantizer

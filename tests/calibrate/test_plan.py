@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from vitq.bits import Bits
 from vitq.calibrate import SCOPES, Calibrate, Insert, Placed, place, plan_formats, register_scope, scope_rows
-from vitq.calibrate.calibrate import parameters
+from vitq.calibrate.parameters import parameters
 from vitq.errors import GraphError, RecipeError
 from vitq.graph import Graph, Role
 from vitq.quantizers import Quantizer

@@ -19,9 +19,10 @@ from rich.console import Console
 from vitq.allocate import SOLVERS, Problem, Product, Search, SiteCost
 from vitq.artifact.metrics import RunMetrics
 from vitq.bits import Bits
-from vitq.calibrate.assign import Member, search_alone
+from vitq.calibrate.assign import search_alone
 from vitq.calibrate.candidates import SearchSpec
 from vitq.calibrate.insert import Insert
+from vitq.calibrate.member import Member
 from vitq.calibrate.samples import samples_of
 from vitq.calibrate.scope import SCOPES
 from vitq.calibrate.searches import SEARCHES

@@ -11,7 +11,8 @@ import vitq
 
 pytest.importorskip("onnxscript")
 
-from vitq.calibrate.assign import Member, search_alone
+from vitq.calibrate.assign import search_alone
+from vitq.calibrate.member import Member
 from vitq.export import operators  # noqa: F401
 from vitq.export.lowerings import LOWERINGS, Lowering, operation_of, refusal
 from vitq.graph import Role, Site

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from vitq.calibrate.assign import Member, search_alone
+from vitq.calibrate.assign import search_alone
 from vitq.calibrate.candidates import SearchSpec
+from vitq.calibrate.member import Member
 from vitq.calibrate.options import SiteFormat
 from vitq.calibrate.output_search import MOVES, search_groups
 from vitq.errors import CalibrationError, RecipeError

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitq.calibrate.assign import Member, search_alone
+from vitq.calibrate.assign import search_alone
+from vitq.calibrate.member import Member
 from vitq.errors import ExportError, RecipeError
 from vitq.graph import Role, Site
 from vitq.quantizers import FORMATS, Format, Granularity, Quantizer, fake_quantize, make_quantizer, pack, unpack

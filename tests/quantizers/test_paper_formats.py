@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from vitq.calibrate.assign import Member, search_alone
+from vitq.calibrate.assign import search_alone
 from vitq.calibrate.candidates import SearchSpec
+from vitq.calibrate.member import Member
 from vitq.calibrate.output_search import MOVES, product_score, weight_score
 from vitq.calibrate.samples import samples_of
 from vitq.calibrate.searches import SEARCHES, local_search

@@ -1,71 +1,23 @@
 """Calibrate one group of sites: first each tensor on its own, then by the layer's output in alternation."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import fx
 
-from vitq.calibrate.candidates import Candidates, SearchSpec
 from vitq.calibrate.groups import Group, input_matrix, input_rows, weight_matrix
+from vitq.calibrate.member import Member
 from vitq.calibrate.output_search import MOVES, product_score, search_groups, weight_score
 from vitq.calibrate.samples import samples_of
 from vitq.calibrate.searches import SEARCHES, Moves, local_search
 from vitq.calibrate.sensitivity import Sensitivity
-from vitq.graph import Role, Site
-from vitq.quantizers import Granularity, Quantizer
-from vitq.quantizers.tokens import others, picked
 
 MAX_TOKENS = 1024
 """Rows on which an activation's candidates are compared by the layer's output."""
 
 MAX_OPERANDS = 1 << 20
 """Elements of a matmul operand that an output search looks at."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """One site of a group: its tensor, its quantizer if it has one, and the exponent of errors in its own searches."""
-
-    site: Site
-    x: torch.Tensor
-    quantizer: Quantizer | None
-    exponent: float = 2.0
-
-    @property
-    def spec(self) -> SearchSpec:
-        """What to search for."""
-        assert self.quantizer is not None
-        free = self.site.role is Role.POST_NORM and self.quantizer.format.granularity == Granularity.CHANNEL
-        return SearchSpec(self.quantizer.format, must_hold_zero=not free, exponent=self.exponent)
-
-    @property
-    def ordinary(self) -> torch.Tensor:
-        """The values without those of tokens that have parameters of their own."""
-        places = None if self.quantizer is None else self.quantizer.places_P
-        return self.x if places is None else others(self.x, places)
-
-    @property
-    def apart(self) -> torch.Tensor:
-        """The values of tokens that have parameters of their own."""
-        assert self.quantizer is not None and self.quantizer.places_P is not None
-        return picked(self.x, self.quantizer.places_P)
-
-    def simulated(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``x`` as the quantizer leaves it."""
-        return x if self.quantizer is None else self.quantizer(x)
-
-    def assign(self, found: Candidates) -> None:
-        """Set the quantizer's parameters from one candidate."""
-        assert self.quantizer is not None
-        self.quantizer.set_parameters(**found.shaped(*self.quantizer.base_shape(self.x.shape)))
-
-    def current(self) -> Candidates:
-        """Return the quantizer's parameters as one candidate, without those of tokens that have their own."""
-        assert self.quantizer is not None
-        bits, values = self.quantizer.format.bits, self.quantizer.parameters_dict()
-        own = {parameter.name: parameter.own(bits) for parameter in self.quantizer.codec.parameters}
-        return Candidates({name: values[name].reshape(1, -1, *shape) for name, shape in own.items()})
 
 
 def search_alone(member: Member, search: str, apart: str | None = None) -> None:

@@ -8,24 +8,22 @@ import torch
 from pydantic import AfterValidator, Field
 
 from vitq.activations import sites_by_segment, walk
-from vitq.calibrate.assign import Member, search_alone, search_output
+from vitq.calibrate.assign import search_alone, search_output
 from vitq.calibrate.groups import Group, find_groups
 from vitq.calibrate.insert import quantizer_of
 from vitq.calibrate.learnt_tokens import Places, keep_learnt_apart, learnt_tokens
+from vitq.calibrate.member import Member, check, members_of
 from vitq.calibrate.outliers import LEAST_IMAGES, Outlying, keep_apart, outlying, sentence
+from vitq.calibrate.parameters import parameters, set_parameters
 from vitq.calibrate.searches import BY_PRODUCT, HESSIAN, OUTPUT, SEARCHES
 from vitq.calibrate.sensitivity import Sensitivity, sensitivities
-from vitq.calibrate.statistics import dead_channels, require_usable
 from vitq.errors import CalibrationError, RecipeError, did_you_mean
 from vitq.graph import Graph, Role, Site
-from vitq.graph.edit import quantizer_target
 from vitq.graph.fold import holds_image
 from vitq.graph.ops import CONV, is_op
-from vitq.quantizers import Quantizer
 from vitq.run.step import Step, register_step
 
 if TYPE_CHECKING:
-    from vitq.run.events import Events
     from vitq.run.run import Run
 
 
@@ -94,7 +92,7 @@ class Calibrate(Step):
             for span, group, members in self._visited(run, remaining):
                 own = [name for name in members if name in remaining]
                 for name in own:
-                    _check(members[name], run.events, fixed=members[name].site.node not in varying)
+                    check(members[name], run.events, fixed=members[name].site.node not in varying)
                     if self.outlier_tokens and (one := _tokens_apart(members[name], group)) is not None:
                         massive.append(one)
                 self._calibrate(group, members, own, learnt)
@@ -137,7 +135,7 @@ class Calibrate(Step):
         for segment, tensors in walk(graph, run.images_NCHW[: self.images], segments, run.device):
             for group in groups:
                 if any(site.name in tensors for site in group.inputs):
-                    members = _members(graph, group, tensors, self.exponents)
+                    members = members_of(graph, group, tensors, self.exponents)
                     yield segment.span.name, group, members
                     members.clear()
 
@@ -201,62 +199,3 @@ def _tokens_apart(member: Member, group: Group) -> Outlying | None:
 def _groups_of(graph: Graph, chosen: Collection[str]) -> list[Group]:
     """Return the groups that hold a ``chosen`` site."""
     return [group for group in find_groups(graph) if any(site.name in chosen for site in group.sites)]
-
-
-def _members(
-    graph: Graph, group: Group, tensors: Mapping[str, torch.Tensor], exponents: Mapping[Role, float]
-) -> dict[str, Member]:
-    """Return the sites of ``group`` whose tensors are there, by name."""
-    found = {}
-    for site in group.sites:
-        if site.is_weight or site.name in tensors:
-            x = graph.parameter(site.node)[1] if site.is_weight else tensors[site.name]
-            exponent = exponents.get(site.role, 2.0)
-            found[site.name] = Member(site, x.detach(), quantizer_of(graph, site.name), exponent)
-    return found
-
-
-def parameters(graph: Graph) -> dict[str, torch.Tensor]:
-    """Return the parameters of all calibrated quantizers, by the path that they have in the graph."""
-    return {
-        f"{quantizer_target(site)}.{name}": tensor
-        for site, quantizer in graph.quantizers.items()
-        if isinstance(quantizer, Quantizer) and quantizer.calibrated
-        for name, tensor in quantizer.parameters_dict().items()
-    }
-
-
-def set_parameters(graph: Graph, tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
-    """Give the quantizers of ``graph`` what ``parameters`` returned; those without any stay as they are."""
-    by_target: dict[str, dict[str, torch.Tensor]] = {}
-    for path, tensor in tensors.items():
-        target, _, name = path.rpartition(".")
-        by_target.setdefault(target, {})[name] = tensor.to(device)
-    for site, quantizer in graph.quantizers.items():
-        assert isinstance(quantizer, Quantizer)
-        if own := by_target.get(quantizer_target(site)):
-            quantizer.set_parameters(**own)
-
-
-def _check(member: Member, events: "Events", *, fixed: bool) -> None:
-    """Raise or warn about values that cannot be calibrated well; ``fixed`` ones are the same for all images."""
-    idle_branch = member.site.role is Role.RESIDUAL  # a branch that adds nothing, as some begin their training
-    require_usable(member.site.name, member.x, weight=member.site.is_weight, may_be_zero=idle_branch or fixed)
-    if fixed and not member.site.is_weight and not bool(member.x.any()):
-        events.warn("always-zero", f"site '{member.site.name}' is 0 whatever the image is; its scale says nothing")
-        return
-    quantizer = member.quantizer
-    assert isinstance(quantizer, Quantizer)
-    if not quantizer.codec.signed and float(member.x.min()) < 0:
-        raise CalibrationError(
-            f"site '{member.site.name}': format '{quantizer.format.name}' has no negative values, and its tensor goes "
-            f"down to {float(member.x.min()):.3g}; give its role a format with both signs, such as affine"
-        )
-    if quantizer.axis is None:
-        return
-    x = quantizer.grouped(member.x)
-    dead = dead_channels(x, quantizer.axis)
-    if dead:
-        total = x.shape[quantizer.axis]
-        name = f"site '{member.site.name}'"
-        events.warn("dead-channel", f"{name}: {dead} of {total} {quantizer.format.granularity.kind}s are constant")

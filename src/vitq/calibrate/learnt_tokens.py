@@ -10,7 +10,8 @@ from dataclasses import replace
 import torch
 
 from vitq.activations import sites_by_segment, walk
-from vitq.calibrate.assign import Member, search_alone
+from vitq.calibrate.assign import search_alone
+from vitq.calibrate.member import Member
 from vitq.graph import Graph
 from vitq.quantizers import Quantizer, make_quantizer
 from vitq.quantizers.tokens import picked
