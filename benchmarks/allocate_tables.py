@@ -54,10 +54,9 @@ def table(chosen: argparse.Namespace) -> None:
     measured = rows(chosen.results)
     for name, setup in TABLES.items():
         own = [row for row in measured if row["table"] == name]
-        for row in own:
-            if row["solver"] == FLOATING:
-                text = f"{row['sites']} sites by {row['candidates']} candidates in {row['solving']:.0f} CPU seconds"
-                print(f"\n{model_name(row['model'])}, {name}: floating point {row['top1']:.1f} %; {text}")
+        trials = [row for row in own if row["solver"] == FLOATING]
+        if trials:
+            print(f"\n{name}, floating point and trials: {'; '.join(map(_trials, trials))}")
         for recipe in setup.recipes:
             mine = [row for row in own if row["recipe"] == recipe]
             averages = sorted({row["average"] for row in mine}, key=lambda text: (len(text) > 3, text), reverse=True)
@@ -74,6 +73,11 @@ def table(chosen: argparse.Namespace) -> None:
                     longest = [max(row[key] for row in group) for key in ("solving", "seconds")]
                     lines.append((solver, *map(_cell, parts), f"{longest[0]:.0f}, {longest[1]:.0f}"))
             print(f"\n{grid((recipe, *heads, 'CPU seconds: bits, quantizing'), lines)}")
+
+
+def _trials(row: Row) -> str:
+    size = f"{row['sites']} sites by {row['candidates']} candidates in {row['solving']:.0f} CPU seconds"
+    return f"{model_name(row['model'])} {row['top1']:.1f} %, {size}"
 
 
 def _cell(group: list[Row]) -> str:

@@ -31,6 +31,7 @@ RESULTS = Path(__file__).parent / "results" / "outputs.jsonl"
 FULL = {"insert.scope": "full"}
 OPTIONS: dict[str, Row] = {
     "mgrq": {"reconstruct.steps": 100},
+    "vitq-mixed, the same bits": {"allocate": "remove", "insert.scope": "paper"},
     "rtn, everything": FULL,
     "rtn, everything, one range": {**FULL, "calibrate.outlier_tokens": False},
     "fq-vit, everything": FULL,
@@ -39,6 +40,7 @@ OPTIONS: dict[str, Row] = {
 CELLS = [
     *product(("rtn", "repq", "mptq-vit"), ("w8a8", "w6a6", "w4a8", "w4a4")),
     ("mgrq", "w4a4"),
+    *product(("vitq-mixed, the same bits",), ("w8a8", "w6a6")),
     *((row, "w8a8") for row in OPTIONS if "everything" in row),
 ]
 CALIBRATION, SCORED, CHUNK = 256, 200, 20

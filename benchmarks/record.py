@@ -1,4 +1,4 @@
-"""Measure the recipes for 5 bits and fewer: rotations and closed forms, training of equal time, budgets, two bits.
+"""Measure the recipes for 5 bits and fewer: rotations and closed forms, training of equal time, budgets.
 
     python benchmarks/record.py run --data ../shared/data
     python benchmarks/record.py run --data ../shared/data --tables trained --models deit_tiny_patch16_224 --bits w3a3
@@ -6,10 +6,10 @@
 
 Tables: ``calibration`` (no training, rotated or not, with and without closed forms), ``trained`` (equal processor time
 of training on one thread, three seeds), ``budgets`` (vitq as it comes), ``parts`` (GLF-Q ingredient by ingredient),
-``two bits``, and for a GPU ``full``. Where a table has minutes, each recipe's steps are first timed on few images and
-then scaled, so that all that learns takes so many minutes together. A row has top-1 on the validation images, and KL
-and agreement with floating point on 200 calibration images that were not used. Rows that are in the results are not
-measured again.
+and for a GPU ``full``. Where a table has minutes, each recipe's steps are first timed on few images and then scaled, so
+that all that learns takes so many minutes together. A row has top-1 on the validation images, and KL and agreement with
+floating point on 200 calibration images that were not used. Rows that are in the results are not measured again. Two
+bits are in allocate.py.
 """
 
 import argparse
@@ -104,7 +104,6 @@ TABLES: dict[str, Table] = {
         minutes=10,
     ),
     "full": Table(("w3a3", "w4a4"), (0,), {"vitq full": Variant("vitq", "full")}),
-    "two bits": Table(("w2a4", "w2a2"), (0,), {name: LOW[name] for name in ("glf-q", "vitq")}, minutes=10),
 }
 FOR_A_GPU = ("full",)
 
