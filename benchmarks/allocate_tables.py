@@ -36,9 +36,7 @@ class Setup:
 
 
 TABLES = {
-    "paper": Setup(
-        ("4", "3", "2.5"), (2, 3, 4, 5, 6, 8), {"repq": {}, "mgrq": {"reconstruct.steps": 100}, "vitq": {}}
-    ),
+    "paper": Setup(("4", "3", "2.5"), (2, 3, 4, 5, 6, 8), {"repq": {}, "mgrq": {"reconstruct.steps": 100}, "vitq": {}}),
     "full": Setup(
         ("6", "5"),
         (4, 5, 6, 7, 8),
