@@ -31,7 +31,12 @@ RESULTS = Path(__file__).parent / "results" / "outputs.jsonl"
 FULL = {"insert.scope": "full"}
 OPTIONS: dict[str, Row] = {
     "mgrq": {"reconstruct.steps": 100},
-    "vitq-mixed, the same bits": {"allocate": "remove", "insert.scope": "paper"},
+    "vitq-mixed, the same bits": {
+        "insert.scope": "paper",
+        "allocate": "remove",
+        "reconstruct.steps": 100,
+        "reconstruct.images": 256,
+    },
     "rtn, everything": FULL,
     "rtn, everything, one range": {**FULL, "calibrate.outlier_tokens": False},
     "fq-vit, everything": FULL,
