@@ -12,7 +12,7 @@ from vitq.calibrate.assign import search_alone, search_output
 from vitq.calibrate.groups import Group, find_groups
 from vitq.calibrate.insert import quantizer_of
 from vitq.calibrate.learnt_tokens import Places, keep_learnt_apart, learnt_tokens
-from vitq.calibrate.member import Member, check, members_of
+from vitq.calibrate.member import Member, check_values, members_of
 from vitq.calibrate.outliers import LEAST_IMAGES, Outlying, keep_apart, outlying, sentence
 from vitq.calibrate.parameters import parameters, set_parameters
 from vitq.calibrate.searches import BY_PRODUCT, HESSIAN, OUTPUT, SEARCHES
@@ -92,7 +92,7 @@ class Calibrate(Step):
             for span, group, members in self._visited(run, remaining):
                 own = [name for name in members if name in remaining]
                 for name in own:
-                    check(members[name], run.events, fixed=members[name].site.node not in varying)
+                    check_values(members[name], run.events, fixed=members[name].site.node not in varying)
                     if self.outlier_tokens and (one := _tokens_apart(members[name], group)) is not None:
                         massive.append(one)
                 self._calibrate(group, members, own, learnt)

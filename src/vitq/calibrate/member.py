@@ -77,8 +77,11 @@ def members_of(
     return found
 
 
-def check(member: Member, events: "Events", *, fixed: bool) -> None:
-    """Raise or warn about values that cannot be calibrated well; ``fixed`` ones are the same for all images."""
+def check_values(member: Member, events: "Events", *, fixed: bool) -> None:
+    """Raise CalibrationError for values that cannot be calibrated, and warn of odd ones.
+
+    ``fixed``: they are the same for all images.
+    """
     idle_branch = member.site.role is Role.RESIDUAL  # a branch that adds nothing, as some begin their training
     require_usable(member.site.name, member.x, weight=member.site.is_weight, may_be_zero=idle_branch or fixed)
     if fixed and not member.site.is_weight and not bool(member.x.any()):
